@@ -1,0 +1,27 @@
+//! What every engine stands on: names that cannot leave their directory, the few kinds an error can
+//! have, and the seams to disk, time and chance. Knows nobody: no engine, no BEAM, no format.
+//!
+//! Invariant: an engine that takes its paths as [`RelPath`] and its disk as [`Disk`] cannot touch a
+//! byte outside the directory it was given.
+
+mod app_name;
+mod clock;
+mod disk;
+mod disk_ops;
+mod error;
+mod gate;
+mod ledger;
+mod real_disk;
+mod rel_path;
+mod task;
+
+pub use app_name::{AppName, NameError};
+pub use clock::{Chance, Clock, SystemChance, SystemClock};
+pub use disk::{Disk, DiskFile, Entry, FileKind, Open, Space, Stat};
+pub use disk_ops::{create_dir_all, read_all, remove_tree, write_durably};
+pub use error::{io_kind, Kind, Kinded};
+pub use gate::{Gate, GatePass};
+pub use ledger::{Ledger, Part};
+pub use real_disk::RealDisk;
+pub use rel_path::{PathError, RelPath};
+pub use task::{Cancel, Progress, Task};
