@@ -1,0 +1,12 @@
+# The application reads its base directory once, at start: hence `mix test --no-start` (mix.exs) and this.
+base = Path.join(System.tmp_dir!(), "macula_storage_test_#{System.pid()}_#{System.os_time()}")
+File.mkdir_p!(base)
+System.put_env("MACULA_STORAGE_BASE", base)
+{:ok, _} = Application.ensure_all_started(:macula_storage)
+
+ExUnit.after_suite(fn _result ->
+  Application.stop(:macula_storage)
+  File.rm_rf!(base)
+end)
+
+ExUnit.start()
