@@ -1,1 +1,14 @@
-//! placeholder
+//! What the tests of every engine stand on: a disk that loses power, a clock and a chance that
+//! obey, and the contract that any disk fulfils. A dev-dependency only.
+
+mod content;
+mod contract;
+mod fault_disk;
+mod fault_file;
+mod seams;
+mod tree;
+
+pub use content::CrashMode;
+pub use contract::disk_contract;
+pub use fault_disk::{path, Fault, FaultDisk};
+pub use seams::{SeededChance, SimClock};
