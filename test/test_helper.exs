@@ -5,6 +5,8 @@ System.put_env("MACULA_STORAGE_BASE", base)
 {:ok, _} = Application.ensure_all_started(:macula_storage)
 
 ExUnit.after_suite(fn _result ->
+  # That it stopped is no news, and ExUnit's closing line stays the last.
+  :logger.set_primary_config(:level, :warning)
   Application.stop(:macula_storage)
   File.rm_rf!(base)
 end)
