@@ -1,9 +1,19 @@
 defmodule MaculaStorage.Application do
   @moduledoc false
+  # Reads the configuration and supervises the owner of the apps. The base directory is opened on
+  # first use, so that a host application boots with a directory that is not there yet.
+
   use Application
 
   @impl true
   def start(_type, _args) do
-    Supervisor.start_link([], strategy: :one_for_one, name: MaculaStorage.Supervisor)
+    MaculaStorage.Config.load()
+
+    children = [
+      {Registry, keys: :unique, name: MaculaStorage.Stores},
+      MaculaStorage.Apps
+    ]
+
+    Supervisor.start_link(children, strategy: :one_for_all, name: MaculaStorage.Supervisor)
   end
 end

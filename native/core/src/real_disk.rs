@@ -31,6 +31,13 @@ impl RealDisk {
         Ok(Self { dir })
     }
 
+    /// As [`RealDisk::at`], creating what is missing of the path.
+    #[allow(clippy::disallowed_methods)] // the one place where the base directory itself is made
+    pub fn create_at(path: &Path) -> io::Result<Self> {
+        std::fs::create_dir_all(path)?;
+        Self::at(path)
+    }
+
     fn open_fd(&self, path: &Path, flags: OFlags, mode: Mode) -> io::Result<OwnedFd> {
         loop {
             match fs::openat2(&self.dir, path, flags | OFlags::CLOEXEC, mode, BENEATH) {

@@ -1,1 +1,34 @@
-//! placeholder
+//! The door between BEAM and Rust, and the only crate that knows rustler: decode, call, encode.
+//!
+//! Each NIF's doc line begins with its class (design section 4):
+//! - **memory**: a normal scheduler, no lock held across I/O;
+//! - **dirty io**: bounded local disk, at most a page, a chunk or a batch;
+//! - **own thread**: answered by exactly one `{ref, reply}` message from a thread of ours.
+//!
+//! One file per noun, as on every floor. No engine logic lives here.
+
+mod archive;
+mod atoms;
+mod base;
+mod call;
+mod control;
+mod error;
+mod files;
+mod handle;
+mod kv;
+mod options;
+mod pool;
+mod probe;
+mod reply;
+mod runtime;
+mod sqlite;
+mod stop;
+
+use rustler::{Env, Term};
+
+fn load(_env: Env, _info: Term) -> bool {
+    stop::at_exit();
+    true
+}
+
+rustler::init!("Elixir.MaculaStorage.Native", load = load);

@@ -1,1 +1,32 @@
-//! placeholder
+//! One app's opened storage: who owns it, where its parts lie, its engines, its usage, its backups.
+//!
+//! A [`Base`] is a directory of apps; an [`App`] is one that this process owns (an flock says so).
+//! Engines are opened on first use, pass one [`macula_core::Gate`] when they commit, and are closed
+//! and reopened around a restore.
+//!
+//! Invariant: no byte of an app is touched by a process that does not hold its owner lock.
+
+mod app;
+mod backup;
+mod backup_name;
+mod base;
+mod engine;
+mod error;
+mod layout;
+mod lock;
+mod plain;
+mod restore;
+mod swap;
+mod tree;
+mod usage;
+
+pub use app::App;
+pub use backup::{BackupInfo, BackupOptions, Format};
+pub use backup_name::BackupName;
+pub use base::{Base, Options, Seams};
+pub use engine::{Engine, Pinned};
+pub use error::StoreError;
+pub use layout::Layout;
+pub use lock::Owner;
+pub use restore::{RestoreInfo, RestoreOptions};
+pub use usage::Usage;

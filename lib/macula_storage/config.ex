@@ -1,0 +1,72 @@
+defmodule MaculaStorage.Config do
+  @moduledoc """
+  The configuration, and the only module that reads the application environment.
+
+      config :macula_storage,
+        base_path: "/var/lib/maculaos",   # MACULA_STORAGE_BASE in the environment goes first
+        kv_cache_bytes: 16_777_216,       # cache of each app's key-value store
+        usage_interval_ms: 10_000,        # how often files of other programs are counted at most
+        timeout_ms: 15_000                # how long a call waits when it is not told
+
+  It is read once, when the application starts.
+  """
+
+  @default_base "/var/lib/maculaos"
+
+  @enforce_keys [:base_path, :kv_cache_bytes, :usage_interval_ms, :timeout_ms]
+  defstruct @enforce_keys
+
+  @type t :: %__MODULE__{
+          base_path: String.t(),
+          kv_cache_bytes: pos_integer,
+          usage_interval_ms: pos_integer,
+          timeout_ms: pos_integer
+        }
+
+  @doc """
+  Reads and keeps the configuration. Called when the application starts.
+
+  Raises `ArgumentError` on a value that cannot be.
+  """
+  @spec load() :: t
+  def load do
+    config = %__MODULE__{
+      base_path: Path.expand(base_path()),
+      kv_cache_bytes: positive(:kv_cache_bytes, 16 * 1024 * 1024),
+      usage_interval_ms: positive(:usage_interval_ms, 10_000),
+      timeout_ms: positive(:timeout_ms, 15_000)
+    }
+
+    :persistent_term.put(__MODULE__, config)
+    config
+  end
+
+  @doc "The configuration that `load/0` kept."
+  @spec get() :: t
+  def get do
+    case :persistent_term.get(__MODULE__, nil) do
+      nil -> load()
+      config -> config
+    end
+  end
+
+  defp base_path do
+    with nil <- System.get_env("MACULA_STORAGE_BASE"),
+         nil <- Application.get_env(:macula_storage, :base_path) do
+      @default_base
+    else
+      path when is_binary(path) and path != "" -> path
+      other -> raise ArgumentError, "expected base_path to be a path, got: #{inspect(other)}"
+    end
+  end
+
+  defp positive(name, default) do
+    case Application.get_env(:macula_storage, name, default) do
+      n when is_integer(n) and n > 0 ->
+        n
+
+      other ->
+        raise ArgumentError, "expected #{name} to be a positive integer, got: #{inspect(other)}"
+    end
+  end
+end

@@ -1,0 +1,358 @@
+defmodule MaculaStorage.CubDB do
+  @moduledoc """
+  The ordered key-value store of an app, with the functions of CubDB 2.
+
+  Keys and values are any Erlang terms. Entries are sorted in Erlang's term order; `1` and `1.0` are
+  different keys that stand side by side.
+
+  The first argument of each function is an app (atom or string), or the pid or name of a store
+  started by `start_link/2`. An atom or string is looked up among the stores' names first, then it
+  is an app; it is never looked up among registered processes.
+
+      iex> alias MaculaStorage.CubDB
+      iex> CubDB.put(:cubdb_doc, {:user, 1}, %{name: "Ada"})
+      :ok
+      iex> CubDB.get(:cubdb_doc, {:user, 1})
+      %{name: "Ada"}
+      iex> CubDB.select(:cubdb_doc, min_key: {:user, 0}, max_key: {:user, 9}) |> Enum.to_list()
+      [{{:user, 1}, %{name: "Ada"}}]
+
+  `Durability:` `:ok` of a write means that it is synced to the disk. Writers that come together
+  share one sync.
+
+  Errors of writes: `{:error, :busy}` (queue full), `:timeout` (may or may not have happened),
+  `:disk_full`, `:too_large` (a key over 64 KiB, a value over 1 GiB), `:unknown_result` (the sync
+  failed), `:poisoned` (an earlier sync failed: close and open the app), `:closed`, `:locked`
+  (another process owns the app), or a `MaculaStorage.Error`. Reads raise a `MaculaStorage.Error`
+  when they cannot answer, because `nil` would be an answer.
+  """
+
+  alias MaculaStorage.{Apps, Call, Error, Native}
+  alias MaculaStorage.CubDB.{Pages, Server, Snapshot, Terms, Tx}
+
+  @type db :: atom | String.t() | pid
+  @type key :: term
+  @type value :: term
+  @type entry :: {key, value}
+  @type select_option ::
+          {:min_key, key}
+          | {:max_key, key}
+          | {:min_key_inclusive, boolean}
+          | {:max_key_inclusive, boolean}
+          | {:reverse, boolean}
+  @type failure :: {:error, atom | Error.t()}
+
+  @transaction_ms 30_000
+
+  @doc """
+  Starts a process that stands for the store of an app, so that it can be supervised and named.
+
+  The store of an app that is already opened is attached to. Options: `:name`, an atom or string
+  under which the functions of this module find the store.
+
+  Durability: nothing is written but the store's own files, when they are new.
+  Cost: opens the store on first use.
+  """
+  @spec start_link(atom | String.t(), keyword) :: GenServer.on_start()
+  def start_link(app, options \\ []), do: Server.start_link(app, options)
+
+  @doc "As `start_link/2`, without a link."
+  @spec start(atom | String.t(), keyword) :: GenServer.on_start()
+  def start(app, options \\ []), do: Server.start(app, options)
+
+  @doc "For supervisors: `{MaculaStorage.CubDB, :my_app}` or `{MaculaStorage.CubDB, {:my_app, name: :db}}`."
+  @spec child_spec(term) :: Supervisor.child_spec()
+  def child_spec({app, options}) do
+    %{id: {__MODULE__, app}, start: {__MODULE__, :start_link, [app, options]}, type: :worker}
+  end
+
+  def child_spec(app), do: child_spec({app, []})
+
+  @doc "Stops a process started by `start_link/2`. The app stays open for others."
+  @spec stop(pid, term, timeout) :: :ok
+  def stop(pid, reason \\ :normal, timeout \\ :infinity), do: GenServer.stop(pid, reason, timeout)
+
+  @doc """
+  The value of a key, or `default`.
+
+  Cost: one dirty-I/O call, no sync. Durability: reads what is durable.
+  """
+  @spec get(db, key, value) :: value
+  def get(db, key, default \\ nil) do
+    case fetch(db, key) do
+      {:ok, value} -> value
+      :error -> default
+    end
+  end
+
+  @doc """
+  `{:ok, value}` of a key, or `:error`.
+
+  Cost: one dirty-I/O call, no sync. Durability: reads what is durable.
+  """
+  @spec fetch(db, key) :: {:ok, value} | :error
+  def fetch(db, key), do: with_source(db, :get, &Pages.fetch(&1, key))
+
+  @doc "Whether a key is there. Cost and durability as `fetch/2`."
+  @spec has_key?(db, key) :: boolean
+  def has_key?(db, key), do: fetch(db, key) != :error
+
+  @doc "A map of those of `keys` that are there, in one crossing. Cost and durability as `fetch/2`."
+  @spec get_multi(db, [key]) :: %{key => value}
+  def get_multi(db, keys), do: ok!(with_source(db, :get_multi, &Pages.get_multi(&1, keys)))
+
+  @doc "How many entries there are. Cost: one dirty-I/O call; does not count."
+  @spec size(db) :: non_neg_integer
+  def size(db), do: ok!(with_source(db, :size, &Native.kv_len/1))
+
+  @doc """
+  A lazy, sorted stream of entries.
+
+  Options: `:min_key`, `:max_key` (each is a bound when it is given, `nil` too),
+  `:min_key_inclusive`, `:max_key_inclusive` (default `true`), `:reverse` (default `false`).
+
+  The snapshot it reads is taken when the first entry is asked for, by whichever process asks, and
+  ends with the stream. A bound takes in all keys that are `==` to it: `min_key: 1.0` includes `1`.
+
+  Cost: one dirty-I/O call per page of up to 512 entries or 256 KiB.
+
+      iex> MaculaStorage.CubDB.put_multi(:select_doc, a: 1, b: 2, c: 3)
+      :ok
+      iex> MaculaStorage.CubDB.select(:select_doc, min_key: :b, reverse: true) |> Enum.to_list()
+      [c: 3, b: 2]
+  """
+  @spec select(db, [select_option]) :: Enumerable.t()
+  def select(db, options \\ []) do
+    bounds = Pages.bounds!(options)
+    Pages.stream(fn -> snapshot_handle!(db) end, bounds)
+  end
+
+  @doc "Writes an entry. Durability: `:ok` means synced. Cost: one sync, shared with writers that come together."
+  @spec put(db, key, value) :: :ok | failure
+  def put(db, key, value), do: write(db, :put, [Terms.put(key, value)])
+
+  @doc "As `put/3`, unless the key is there: `{:error, :exists}`."
+  @spec put_new(db, key, value) :: :ok | failure
+  def put_new(db, key, value), do: write(db, :put_new, [Terms.put(key, value)], [Terms.key(key)])
+
+  @doc "Deletes a key; one that is not there is fine. Durability and cost as `put/3`."
+  @spec delete(db, key) :: :ok | failure
+  def delete(db, key), do: write(db, :delete, [Terms.delete(key)])
+
+  @doc "Writes many entries (a map, keyword list or list of pairs) at once: all or none. Durability and cost as `put/3`."
+  @spec put_multi(db, %{key => value} | [entry]) :: :ok | failure
+  def put_multi(db, entries), do: put_and_delete_multi(db, entries, [])
+
+  @doc "Deletes many keys at once: all or none. Durability and cost as `put/3`."
+  @spec delete_multi(db, [key]) :: :ok | failure
+  def delete_multi(db, keys), do: put_and_delete_multi(db, [], keys)
+
+  @doc "Writes and deletes at once: all or none; deletes go first. Durability and cost as `put/3`."
+  @spec put_and_delete_multi(db, %{key => value} | [entry], [key]) :: :ok | failure
+  def put_and_delete_multi(db, entries, keys) do
+    puts = Enum.map(entries, fn {key, value} -> Terms.put(key, value) end)
+    write(db, :put_and_delete_multi, Enum.map(keys, &Terms.delete/1) ++ puts)
+  end
+
+  @doc "Deletes all entries at once. Durability and cost as `put/3`."
+  @spec clear(db) :: :ok | failure
+  def clear(db), do: write(db, :clear, [:clear])
+
+  @doc """
+  Replaces the value of a key by what `fun` makes of it; `initial` when the key is not there (`fun`
+  is not called then). Durability and cost as `transaction/3`.
+  """
+  @spec update(db, key, value, (value -> value)) :: :ok | failure
+  def update(db, key, initial, fun) do
+    transaction(db, fn tx ->
+      value =
+        case Tx.fetch(tx, key) do
+          {:ok, value} -> fun.(value)
+          :error -> initial
+        end
+
+      {:commit, Tx.put(tx, key, value), :ok}
+    end)
+  end
+
+  @doc """
+  Reads a key, and writes what `fun` answers: `{result, new_value}`, or `:pop` to delete it.
+
+  Returns the result (for `:pop`, the old value). Durability and cost as `transaction/3`.
+  """
+  @spec get_and_update(db, key, (value -> {any, value} | :pop)) :: any | failure
+  def get_and_update(db, key, fun) do
+    transaction(db, fn tx ->
+      old = Tx.get(tx, key)
+
+      case fun.(old) do
+        {result, new} -> {:commit, Tx.put(tx, key, new), result}
+        :pop -> {:commit, Tx.delete(tx, key), old}
+      end
+    end)
+  end
+
+  @doc """
+  As `get_and_update/3` for many keys: `fun` gets a map of those that are there and answers
+  `{result, entries_to_put, keys_to_delete}`.
+  """
+  @spec get_and_update_multi(db, [key], (map -> {any, %{key => value} | nil, [key] | nil})) ::
+          any | failure
+  def get_and_update_multi(db, keys, fun) do
+    transaction(db, fn tx ->
+      {result, entries, deleted} = fun.(Tx.get_multi(tx, keys))
+      tx = Enum.reduce(deleted || [], tx, &Tx.delete(&2, &1))
+      tx = Enum.reduce(entries || [], tx, fn {key, value}, tx -> Tx.put(tx, key, value) end)
+      {:commit, tx, result}
+    end)
+  end
+
+  @doc """
+  Runs `fun` with exclusive write access. It answers `{:commit, tx, result}` or `{:cancel, result}`.
+
+  Options: `:timeout`, how long the transaction may last once it has its turn (default
+  #{@transaction_ms} ms); after that it is rolled back and `{:error, :timeout}` is returned. An
+  exception, throw or exit in `fun` cancels, and so does the death of the caller. Writing to the
+  same store other than through `tx` inside `fun` raises.
+
+  Durability: the result of a committed transaction means synced. Cost: waits for its turn; one sync.
+
+      iex> MaculaStorage.CubDB.transaction(:tx_doc, fn tx ->
+      ...>   count = MaculaStorage.CubDB.Tx.get(tx, :count, 0)
+      ...>   {:commit, MaculaStorage.CubDB.Tx.put(tx, :count, count + 1), count + 1}
+      ...> end)
+      1
+  """
+  @spec transaction(db, (Tx.t() -> {:commit, Tx.t(), any} | {:cancel, any}), keyword) ::
+          any | failure
+  def transaction(db, fun, options \\ []) when is_function(fun, 1) do
+    options = MaculaStorage.Options.validate!(options, timeout: {@transaction_ms, :positive})
+    app = Server.app!(db)
+    refuse_nested!(app)
+
+    with {:ok, handle} <- store(app),
+         {:ok, tx} <-
+           Call.run(&Native.kv_begin(handle, &1, options.timeout),
+             op: :transaction,
+             app: app,
+             timeout: :infinity
+           ) do
+      run_transaction(Tx.new(tx, app), fun)
+    end
+  end
+
+  defp run_transaction(tx, fun) do
+    Process.put({__MODULE__, tx.app}, true)
+
+    try do
+      fun.(tx)
+    else
+      {:commit, %Tx{handle: handle}, result} when handle == tx.handle ->
+        with :ok <- Tx.commit(tx), do: result
+
+      {:cancel, result} ->
+        Tx.abort(tx)
+        result
+
+      other ->
+        raise ArgumentError,
+              "expected the transaction to answer {:commit, tx, result} or {:cancel, result}, " <>
+                "got: #{inspect(other, limit: 5)}"
+    after
+      # after a commit this changes nothing
+      Tx.abort(tx)
+      Process.delete({__MODULE__, tx.app})
+    end
+  end
+
+  @doc """
+  Pins the store's present state for reading; see `MaculaStorage.CubDB.Snapshot`.
+
+  It ends at `release_snapshot/1`, with the process that took it, or after `timeout` milliseconds
+  (default 5,000; `:infinity` for no limit). Cost: one dirty-I/O call; its old pages are kept on
+  the disk for as long.
+  """
+  @spec snapshot(db, timeout) :: Snapshot.t()
+  def snapshot(db, timeout \\ 5_000) do
+    handle = snapshot_handle!(db)
+    if timeout != :infinity, do: Apps.release_after(handle, timeout)
+    %Snapshot{handle: handle, app: Server.app!(db)}
+  end
+
+  @doc "Ends a snapshot. Once is enough, more is fine."
+  @spec release_snapshot(Snapshot.t()) :: :ok
+  def release_snapshot(%Snapshot{handle: handle}), do: Native.kv_snapshot_release(handle)
+
+  @doc "Runs `fun` with a snapshot that ends with it, and returns its result."
+  @spec with_snapshot(db, (Snapshot.t() -> result)) :: result when result: any
+  def with_snapshot(db, fun) when is_function(fun, 1) do
+    snapshot = snapshot(db, :infinity)
+
+    try do
+      fun.(snapshot)
+    after
+      release_snapshot(snapshot)
+    end
+  end
+
+  @doc "The directory that holds the store's files."
+  @spec data_dir(db) :: String.t()
+  def data_dir(db), do: Path.join(MaculaStorage.app_data_path(Server.app!(db)), "kv")
+
+  defp write(db, op, ops, absent \\ []) do
+    app = Server.app!(db)
+    refuse_nested!(app)
+
+    with {:ok, handle} <- store(app) do
+      # large arguments are copied on a dirty scheduler
+      write = if Terms.large?(ops), do: &Native.kv_write_large/4, else: &Native.kv_write/4
+
+      case Call.run(&write.(handle, &1, ops, absent), op: op, app: app) do
+        {:error, :not_open} -> with :ok <- open(handle, app), do: write(db, op, ops, absent)
+        result -> result
+      end
+    end
+  end
+
+  defp with_source(db, op, read) do
+    app = Server.app!(db)
+
+    case store(app) do
+      {:ok, handle} -> with_source(handle, app, op, read)
+      {:error, reason} -> Error.raise!(reason, op, app)
+    end
+  end
+
+  defp with_source(handle, app, op, read) do
+    case read.(handle) do
+      {:error, :not_open} ->
+        case open(handle, app) do
+          :ok -> with_source(handle, app, op, read)
+          {:error, reason} -> Error.raise!(reason, op, app)
+        end
+
+      {:error, _} = error ->
+        {:error, reason} = Error.wrap(error, op, app)
+        Error.raise!(reason, op, app)
+
+      result ->
+        result
+    end
+  end
+
+  defp store(app), do: Apps.app(app)
+
+  defp open(handle, app),
+    do: Call.run(&Native.kv_open(handle, &1), op: :open, app: app, timeout: 60_000)
+
+  defp snapshot_handle!(db), do: ok!(with_source(db, :snapshot, &Native.kv_snapshot/1))
+
+  defp ok!({:ok, value}), do: value
+
+  defp refuse_nested!(app) do
+    if Process.get({__MODULE__, app}) do
+      raise "cannot write to the store of #{app} inside one of its own transactions " <>
+              "other than through the transaction"
+    end
+  end
+end

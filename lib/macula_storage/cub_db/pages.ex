@@ -1,0 +1,92 @@
+defmodule MaculaStorage.CubDB.Pages do
+  @moduledoc false
+  # Reading from an app, a snapshot or a transaction: single keys, and ranges page by page.
+  #
+  # Functions that can fail return `{:error, _}` as Rust gave it; streams raise.
+
+  alias MaculaStorage.CubDB.Terms
+  alias MaculaStorage.{Error, Native}
+
+  @entries_max 512
+
+  @doc false
+  def fetch(source, key) do
+    case Native.kv_get(source, Terms.key(key)) do
+      {:error, :not_found} -> :error
+      {:error, _} = error -> error
+      found -> {:ok, Terms.value(found)}
+    end
+  end
+
+  @doc false
+  def get_multi(source, keys) do
+    with {:ok, values} <- Native.kv_get_many(source, Enum.map(keys, &Terms.key/1)) do
+      {:ok,
+       for(
+         {key, found} <- Enum.zip(keys, values),
+         found,
+         into: %{},
+         do: {key, Terms.value(found)}
+       )}
+    end
+  end
+
+  @doc false
+  def bounds!(options) do
+    options =
+      MaculaStorage.Options.validate!(options,
+        min_key: {:none, :any},
+        max_key: {:none, :any},
+        min_key_inclusive: {true, :boolean},
+        max_key_inclusive: {true, :boolean},
+        reverse: {false, :boolean}
+      )
+      |> Map.put(:given, Keyword.keys(options))
+
+    {bound(options, :min_key, :min_key_inclusive), bound(options, :max_key, :max_key_inclusive),
+     options.reverse}
+  end
+
+  defp bound(options, key, inclusive) do
+    cond do
+      key not in options.given -> :none
+      Map.fetch!(options, inclusive) -> {:incl, Terms.key(Map.fetch!(options, key))}
+      true -> {:excl, Terms.key(Map.fetch!(options, key))}
+    end
+  end
+
+  # `open` gives the source when the first entry is asked for; it ends with the stream.
+  @doc false
+  def stream(open, {min, max, reverse}) do
+    Stream.resource(
+      fn -> {open.(), min, max} end,
+      &next(&1, reverse),
+      &close/1
+    )
+  end
+
+  # As `stream/2` over a source that somebody else ends.
+  @doc false
+  def stream_of(source, {min, max, reverse}) do
+    Stream.resource(fn -> {source, min, max} end, &next(&1, reverse), fn _ -> :ok end)
+  end
+
+  defp next({source, :done}, _reverse), do: {:halt, {source, :done}}
+
+  defp next({source, min, max}, reverse) do
+    case Native.kv_page(source, min, max, reverse, @entries_max) do
+      {:ok, entries, nil} -> {entries, {source, :done}}
+      {:ok, entries, next} when reverse -> {entries, {source, min, {:raw, next}}}
+      {:ok, entries, next} -> {entries, {source, {:raw, next}, max}}
+      {:error, _} = error -> raise_error(error, {source, min, max})
+    end
+  end
+
+  defp raise_error(error, _state) do
+    {:error, reason} = Error.wrap(error, :select, nil)
+    Error.raise!(reason, :select, nil)
+  end
+
+  defp close({source, :done}), do: Native.kv_snapshot_release(source)
+  defp close({source, _min, _max}), do: Native.kv_snapshot_release(source)
+end

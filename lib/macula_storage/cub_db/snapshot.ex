@@ -1,0 +1,65 @@
+defmodule MaculaStorage.CubDB.Snapshot do
+  @moduledoc """
+  One instant of a store, for reading while writers go on. Taken by `MaculaStorage.CubDB.snapshot/2`
+  or `with_snapshot/2`; every function raises a `MaculaStorage.Error` of kind `:closed` once it ended.
+
+      iex> MaculaStorage.CubDB.put(:snapshot_doc, :a, 1)
+      :ok
+      iex> MaculaStorage.CubDB.with_snapshot(:snapshot_doc, fn snapshot ->
+      ...>   :ok = MaculaStorage.CubDB.put(:snapshot_doc, :a, 2)
+      ...>   MaculaStorage.CubDB.Snapshot.get(snapshot, :a)
+      ...> end)
+      1
+  """
+
+  alias MaculaStorage.CubDB.Pages
+  alias MaculaStorage.{Error, Native}
+
+  @enforce_keys [:handle, :app]
+  defstruct @enforce_keys
+
+  @opaque t :: %__MODULE__{handle: reference, app: String.t()}
+
+  @doc "The value of a key, or `default`. Cost: one dirty-I/O call."
+  @spec get(t, term, term) :: term
+  def get(snapshot, key, default \\ nil) do
+    case fetch(snapshot, key) do
+      {:ok, value} -> value
+      :error -> default
+    end
+  end
+
+  @doc "`{:ok, value}` of a key, or `:error`. Cost: one dirty-I/O call."
+  @spec fetch(t, term) :: {:ok, term} | :error
+  def fetch(snapshot, key), do: answer!(Pages.fetch(snapshot.handle, key), snapshot)
+
+  @doc "Whether a key is there. Cost: one dirty-I/O call."
+  @spec has_key?(t, term) :: boolean
+  def has_key?(snapshot, key), do: fetch(snapshot, key) != :error
+
+  @doc "A map of those of `keys` that are there. Cost: one dirty-I/O call."
+  @spec get_multi(t, [term]) :: map
+  def get_multi(snapshot, keys) do
+    {:ok, found} = answer!(Pages.get_multi(snapshot.handle, keys), snapshot)
+    found
+  end
+
+  @doc "How many entries there are. Cost: one dirty-I/O call."
+  @spec size(t) :: non_neg_integer
+  def size(snapshot) do
+    {:ok, size} = answer!(Native.kv_len(snapshot.handle), snapshot)
+    size
+  end
+
+  @doc "As `MaculaStorage.CubDB.select/2`, of this instant."
+  @spec select(t, [MaculaStorage.CubDB.select_option()]) :: Enumerable.t()
+  def select(snapshot, options \\ []),
+    do: Pages.stream_of(snapshot.handle, Pages.bounds!(options))
+
+  defp answer!({:error, _} = error, snapshot) do
+    {:error, reason} = Error.wrap(error, :snapshot, snapshot.app)
+    Error.raise!(reason, :snapshot, snapshot.app)
+  end
+
+  defp answer!(answer, _snapshot), do: answer
+end

@@ -1,0 +1,103 @@
+defmodule MaculaStorage.CubDB.Tx do
+  @moduledoc """
+  The transaction that `MaculaStorage.CubDB.transaction/3` gives to its function.
+
+  Reads see the transaction's own writes. Functions that write return the transaction, as CubDB's
+  do; it is one object, so that a value of it kept from before a write shows that write too. After
+  its deadline every function raises a `MaculaStorage.Error` of kind `:timeout`.
+  """
+
+  alias MaculaStorage.CubDB.{Pages, Terms}
+  alias MaculaStorage.{Call, Error, Native}
+
+  @enforce_keys [:handle, :app]
+  defstruct @enforce_keys
+
+  @opaque t :: %__MODULE__{handle: reference, app: String.t()}
+
+  @doc false
+  def new(handle, app), do: %__MODULE__{handle: handle, app: app}
+
+  @doc "The value of a key, or `default`."
+  @spec get(t, term, term) :: term
+  def get(tx, key, default \\ nil) do
+    case fetch(tx, key) do
+      {:ok, value} -> value
+      :error -> default
+    end
+  end
+
+  @doc "`{:ok, value}` of a key, or `:error`."
+  @spec fetch(t, term) :: {:ok, term} | :error
+  def fetch(tx, key), do: answer!(Pages.fetch(tx.handle, key), tx)
+
+  @doc "Whether a key is there."
+  @spec has_key?(t, term) :: boolean
+  def has_key?(tx, key), do: fetch(tx, key) != :error
+
+  @doc "A map of those of `keys` that are there."
+  @spec get_multi(t, [term]) :: map
+  def get_multi(tx, keys) do
+    {:ok, found} = answer!(Pages.get_multi(tx.handle, keys), tx)
+    found
+  end
+
+  @doc """
+  `{:ok, value}` of a key if it differs from what `snapshot` has, else `:unchanged`; `:error` when it
+  is not there.
+  """
+  @spec refetch(t, term, MaculaStorage.CubDB.Snapshot.t()) :: :unchanged | {:ok, term} | :error
+  def refetch(tx, key, snapshot) do
+    now = fetch(tx, key)
+    if now == MaculaStorage.CubDB.Snapshot.fetch(snapshot, key), do: :unchanged, else: now
+  end
+
+  @doc "How many entries there are, the transaction's own writes counted."
+  @spec size(t) :: non_neg_integer
+  def size(tx) do
+    {:ok, size} = answer!(Native.kv_len(tx.handle), tx)
+    size
+  end
+
+  @doc "As `MaculaStorage.CubDB.select/2`, with the transaction's own writes up to the page being read."
+  @spec select(t, [MaculaStorage.CubDB.select_option()]) :: Enumerable.t()
+  def select(tx, options \\ []), do: Pages.stream_of(tx.handle, Pages.bounds!(options))
+
+  @doc "Writes an entry."
+  @spec put(t, term, term) :: t
+  def put(tx, key, value), do: write(tx, Terms.put(key, value))
+
+  @doc "Writes an entry unless the key is there: `{:error, :exists}`."
+  @spec put_new(t, term, term) :: t | {:error, :exists}
+  def put_new(tx, key, value) do
+    if has_key?(tx, key), do: {:error, :exists}, else: put(tx, key, value)
+  end
+
+  @doc "Deletes a key."
+  @spec delete(t, term) :: t
+  def delete(tx, key), do: write(tx, Terms.delete(key))
+
+  @doc "Deletes all entries."
+  @spec clear(t) :: t
+  def clear(tx), do: write(tx, :clear)
+
+  @doc false
+  def commit(tx),
+    do:
+      Call.run(&Native.kv_tx_commit(tx.handle, &1), op: :commit, app: tx.app, timeout: :infinity)
+
+  @doc false
+  def abort(tx), do: Native.kv_tx_abort(tx.handle)
+
+  defp write(tx, op) do
+    answer!(Native.kv_tx_write(tx.handle, [op]), tx)
+    tx
+  end
+
+  defp answer!({:error, _} = error, tx) do
+    {:error, reason} = Error.wrap(error, :transaction, tx.app)
+    Error.raise!(reason, :transaction, tx.app)
+  end
+
+  defp answer!(answer, _tx), do: answer
+end

@@ -1,0 +1,58 @@
+defmodule MaculaStorage.Error do
+  @moduledoc """
+  A failure that a person must read.
+
+  Expected outcomes (`:not_found`, `:busy`, `:timeout`, `:locked`, `:disk_full`, ...) are bare atoms
+  in `{:error, atom}`. Everything else is `{:error, %MaculaStorage.Error{}}`, and what bang functions
+  raise. Misuse raises `ArgumentError`.
+
+  | kind | what to do |
+  |---|---|
+  | `:invalid` | mend the input; nothing was changed |
+  | `:corrupt` | stored bytes are not what was written: restore from a backup |
+  | `:newer_format` | written by a newer version of the library: use that version |
+  | `:permission` | let this user read and write the base directory |
+  | `:io` | the disk or the operating system failed: see the message |
+  | `:sql` | SQLite refused the statement: see the message |
+  | `:internal` | a defect of ours: please report it |
+
+  An expected outcome that a bang function met has its atom as kind.
+  """
+
+  @enforce_keys [:kind, :op, :app, :message]
+  defexception [:kind, :op, :app, :message, :hint]
+
+  @type t :: %__MODULE__{
+          kind: atom,
+          op: atom,
+          app: String.t() | nil,
+          message: String.t(),
+          hint: String.t() | nil
+        }
+
+  @impl true
+  def message(%__MODULE__{} = error) do
+    app = if error.app, do: " (app #{error.app})", else: ""
+    hint = if error.hint, do: ". #{error.hint}", else: ""
+    "#{error.op}#{app}: #{error.message}#{hint}"
+  end
+
+  @doc false
+  @spec wrap({:error, term}, atom, String.t() | nil) :: {:error, atom | t}
+  def wrap({:error, {kind, message, hint}}, op, app),
+    do: {:error, %__MODULE__{kind: kind, op: op, app: app, message: message, hint: hint}}
+
+  def wrap({:error, outcome}, _op, _app) when is_atom(outcome), do: {:error, outcome}
+
+  @doc false
+  @spec wrap_result(term, atom, String.t() | nil) :: term
+  def wrap_result({:error, _} = error, op, app), do: wrap(error, op, app)
+  def wrap_result(other, _op, _app), do: other
+
+  @doc false
+  @spec raise!(atom | t, atom, String.t() | nil) :: no_return
+  def raise!(%__MODULE__{} = error, _op, _app), do: raise(error)
+
+  def raise!(outcome, op, app) when is_atom(outcome),
+    do: raise(%__MODULE__{kind: outcome, op: op, app: app, message: to_string(outcome)})
+end

@@ -1,0 +1,178 @@
+defmodule MaculaStorage.Native do
+  @moduledoc false
+  # Stubs of the NIFs in native/nif, one section per noun. Nothing else lives here: a loaded NIF
+  # module cannot be upgraded in place, so this file changes only when a NIF does.
+  #
+  # Classes (design section 4), by the shape of the spec:
+  #   own thread: takes a reference, returns `call()`; the reply `{reference, reply}` comes as a message
+  #   dirty io:   bounded local disk, returns its answer
+  #   memory:     returns its answer at once
+
+  @on_load :load
+
+  @type handle :: reference
+  @type failure :: {:error, atom} | {:error, {atom, String.t(), String.t() | nil}}
+  @type call :: {:ok, handle} | failure
+  @type key :: binary
+  @type bound :: :none | {:incl | :excl, key} | {:raw, binary}
+
+  @doc false
+  def load do
+    path = :filename.join([:code.priv_dir(:macula_storage), ~c"native", ~c"macula_nif"])
+    :erlang.load_nif(path, 0)
+  end
+
+  # calls
+
+  @spec call_cancel(handle) :: :cancelled | :replied
+  def call_cancel(_call), do: missing()
+
+  @spec probe(handle, reference, non_neg_integer, boolean) :: call
+  def probe(_base, _ref, _wait_ms, _panics), do: missing()
+
+  # base and apps
+
+  @spec base_open(binary, pos_integer, pos_integer) :: {:ok, handle} | failure
+  def base_open(_path, _kv_cache_bytes, _usage_interval_ms), do: missing()
+
+  @spec base_close(handle, reference) :: call
+  def base_close(_base, _ref), do: missing()
+
+  @spec base_apps(handle) :: {:ok, [String.t()]} | failure
+  def base_apps(_base), do: missing()
+
+  @spec app_dirs(handle, reference, String.t()) :: call
+  def app_dirs(_base, _ref, _app), do: missing()
+
+  @spec app_open(handle, reference, String.t()) :: call
+  def app_open(_base, _ref, _app), do: missing()
+
+  @spec app_close(handle, reference, String.t()) :: call
+  def app_close(_base, _ref, _app), do: missing()
+
+  @spec app_owner(handle, String.t()) :: {:ok, pos_integer | nil} | failure
+  def app_owner(_base, _app), do: missing()
+
+  # key-value: `source` is an app, a snapshot or a transaction
+
+  @spec kv_open(handle, reference) :: call
+  def kv_open(_app, _ref), do: missing()
+
+  @spec kv_get(handle, key) :: {:ok, term} | {:etf, binary} | failure
+  def kv_get(_source, _key), do: missing()
+
+  @spec kv_get_many(handle, [key]) :: {:ok, [{:ok, term} | {:etf, binary} | nil]} | failure
+  def kv_get_many(_source, _keys), do: missing()
+
+  @spec kv_len(handle) :: {:ok, non_neg_integer} | failure
+  def kv_len(_source), do: missing()
+
+  @spec kv_page(handle, bound, bound, boolean, pos_integer) ::
+          {:ok, [{term, term}], binary | nil} | failure
+  def kv_page(_source, _min, _max, _reverse, _entries_max), do: missing()
+
+  @spec kv_write(handle, reference, [tuple | :clear], [key]) :: call
+  def kv_write(_app, _ref, _ops, _absent), do: missing()
+
+  @spec kv_write_large(handle, reference, [tuple | :clear], [key]) :: call
+  def kv_write_large(_app, _ref, _ops, _absent), do: missing()
+
+  @spec kv_snapshot(handle) :: {:ok, handle} | failure
+  def kv_snapshot(_app), do: missing()
+
+  @spec kv_snapshot_release(handle) :: :ok
+  def kv_snapshot_release(_snapshot), do: missing()
+
+  @spec kv_begin(handle, reference, pos_integer) :: call
+  def kv_begin(_app, _ref, _deadline_ms), do: missing()
+
+  @spec kv_tx_write(handle, [tuple | :clear]) :: :ok | failure
+  def kv_tx_write(_tx, _ops), do: missing()
+
+  @spec kv_tx_commit(handle, reference) :: call
+  def kv_tx_commit(_tx, _ref), do: missing()
+
+  @spec kv_tx_abort(handle) :: :ok
+  def kv_tx_abort(_tx), do: missing()
+
+  # SQLite: `target` is a connection or a transaction
+
+  @spec sqlite_open(handle, reference) :: call
+  def sqlite_open(_app, _ref), do: missing()
+
+  @spec sqlite_close(handle) :: :ok
+  def sqlite_close(_conn), do: missing()
+
+  @spec sqlite_run(
+          handle,
+          reference,
+          binary,
+          {:positional | :named, list},
+          :execute | :query,
+          non_neg_integer
+        ) :: call
+  def sqlite_run(_target, _ref, _sql, _params, _kind, _timeout_ms), do: missing()
+
+  @spec sqlite_begin(handle, reference, pos_integer) :: call
+  def sqlite_begin(_conn, _ref, _deadline_ms), do: missing()
+
+  @spec sqlite_commit(handle, reference) :: call
+  def sqlite_commit(_tx, _ref), do: missing()
+
+  @spec sqlite_rollback(handle, reference) :: call
+  def sqlite_rollback(_tx, _ref), do: missing()
+
+  @spec sqlite_backup(handle, reference, binary, boolean) :: call
+  def sqlite_backup(_conn, _ref, _dest, _overwrite), do: missing()
+
+  # files
+
+  @spec files_write(handle, reference, binary, binary) :: call
+  def files_write(_app, _ref, _path, _content), do: missing()
+
+  @spec files_read(handle, reference, binary, pos_integer) :: call
+  def files_read(_app, _ref, _path, _bytes_max), do: missing()
+
+  @spec files_delete(handle, reference, binary) :: call
+  def files_delete(_app, _ref, _path), do: missing()
+
+  @spec files_stat(handle, reference, binary) :: call
+  def files_stat(_app, _ref, _path), do: missing()
+
+  @spec files_list(handle, reference, binary | nil, binary | nil, pos_integer) :: call
+  def files_list(_app, _ref, _prefix, _after, _limit), do: missing()
+
+  @spec files_reader(handle, reference, binary) :: call
+  def files_reader(_app, _ref, _path), do: missing()
+
+  @spec files_read_at(handle, reference, non_neg_integer, pos_integer) :: call
+  def files_read_at(_reader, _ref, _offset, _len), do: missing()
+
+  @spec files_writer(handle, reference, binary) :: call
+  def files_writer(_app, _ref, _path), do: missing()
+
+  @spec files_writer_chunk(handle, reference, binary) :: call
+  def files_writer_chunk(_writer, _ref, _bytes), do: missing()
+
+  @spec files_writer_commit(handle, reference) :: call
+  def files_writer_commit(_writer, _ref), do: missing()
+
+  @spec files_writer_abort(handle) :: :ok
+  def files_writer_abort(_writer), do: missing()
+
+  # commands: performed here, or by the process that owns the app
+
+  @spec usage(handle, reference, String.t(), boolean, non_neg_integer) :: call
+  def usage(_base, _ref, _app, _fresh, _timeout_ms), do: missing()
+
+  @spec archive(handle, reference, String.t(), binary | nil, map, non_neg_integer) :: call
+  def archive(_base, _ref, _app, _dest, _options, _timeout_ms), do: missing()
+
+  @spec restore(handle, reference, String.t(), binary, map, non_neg_integer) :: call
+  def restore(_base, _ref, _app, _path, _options, _timeout_ms), do: missing()
+
+  @spec backups(handle, reference, String.t()) :: call
+  def backups(_base, _ref, _app), do: missing()
+
+  defp missing, do: :erlang.nif_error(:not_loaded)
+end

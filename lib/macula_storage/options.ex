@@ -1,0 +1,66 @@
+defmodule MaculaStorage.Options do
+  @moduledoc false
+  # One way to look at what callers pass: app names and option lists. Misuse raises ArgumentError
+  # here, before Rust is reached.
+
+  @app ~r/\A[a-z0-9][a-z0-9_-]{0,63}\z/
+
+  @type check :: :boolean | :positive | :timeout | :path | {:one_of, [term]} | :any
+
+  @doc false
+  @spec app!(term) :: String.t()
+  def app!(app) when is_atom(app) and app not in [nil, true, false], do: app!(Atom.to_string(app))
+
+  def app!(app) when is_binary(app) do
+    if Regex.match?(@app, app), do: app, else: bad_app!(app)
+  end
+
+  def app!(app), do: bad_app!(app)
+
+  defp bad_app!(app) do
+    raise ArgumentError,
+          "expected an app name (an atom or string of 1 to 64 of [a-z0-9_-], beginning with a " <>
+            "letter or digit), got: #{inspect(app, limit: 10, printable_limit: 80)}"
+  end
+
+  # `known`: option => {default, check}. The result has every known option.
+  @doc false
+  @spec validate!(keyword, [{atom, {term, check}}]) :: map
+  def validate!(options, known) do
+    unless Keyword.keyword?(options) do
+      raise ArgumentError, "expected a keyword list of options, got: #{inspect(options)}"
+    end
+
+    for {name, value} <- options,
+        reduce: Map.new(known, fn {name, {default, _}} -> {name, default} end) do
+      validated ->
+        case List.keyfind(known, name, 0) do
+          nil ->
+            names = Enum.map_join(known, ", ", fn {name, _} -> inspect(name) end)
+            raise ArgumentError, "unknown option #{inspect(name)}, expected one of: #{names}"
+
+          {_, {_default, check}} ->
+            Map.put(validated, name, check!(name, value, check))
+        end
+    end
+  end
+
+  defp check!(_name, value, :any), do: value
+  defp check!(_name, value, :boolean) when is_boolean(value), do: value
+  defp check!(_name, value, :positive) when is_integer(value) and value > 0, do: value
+  defp check!(_name, :infinity, :timeout), do: :infinity
+  defp check!(_name, value, :timeout) when is_integer(value) and value > 0, do: value
+  defp check!(_name, value, :path) when is_binary(value) and value != "", do: value
+
+  defp check!(name, value, {:one_of, values}) do
+    if value in values, do: value, else: bad!(name, value, "one of #{inspect(values)}")
+  end
+
+  defp check!(name, value, :timeout), do: bad!(name, value, "milliseconds or :infinity")
+  defp check!(name, value, check), do: bad!(name, value, "a #{check}")
+
+  defp bad!(name, value, expected) do
+    raise ArgumentError,
+          "expected option #{inspect(name)} to be #{expected}, got: #{inspect(value)}"
+  end
+end

@@ -1,0 +1,219 @@
+defmodule MaculaStorage.SQLite do
+  @moduledoc """
+  The SQLite database of an app: one file, `data/app.db`, in WAL mode with foreign keys on.
+
+  Each app has one writer thread, so that there is no `database is locked` inside the app, and a few
+  readers beside it. No SQL runs on a scheduler of the VM.
+
+      iex> alias MaculaStorage.SQLite
+      iex> SQLite.execute(:sqlite_doc, "CREATE TABLE IF NOT EXISTS users (id INTEGER PRIMARY KEY, name TEXT)")
+      :ok
+      iex> SQLite.execute(:sqlite_doc, "INSERT OR REPLACE INTO users VALUES (?, ?)", [1, "Ada"])
+      :ok
+      iex> {:ok, result} = SQLite.query(:sqlite_doc, "SELECT name FROM users WHERE id = :id", id: 1)
+      iex> result.rows
+      [["Ada"]]
+
+  The first argument of `execute`, `query` and `transaction` is an app or a connection from `open/1`.
+
+  Parameters are a list by position, or a keyword list or map by name. Values: integers, floats,
+  binaries (as TEXT), `{:blob, binary}`, `nil`, booleans (as 1 and 0). In rows TEXT and BLOB are
+  binaries.
+
+  `ATTACH`, `VACUUM INTO`, extensions and pragmas that would weaken durability are refused.
+
+  `Durability:` `:ok` of a write means that it is synced (`synchronous=FULL`).
+
+  Errors: `{:error, :timeout}`, `:busy`, `:closed`, `:locked` (another process owns the app),
+  `:disk_full`, `:unknown_result`, `:poisoned`, `:opened_by_other_sqlite` (another copy of SQLite in
+  this VM, such as exqlite's, has the file open), or a `MaculaStorage.Error`.
+  """
+
+  alias MaculaStorage.{Apps, Call, Error, Native, Options}
+  alias MaculaStorage.SQLite.{Params, Result}
+
+  @type conn :: reference
+  @type tx :: {:tx, reference}
+  @type target :: atom | String.t() | conn | tx
+  @type failure :: {:error, atom | Error.t()}
+
+  @transaction_ms 30_000
+
+  @doc """
+  The path of an app's database. Touches no disk.
+
+      iex> MaculaStorage.SQLite.db_path(:my_app) |> Path.basename()
+      "app.db"
+  """
+  @spec db_path(atom | String.t()) :: String.t()
+  def db_path(app), do: Path.join(MaculaStorage.app_data_path(app), "app.db")
+
+  @doc """
+  Opens an app's database, creating it when it is new.
+
+  A connection is good until `close/1`, and until a restore of the app, after which it answers
+  `{:error, :closed}`. Using the app's name instead needs no opening. Options: none yet.
+
+  Durability: a new database is synced. Cost: opens files on a thread of ours.
+  """
+  @spec open(atom | String.t(), keyword) :: {:ok, conn} | failure
+  def open(app, options \\ []) do
+    app = Options.app!(app)
+    Options.validate!(options, [])
+
+    with {:ok, handle} <- Apps.app(app) do
+      Call.run(&Native.sqlite_open(handle, &1), op: :open, app: app, timeout: 60_000)
+    end
+  end
+
+  @doc "Closes a connection; the app's database stays open for others. Closing twice is fine."
+  @spec close(conn) :: :ok
+  def close(conn) when is_reference(conn), do: Native.sqlite_close(conn)
+
+  @doc """
+  Runs statements for their effect. Without parameters there may be several, which are one
+  transaction.
+
+  Options: `:timeout` in milliseconds, after which the statement is interrupted.
+  Durability: `:ok` means synced. Cost: waits for the writer; one sync.
+  """
+  @spec execute(target, iodata, list | map, keyword) :: :ok | failure
+  def execute(target, sql, params \\ [], options \\ []) do
+    with {:ok, _result} <- run(target, :execute, sql, params, options), do: :ok
+  end
+
+  @doc """
+  Runs one statement and returns its rows.
+
+  Statements that only read run beside the writer and see the last committed state. Options:
+  `:timeout` in milliseconds, after which the statement is interrupted.
+  Durability: `{:ok, result}` of a statement that writes means synced. Cost: a thread of ours.
+  """
+  @spec query(target, iodata, list | map, keyword) :: {:ok, Result.t()} | failure
+  def query(target, sql, params \\ [], options \\ []),
+    do: run(target, :query, sql, params, options)
+
+  @doc """
+  Runs `fun` inside one write transaction and returns `{:ok, its result}`.
+
+  `fun` gets a target for `execute` and `query`. `rollback/2`, an exception, throw or exit, the death
+  of the caller and the deadline undo everything. Options: `:timeout`, how long the transaction may
+  last once it has its turn (default #{@transaction_ms} ms).
+
+  Durability: `{:ok, result}` means synced. Cost: waits for the writer and holds it; one sync.
+
+      iex> alias MaculaStorage.SQLite
+      iex> SQLite.execute(:sqlite_tx_doc, "CREATE TABLE IF NOT EXISTS t (n)")
+      :ok
+      iex> SQLite.transaction(:sqlite_tx_doc, fn tx ->
+      ...>   :ok = SQLite.execute(tx, "INSERT INTO t VALUES (1)")
+      ...>   SQLite.rollback(tx, :changed_my_mind)
+      ...> end)
+      {:error, :changed_my_mind}
+      iex> {:ok, %{rows: rows}} = SQLite.query(:sqlite_tx_doc, "SELECT count(*) FROM t")
+      iex> rows
+      [[0]]
+  """
+  @spec transaction(target, (tx -> result), keyword) :: {:ok, result} | {:error, any}
+        when result: any
+  def transaction(target, fun, options \\ []) when is_function(fun, 1) do
+    options = Options.validate!(options, timeout: {@transaction_ms, :positive})
+    begin = fn conn -> &Native.sqlite_begin(conn, &1, options.timeout) end
+
+    with {:ok, tx} <- on_conn(target, :transaction, :infinity, begin),
+         do: run_transaction({:tx, tx}, fun)
+  end
+
+  @doc "Undoes the transaction: `transaction/3` returns `{:error, reason}`. Only inside its function."
+  @spec rollback(tx, any) :: no_return
+  def rollback({:tx, _} = tx, reason), do: throw({__MODULE__, :rollback, tx, reason})
+
+  defp run_transaction({:tx, handle} = tx, fun) do
+    try do
+      fun.(tx)
+    catch
+      :throw, {__MODULE__, :rollback, ^tx, reason} ->
+        undo(handle)
+        {:error, reason}
+
+      kind, reason ->
+        undo(handle)
+        :erlang.raise(kind, reason, __STACKTRACE__)
+    else
+      result ->
+        with :ok <- Call.run(&Native.sqlite_commit(handle, &1), op: :commit, timeout: :infinity),
+             do: {:ok, result}
+    end
+  end
+
+  defp undo(handle),
+    do: Call.run(&Native.sqlite_rollback(handle, &1), op: :rollback, timeout: :infinity)
+
+  @doc """
+  Copies the database, as it is at one instant, to a new file, by SQLite's online backup.
+
+  Writers go on meanwhile. Options: `:overwrite` (default `false`: an existing file is
+  `{:error, :exists}`), `:timeout` (default `:infinity`), `:progress`, a function of one argument
+  that gets `%{bytes_done: n, bytes_total: n}`.
+
+  Durability: `:ok` means that the copy is synced. Cost: reads the database once.
+  """
+  @spec backup(atom | String.t() | conn, Path.t(), keyword) :: :ok | failure
+  def backup(target, dest, options \\ []) do
+    options =
+      Options.validate!(options,
+        overwrite: {false, :boolean},
+        timeout: {:infinity, :timeout},
+        progress: {nil, :any}
+      )
+
+    dest = Path.expand(dest)
+    start = fn conn -> &Native.sqlite_backup(conn, &1, dest, options.overwrite) end
+    on_conn(target, :backup, options.timeout, start, progress: options.progress)
+  end
+
+  defp run(target, kind, sql, params, options) do
+    options = Options.validate!(options, timeout: {nil, :positive})
+    sql = IO.iodata_to_binary(sql)
+    params = Params.encode!(params)
+    timeout = options.timeout || MaculaStorage.Config.get().timeout_ms
+    # Rust interrupts the statement at the deadline; the wait is a little longer, to hear of it
+    start = fn handle -> &Native.sqlite_run(handle, &1, sql, params, kind, timeout) end
+
+    case target do
+      {:tx, handle} -> Call.run(start.(handle), op: kind, timeout: timeout + 1_000)
+      _ -> on_conn(target, kind, timeout + 1_000, start)
+    end
+    |> result()
+  end
+
+  defp result({:ok, {columns, rows, changes, rowid}}) do
+    {:ok, %Result{columns: columns, rows: rows, changes: changes, last_insert_rowid: rowid}}
+  end
+
+  defp result({:error, _} = error), do: error
+
+  defp on_conn(target, op, timeout, start, more \\ [])
+
+  defp on_conn(conn, op, timeout, start, more) when is_reference(conn),
+    do: Call.run(start.(conn), [op: op, timeout: timeout] ++ more)
+
+  defp on_conn(app, op, timeout, start, more) do
+    app = Options.app!(app)
+
+    with {:ok, conn} <- Apps.conn(app) do
+      case Call.run(start.(conn), [op: op, app: app, timeout: timeout] ++ more) do
+        # a restore closed it: the app's database is there again, so ask for it once more
+        {:error, :closed} -> reopened(app, conn, op, timeout, start, more)
+        result -> result
+      end
+    end
+  end
+
+  defp reopened(app, closed, op, timeout, start, more) do
+    Apps.forget_conn(app, closed)
+
+    with {:ok, conn} <- Apps.conn(app),
+         do: Call.run(start.(conn), [op: op, app: app, timeout: timeout] ++ more)
+  end
+end

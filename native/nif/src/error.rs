@@ -1,0 +1,96 @@
+//! The one map from kinds of error to terms.
+//!
+//! An expected outcome is `{error, atom}`; what a person must read is
+//! `{error, {kind, message, hint | nil}}`, of which Elixir makes a `%MaculaStorage.Error{}`.
+
+use crate::atoms;
+use macula_core::{Kind, Kinded};
+use rustler::{Atom, Encoder, Env, Term};
+
+/// An error on its way to the BEAM.
+#[derive(Debug)]
+pub struct Failure {
+    kind: Kind,
+    message: String,
+    hint: Option<String>,
+}
+
+impl Failure {
+    /// A defect of ours, with what is known of it.
+    pub fn internal(message: impl Into<String>) -> Self {
+        Self { kind: Kind::Internal, message: message.into(), hint: None }
+    }
+
+    /// Input that Elixir should have refused.
+    pub fn invalid(message: impl Into<String>) -> Self {
+        Self { kind: Kind::Invalid, message: message.into(), hint: None }
+    }
+
+    /// An expected outcome.
+    pub fn outcome(kind: Kind) -> Self {
+        Self { kind, message: String::new(), hint: None }
+    }
+}
+
+impl<E: Kinded> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self { kind: error.kind(), message: error.to_string(), hint: error.hint() }
+    }
+}
+
+impl Encoder for Failure {
+    fn encode<'a>(&self, env: Env<'a>) -> Term<'a> {
+        let (atom, outcome) = atom(self.kind);
+        if outcome {
+            (atoms::error(), atom).encode(env)
+        } else {
+            (atoms::error(), (atom, &self.message, &self.hint)).encode(env)
+        }
+    }
+}
+
+/// The atom of a kind, and whether it is an expected outcome.
+fn atom(kind: Kind) -> (Atom, bool) {
+    match kind {
+        Kind::NotFound => (atoms::not_found(), true),
+        Kind::Exists => (atoms::exists(), true),
+        Kind::Conflict => (atoms::conflict(), true),
+        Kind::Busy => (atoms::busy(), true),
+        Kind::Timeout => (atoms::timeout(), true),
+        Kind::Cancelled => (atoms::cancelled(), true),
+        Kind::Closed => (atoms::closed(), true),
+        Kind::Locked => (atoms::locked(), true),
+        Kind::Unsupported => (atoms::unsupported(), true),
+        Kind::QuotaExceeded => (atoms::quota_exceeded(), true),
+        Kind::TooLarge => (atoms::too_large(), true),
+        Kind::NoQuorum => (atoms::no_quorum(), true),
+        Kind::DiskFull => (atoms::disk_full(), true),
+        Kind::UnknownResult => (atoms::unknown_result(), true),
+        Kind::Poisoned => (atoms::poisoned(), true),
+        Kind::HistoryGone => (atoms::history_gone(), true),
+        Kind::OpenedByOtherSqlite => (atoms::opened_by_other_sqlite(), true),
+        Kind::Invalid => (atoms::invalid(), false),
+        Kind::Corrupt => (atoms::corrupt(), false),
+        Kind::NewerFormat => (atoms::newer_format(), false),
+        Kind::Permission => (atoms::permission(), false),
+        Kind::Io => (atoms::io(), false),
+        Kind::Sql => (atoms::sql(), false),
+        Kind::Internal => (atoms::internal(), false),
+    }
+}
+
+/// `{ok, value}` or the failure's term.
+pub fn result<'a, T: Encoder, E: Into<Failure>>(env: Env<'a>, result: Result<T, E>) -> Term<'a> {
+    match result {
+        Ok(value) => (atoms::ok(), value).encode(env),
+        Err(error) => error.into().encode(env),
+    }
+}
+
+/// `ok` or the failure's term.
+pub fn done<'a, E: Into<Failure>>(env: Env<'a>, result: Result<(), E>) -> Term<'a> {
+    match result {
+        Ok(()) => atoms::ok().encode(env),
+        Err(error) => error.into().encode(env),
+    }
+}

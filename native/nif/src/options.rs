@@ -1,0 +1,37 @@
+//! Arguments that several NIFs share: names, paths, spans.
+//!
+//! Elixir has validated shapes already; what is wrong here is answered, never trusted.
+
+use crate::error::Failure;
+use macula_core::{AppName, RelPath};
+use rustler::Binary;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// An app's name.
+pub fn app_name(name: &str) -> Result<AppName, Failure> {
+    Ok(AppName::new(name)?)
+}
+
+/// A path inside an app.
+pub fn rel_path(path: &Binary) -> Result<RelPath, Failure> {
+    Ok(RelPath::new(path.as_slice())?)
+}
+
+/// A path on the machine, given by its owner.
+pub fn machine_path(path: &Binary) -> Result<PathBuf, Failure> {
+    use std::os::unix::ffi::OsStrExt;
+    let bytes = path.as_slice();
+    if bytes.is_empty() || bytes[0] != b'/' || bytes.contains(&0) {
+        return Err(Failure::invalid(format!(
+            "not an absolute path: path={:?}",
+            String::from_utf8_lossy(bytes).chars().take(80).collect::<String>()
+        )));
+    }
+    Ok(PathBuf::from(std::ffi::OsStr::from_bytes(bytes)))
+}
+
+/// Milliseconds; 0 is no limit.
+pub fn span(ms: u64) -> Option<Duration> {
+    (ms > 0).then(|| Duration::from_millis(ms))
+}

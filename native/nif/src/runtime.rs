@@ -1,0 +1,83 @@
+//! The threads behind the NIFs: a pool for disk work that a caller waits for, one for work of
+//! minutes, so that neither a backup nor a slow sync keeps the other's callers waiting.
+
+use crate::error::Failure;
+use crate::pool::{Pool, Refused};
+use crate::reply::Reply;
+use crate::atoms;
+use macula_core::Kind;
+use rustler::{Encoder, Env, Term};
+
+/// Workers and queue for opens, file writes, commits.
+const IO_WORKERS: usize = 8;
+const IO_QUEUE_LEN_MAX: usize = 1024;
+/// Workers and queue for backups, restores, verification.
+const LONG_WORKERS: usize = 3;
+const LONG_QUEUE_LEN_MAX: usize = 64;
+
+/// The pools of one base.
+pub struct Runtime {
+    io: Pool,
+    long: Pool,
+}
+
+impl Runtime {
+    /// Start the threads.
+    pub fn start() -> std::io::Result<Self> {
+        Ok(Self {
+            io: Pool::new("macula-io", IO_WORKERS, IO_QUEUE_LEN_MAX)?,
+            long: Pool::new("macula-long", LONG_WORKERS, LONG_QUEUE_LEN_MAX)?,
+        })
+    }
+
+    /// Run a job of the caller's; it owns the reply. Returns the NIF's own answer.
+    pub fn io<'a>(&self, env: Env<'a>, reference: Term<'a>, job: impl FnOnce(Reply) + Send + 'static) -> Term<'a> {
+        submit(&self.io, env, reference, job)
+    }
+
+    /// As [`Runtime::io`], for work of seconds or minutes.
+    pub fn long<'a>(&self, env: Env<'a>, reference: Term<'a>, job: impl FnOnce(Reply) + Send + 'static) -> Term<'a> {
+        submit(&self.long, env, reference, job)
+    }
+
+    /// Finish what is queued and join the threads.
+    pub fn stop(&self) {
+        self.io.stop();
+        self.long.stop();
+    }
+}
+
+/// `{ok, call}`: the reply will come; `{error, busy | closed}`: it will not.
+fn submit<'a>(
+    pool: &Pool,
+    env: Env<'a>,
+    reference: Term<'a>,
+    job: impl FnOnce(Reply) + Send + 'static,
+) -> Term<'a> {
+    let reply = Reply::to_caller(env, reference);
+    let call = reply.call().clone();
+    let run = move || {
+        if !reply.call().is_cancelled() {
+            job(reply);
+        }
+    };
+    match pool.submit(run) {
+        Ok(()) => (atoms::ok(), call).encode(env),
+        Err(Refused::Busy) => Failure::outcome(Kind::Busy).encode(env),
+        Err(Refused::Closed) => Failure::outcome(Kind::Closed).encode(env),
+    }
+}
+
+/// For engines with queues of their own: owe the reply to `start`, which returns an engine's refusal.
+pub fn owe<'a, E: Into<Failure>>(
+    env: Env<'a>,
+    reference: Term<'a>,
+    start: impl FnOnce(Reply) -> Result<(), E>,
+) -> Term<'a> {
+    let reply = Reply::to_caller(env, reference);
+    let call = reply.call().clone();
+    match start(reply) {
+        Ok(()) => (atoms::ok(), call).encode(env),
+        Err(error) => error.into().encode(env),
+    }
+}

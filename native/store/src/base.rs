@@ -1,0 +1,157 @@
+//! A base directory: the apps in it, which of them this process has opened, their backups.
+//!
+//! Invariant: an app is opened at most once per process; everyone who asks gets the same [`App`].
+
+use crate::layout::{APPS, APP_DIRS, BACKUPS, RUN};
+use crate::lock::OwnerLock;
+use crate::{swap, usage, App, Layout, Owner, StoreError};
+use macula_core::{create_dir_all, AppName, Chance, Clock, Disk, FileKind, RealDisk, RelPath};
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Where an engine's time and chance come from.
+#[derive(Debug, Clone)]
+pub struct Seams {
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Chance.
+    pub chance: Arc<dyn Chance>,
+}
+
+/// How the apps of a base are opened.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Cache of each app's key-value store, bytes.
+    pub kv_cache_bytes: usize,
+    /// Shortest time between two reconciliations of an app's usage.
+    pub usage_interval: Duration,
+    /// What the owner lock says of this process.
+    pub owner: Owner,
+}
+
+/// A base directory and the apps of it that this process owns.
+#[derive(Debug)]
+pub struct Base {
+    pub(crate) layout: Layout,
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) seams: Seams,
+    pub(crate) options: Options,
+    apps: Mutex<Apps>,
+}
+
+#[derive(Debug, Default)]
+struct Apps {
+    open: HashMap<AppName, Arc<App>>,
+    closed: bool,
+}
+
+impl Base {
+    /// Use `root`, creating it and its directories when missing.
+    ///
+    /// # Errors
+    /// [`StoreError::Base`] when it cannot be created or written.
+    pub fn open(root: &Path, options: Options, seams: Seams) -> Result<Arc<Self>, StoreError> {
+        let refuse = |source| StoreError::Base { path: root.to_owned(), source };
+        if !root.is_absolute() {
+            return Err(refuse(std::io::Error::new(std::io::ErrorKind::InvalidInput, "not an absolute path")));
+        }
+        let disk = RealDisk::create_at(root).map_err(refuse)?;
+        Self::over(Arc::new(disk), root, options, seams)
+    }
+
+    /// As [`Base::open`], over any disk whose tree is also at `root`.
+    pub fn over(disk: Arc<dyn Disk>, root: &Path, options: Options, seams: Seams) -> Result<Arc<Self>, StoreError> {
+        let refuse = |source| StoreError::Base { path: root.to_owned(), source };
+        for dir in [APPS, BACKUPS, RUN] {
+            create_dir_all(&*disk, &RelPath::literal(dir)).map_err(refuse)?;
+        }
+        // control sockets and locks are nobody else's business
+        disk.set_dir_meta(&RelPath::literal(RUN), 0o700, i128::from(seams.clock.wall_ms()) * 1_000_000).map_err(refuse)?;
+        let layout = Layout::new(root.to_owned());
+        Ok(Arc::new(Self { layout, disk, seams, options, apps: Mutex::default() }))
+    }
+
+    /// The layout below the base directory.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// The app, opened: owned by this process from now on.
+    ///
+    /// # Errors
+    /// [`StoreError::Locked`] when another process owns it.
+    pub fn app(&self, name: &AppName) -> Result<Arc<App>, StoreError> {
+        let mut apps = self.apps.lock();
+        if apps.closed {
+            return Err(StoreError::Closed);
+        }
+        if let Some(app) = apps.open.get(name) {
+            return Ok(app.clone());
+        }
+        let lock = OwnerLock::acquire(&self.layout.absolute(&Layout::lock(name)), &self.options.owner)?;
+        swap::recover(self, name)?;
+        self.ensure_app_dirs(name)?;
+        let app = App::open(self, name, lock)?;
+        apps.open.insert(name.clone(), app.clone());
+        Ok(app)
+    }
+
+    /// The app, if this process has it open.
+    pub fn app_if_open(&self, name: &AppName) -> Option<Arc<App>> {
+        self.apps.lock().open.get(name).cloned()
+    }
+
+    /// The apps that this process has open.
+    pub fn open_apps(&self) -> Vec<Arc<App>> {
+        self.apps.lock().open.values().cloned().collect()
+    }
+
+    /// Close one app: its engines, then its lock.
+    pub fn close_app(&self, name: &AppName) {
+        // under the lock: whoever opens it next must find it closed
+        let mut apps = self.apps.lock();
+        if let Some(app) = apps.open.remove(name) {
+            app.close();
+            usage::save(self, &app);
+        }
+    }
+
+    /// Close every app; nothing can be opened afterwards.
+    pub fn close(&self) {
+        let mut apps = self.apps.lock();
+        apps.closed = true;
+        for (_, app) in apps.open.drain() {
+            app.close();
+            usage::save(self, &app);
+        }
+    }
+
+    /// Create what is missing of `apps/<app>/{data,uploads,cache}`.
+    pub fn ensure_app_dirs(&self, name: &AppName) -> Result<(), StoreError> {
+        for dir in APP_DIRS {
+            let path = Layout::app(name).join(dir)?;
+            create_dir_all(&*self.disk, &path).map_err(|e| StoreError::io("create", self.layout.absolute(&path), e))?;
+        }
+        Ok(())
+    }
+
+    /// Names of the apps that have a directory, sorted.
+    pub fn list_apps(&self) -> Result<Vec<AppName>, StoreError> {
+        let apps = RelPath::literal(APPS);
+        let entries = self.disk.list(&apps).map_err(|e| StoreError::io("list", self.layout.absolute(&apps), e))?;
+        let names = entries.iter().filter_map(|entry| AppName::new(entry.name.to_str()?).ok());
+        Ok(names.filter(|name| self.is_dir(&Layout::app(name))).collect())
+    }
+
+    /// The process that owns the app now, if one does (this one included).
+    pub fn owner(&self, name: &AppName) -> Result<Option<Owner>, StoreError> {
+        OwnerLock::owner(&self.layout.absolute(&Layout::lock(name)))
+    }
+
+    pub(crate) fn is_dir(&self, path: &RelPath) -> bool {
+        self.disk.stat(path).is_ok_and(|stat| stat.kind == FileKind::Dir)
+    }
+}

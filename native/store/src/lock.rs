@@ -1,0 +1,93 @@
+//! Who owns an app: a file under `run/`, flocked by the owning process for as long as it lives.
+//!
+//! flock and not POSIX locks, because those vanish when any code of the process closes any
+//! descriptor of the file. The text inside (pid, control socket) is for people and for clients of
+//! the control socket; only the flock decides.
+
+use crate::StoreError;
+use rustix::fs::{FlockOperation, Mode, OFlags};
+use serde::{Deserialize, Serialize};
+use std::io::{Read, Seek, Write};
+use std::path::Path;
+
+/// The process that owns an app.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Owner {
+    /// Its operating system process id.
+    pub pid: u32,
+    /// The file name of its control socket under `run/`, if it has one.
+    pub socket: Option<String>,
+}
+
+/// Held for as long as the app is open. The kernel lets go of it when the process ends.
+#[derive(Debug)]
+pub(crate) struct OwnerLock {
+    _file: std::fs::File,
+}
+
+impl OwnerLock {
+    /// Own the app, or learn who does.
+    ///
+    /// # Errors
+    /// [`StoreError::Locked`] with the owner when another process, or another opening in this
+    /// process, holds it.
+    pub fn acquire(path: &Path, owner: &Owner) -> Result<Self, StoreError> {
+        let mut file = open(path, OFlags::CREATE)?;
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::WOULDBLOCK) => return Err(StoreError::Locked(read(&mut file))),
+            Err(error) => return Err(StoreError::io("lock", path, error.into())),
+        }
+        let text = serde_json::to_vec(owner).unwrap_or_default();
+        let written = file.set_len(0).and_then(|()| file.write_all(&text));
+        written.map_err(|error| StoreError::io("write the owner into", path, error))?;
+        Ok(Self { _file: file })
+    }
+
+    /// The process that owns the app now, if one does.
+    pub fn owner(path: &Path) -> Result<Option<Owner>, StoreError> {
+        let mut file = match open(path, OFlags::empty()) {
+            Err(StoreError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            file => file?,
+        };
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared) {
+            Ok(()) => Ok(None),
+            Err(rustix::io::Errno::WOULDBLOCK) => Ok(read(&mut file)),
+            Err(error) => Err(StoreError::io("lock", path, error.into())),
+        }
+    }
+}
+
+fn open(path: &Path, more: OFlags) -> Result<std::fs::File, StoreError> {
+    let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW | more;
+    let fd = rustix::fs::open(path, flags, Mode::RUSR | Mode::WUSR);
+    Ok(fd.map_err(|error| StoreError::io("open", path, error.into()))?.into())
+}
+
+fn read(file: &mut std::fs::File) -> Option<Owner> {
+    let mut text = Vec::new();
+    file.rewind().ok()?;
+    file.take(4096).read_to_end(&mut text).ok()?;
+    serde_json::from_slice(&text).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_owner_learns_the_first_ones_pid() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let path = dir.path().join("app.lock");
+        let owner = Owner { pid: 42, socket: Some("s".into()) };
+        assert_eq!(OwnerLock::owner(&path).expect("no file yet"), None);
+        let lock = OwnerLock::acquire(&path, &owner).expect("free");
+        match OwnerLock::acquire(&path, &Owner { pid: 43, socket: None }) {
+            Err(StoreError::Locked(Some(found))) => assert_eq!(found, owner),
+            other => panic!("expected Locked, got {other:?}"),
+        }
+        assert_eq!(OwnerLock::owner(&path).expect("readable"), Some(owner));
+        drop(lock);
+        assert_eq!(OwnerLock::owner(&path).expect("readable"), None);
+    }
+}

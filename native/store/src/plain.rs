@@ -1,0 +1,71 @@
+//! What lies in an app's directory beside the engines' own files: uploads, cache, other files under
+//! `data/`, written by any program at any time.
+//!
+//! Such files have no instant: each is archived as it is when read, and marked when it changed
+//! meanwhile. SQLite databases among them are never read as files while anybody has them open; they
+//! are copied by SQLite into the scratch directory.
+
+use crate::layout::is_database;
+use crate::StoreError;
+use macula_archive::{Item, Source};
+use macula_core::{Disk, FileKind, RelPath, Stat};
+use std::os::unix::ffi::OsStrExt;
+
+/// What of the app's directory a walk visits.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Scope {
+    /// `cache/` as well.
+    pub cache: bool,
+}
+
+/// Whether the walk leaves `path` to an engine, or out altogether.
+fn is_left_out(path: &RelPath, scope: Scope) -> bool {
+    let is = |name: &'static str| *path == RelPath::literal(name);
+    is("data/kv") || is("data/files") || is("data/.macula") || is_database(path) || (is("cache") && !scope.cache)
+}
+
+/// Visit everything in scope, directories before what is in them, in byte order of names.
+pub(crate) fn walk(
+    app: &dyn Disk,
+    scope: Scope,
+    visit: &mut dyn FnMut(RelPath, Stat) -> Result<(), StoreError>,
+) -> Result<(), StoreError> {
+    walk_dir(app, &RelPath::root(), scope, visit)
+}
+
+fn walk_dir(
+    app: &dyn Disk,
+    dir: &RelPath,
+    scope: Scope,
+    visit: &mut dyn FnMut(RelPath, Stat) -> Result<(), StoreError>,
+) -> Result<(), StoreError> {
+    // what vanishes while we walk is not there
+    let Ok(entries) = app.list(dir) else { return Ok(()) };
+    for entry in entries {
+        let path = dir.join(entry.name.as_bytes())?;
+        if is_left_out(&path, scope) {
+            continue;
+        }
+        let Ok(stat) = app.stat(&path) else { continue };
+        let kind = stat.kind;
+        visit(path.clone(), stat)?;
+        if kind == FileKind::Dir {
+            walk_dir(app, &path, scope, visit)?;
+        }
+    }
+    Ok(())
+}
+
+/// The archive's item for a name; `None` for what cannot be archived (sockets, devices, fifos).
+pub(crate) fn item(disk: &dyn Disk, path: RelPath, stat: &Stat, token: u64) -> Result<Option<Item>, StoreError> {
+    let source = match stat.kind {
+        FileKind::File => Source::File,
+        FileKind::Dir => Source::Dir,
+        FileKind::Symlink => match disk.read_link(&path) {
+            Ok(target) => Source::Symlink { target },
+            Err(_) => return Ok(None),
+        },
+        FileKind::Other => return Ok(None),
+    };
+    Ok(Some(Item { path, source, mode: stat.mode, mtime_ns: stat.mtime_ns, len: stat.len, token }))
+}

@@ -1,0 +1,158 @@
+//! Restoring an app from an archive: unpack and verify into a sibling directory while the app runs,
+//! sync it once, then exchange the two directories.
+//!
+//! Invariant: until the exchange nothing of the app has changed; after it nothing of the old is
+//! left in its place. What goes wrong before leaves only a staging directory, which is removed here
+//! or when the app is opened next.
+
+use crate::layout::APP_DIRS;
+use crate::{swap, App, Base, Layout, StoreError};
+use macula_archive::{Limits, Unpacked};
+use macula_core::{create_dir_all, AppName, Disk, Open, RealDisk, RelPath, Task};
+use macula_kv::Store;
+use std::path::Path;
+use std::sync::Arc;
+
+/// What a restore may do.
+#[derive(Debug, Clone, Default, serde::Serialize, serde::Deserialize)]
+pub struct RestoreOptions {
+    /// Accept an archive that is not ours (no manifest, so not verified), such as `tar -czf` makes.
+    pub foreign: bool,
+    /// Accept a backup of another app.
+    pub from_other_app: bool,
+    /// Refuse archives that unpack to more bytes than this; `None`: what the disk has free.
+    pub bytes_max: Option<u64>,
+}
+
+/// What was restored.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct RestoreInfo {
+    /// Files, directories and symlinks.
+    pub entries: u64,
+    /// Bytes unpacked.
+    pub bytes: u64,
+    /// Whether every entry was compared with its BLAKE3 in the manifest.
+    pub verified: bool,
+}
+
+/// The key-value store inside an archive, in the app's directory until it is imported.
+pub(crate) const KV_RECORDS: &str = "kv.records";
+
+impl Base {
+    /// Replace the app's directory by what the archive at `path` holds.
+    ///
+    /// # Errors
+    /// Before the exchange every error leaves the app as it was. [`StoreError::DatabaseInUse`] when
+    /// another program has the app's database open.
+    pub fn restore(
+        self: &Arc<Self>,
+        name: &AppName,
+        path: &Path,
+        options: &RestoreOptions,
+        task: &Task,
+    ) -> Result<RestoreInfo, StoreError> {
+        let archive = open_machine_file(path)?;
+        let app = self.app(name)?;
+        let _turn = app.restore_turn();
+        swap::discard_staging(self, name)?;
+        let unpacked = self.unpack(name, archive, options, task);
+        let info = match unpacked.and_then(|info| self.exchange(&app, task).map(|()| info)) {
+            Ok(info) => info,
+            Err(error) => {
+                // the next opening removes it too; the first error is the one to tell
+                let _ = swap::discard_staging(self, name);
+                return Err(error);
+            }
+        };
+        swap::discard_staging(self, name)?;
+        app.reconcile()?;
+        Ok(info)
+    }
+
+    /// Unpack into the staging directory and make it durable.
+    fn unpack(
+        &self,
+        name: &AppName,
+        archive: Arc<dyn macula_core::DiskFile>,
+        options: &RestoreOptions,
+        task: &Task,
+    ) -> Result<RestoreInfo, StoreError> {
+        let staging = Layout::staging(name);
+        let at = self.layout.absolute(&staging);
+        let failed = |verb| move |e| StoreError::io(verb, &at, e);
+        create_dir_all(&*self.disk, &staging).map_err(failed.clone()("create"))?;
+        let tree = self.disk.subtree(&staging).map_err(failed.clone()("open"))?;
+        let free = self.disk.space().map_err(failed.clone()("ask the free space of"))?.free;
+        let limits = Limits { bytes_max: options.bytes_max.unwrap_or(free), ..Limits::default() };
+        let unpacked = macula_archive::unpack(archive, tree.clone(), &limits, options.foreign, task)?;
+        check_origin(name, &unpacked, options)?;
+        self.import_kv(&*tree, task)?;
+        for dir in APP_DIRS {
+            create_dir_all(&*tree, &RelPath::literal(dir)).map_err(failed.clone()("create"))?;
+        }
+        tree.sync_tree().map_err(failed("sync"))?;
+        Ok(RestoreInfo { entries: unpacked.entries, bytes: unpacked.bytes, verified: unpacked.manifest })
+    }
+
+    /// Turn the record stream back into a store.
+    fn import_kv(&self, tree: &dyn Disk, task: &Task) -> Result<(), StoreError> {
+        let records = RelPath::literal(KV_RECORDS);
+        let Ok(file) = tree.open(&records, Open::Read) else { return Ok(()) };
+        let dir = RelPath::literal("data/kv");
+        let failed = |e| StoreError::io("write", Path::new("data/kv"), e);
+        create_dir_all(tree, &dir).map_err(failed)?;
+        let kv = tree.subtree(&dir).map_err(failed)?;
+        let mut input = crate::tree::FileReader::new(file);
+        Store::import(kv, &*self.seams.chance, self.seams.clock.clone(), &mut input, task)?;
+        tree.remove_file(&records).map_err(failed)
+    }
+
+    /// The moment of the restore: engines closed, directories exchanged.
+    fn exchange(self: &Arc<Self>, app: &Arc<App>, task: &Task) -> Result<(), StoreError> {
+        if task.cancel.is_cancelled() {
+            return Err(StoreError::Cancelled);
+        }
+        let database = self.layout.database(app.name());
+        app.swap(|| {
+            // our own connections are closed by now: whoever still has it open is another
+            refuse_if_in_use(&database)?;
+            swap::swap(self, app.name())
+        })
+    }
+}
+
+fn refuse_if_in_use(database: &Path) -> Result<(), StoreError> {
+    let holders = macula_sqlite::guard::holders(database).map_err(|e| StoreError::io("look for users of", database, e))?;
+    if holders.is_empty() {
+        return Ok(());
+    }
+    let holders: Vec<_> = holders.iter().map(u32::to_string).collect();
+    Err(StoreError::DatabaseInUse(format!("path={database:?}, os_pid={}", holders.join(","))))
+}
+
+fn check_origin(name: &AppName, unpacked: &Unpacked, options: &RestoreOptions) -> Result<(), StoreError> {
+    let Some(head) = &unpacked.head else { return Ok(()) };
+    let app = head.get("app").and_then(|app| app.as_str()).unwrap_or_default();
+    if app == name.as_str() || options.from_other_app {
+        return Ok(());
+    }
+    Err(StoreError::NotOurs(format!("it is a backup of another app (from_other_app: true takes it): app={app:?}")))
+}
+
+/// A file that the operator named.
+pub(crate) fn open_machine_file(path: &Path) -> Result<Arc<dyn macula_core::DiskFile>, StoreError> {
+    let (disk, name) = machine_dir(path)?;
+    match disk.open(&name, Open::Read) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(StoreError::NoBackup(path.display().to_string())),
+        file => file.map_err(|e| StoreError::io("open", path, e)),
+    }
+}
+
+/// The directory that holds `path`, and its name in it.
+pub(crate) fn machine_dir(path: &Path) -> Result<(RealDisk, RelPath), StoreError> {
+    use std::os::unix::ffi::OsStrExt;
+    let name = path.file_name().ok_or_else(|| StoreError::NoBackup(path.display().to_string()))?;
+    let dir = path.parent().unwrap_or(Path::new("/"));
+    let disk = RealDisk::at(dir).map_err(|e| StoreError::io("open", dir, e))?;
+    Ok((disk, RelPath::new(name.as_bytes())?))
+}
