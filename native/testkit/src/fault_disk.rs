@@ -166,14 +166,16 @@ impl Core {
         self.tree.next_ino += 1;
         let meta = Meta { mode, mtime_ns: now, ctime_ns: now, tags: BTreeMap::new() };
         self.tree.nodes.insert(ino, Node { body, meta_durable: meta.clone(), meta, links: 0, handles: 0 });
-        self.tree.change(NameChange { sets: vec![(spot, ino)], ..Default::default() }, now);
+        let dirs = self.tree.node(ino).is_ok_and(Node::is_dir);
+        self.tree.change(NameChange { sets: vec![(spot, ino)], dirs, ..Default::default() }, now);
         ino
     }
 
     fn remove(&mut self, spot: Spot, ino: u64) -> io::Result<()> {
         let gone_dir = self.tree.node(ino)?.is_dir().then_some(ino);
         let now = self.now();
-        self.tree.change(NameChange { clears: vec![(spot, ino)], gone_dir, ..Default::default() }, now);
+        let dirs = gone_dir.is_some();
+        self.tree.change(NameChange { clears: vec![(spot, ino)], gone_dir, dirs, ..Default::default() }, now);
         self.forget(ino);
         Ok(())
     }
@@ -276,6 +278,9 @@ impl FaultDisk {
         let mut tree = core.tree.clone();
         for node in tree.nodes.values_mut() {
             node.handles = 0;
+            if let (Body::File(data), 0) = (&mut node.body, node.links) {
+                data.live = Default::default();
+            }
         }
         let killed = Self::from_tree(tree, core.ticks);
         killed.core.lock().capacity = core.capacity;
@@ -383,10 +388,9 @@ impl Disk for FaultDisk {
                 _ => {}
             }
         }
-        let into = Some(to.0);
         let now = core.now();
         let (clears, sets) = (vec![(from, ino)], vec![(to, ino)]);
-        core.tree.change(NameChange { clears, sets, into, gone_dir, moves_dir, limbo: false }, now);
+        core.tree.change(NameChange { clears, sets, gone_dir, moves: true, dirs: moves_dir, limbo: false }, now);
         if let Some(other) = replaced {
             core.forget(other);
         }
@@ -403,10 +407,10 @@ impl Disk for FaultDisk {
         let other_ino = core.tree.lookup(&other)?.ok_or_else(|| errno(ENOENT))?;
         core.may_move_to(one_ino, other.0)?;
         core.may_move_to(other_ino, one.0)?;
-        let moves_dir = core.tree.node(one_ino)?.is_dir() || core.tree.node(other_ino)?.is_dir();
+        let dirs = core.tree.node(one_ino)?.is_dir() || core.tree.node(other_ino)?.is_dir();
         let now = core.now();
         let sets = vec![(one, other_ino), (other, one_ino)];
-        core.tree.change(NameChange { sets, moves_dir, ..Default::default() }, now);
+        core.tree.change(NameChange { sets, dirs, moves: true, ..Default::default() }, now);
         Ok(())
     }
 

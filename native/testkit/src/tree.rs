@@ -78,12 +78,13 @@ impl Node {
 pub(crate) struct NameChange {
     pub clears: Vec<(Spot, u64)>,
     pub sets: Vec<(Spot, u64)>,
-    /// Where something moved to: without that directory the change would lose it.
-    pub into: Option<u64>,
+    /// Something that was there already moves: never ahead of an earlier change of directories,
+    /// or it could end where nothing leads to.
+    pub moves: bool,
     /// A directory that this removes.
     pub gone_dir: Option<u64>,
-    /// A directory moves: such moves keep their order, or they could form a ring.
-    pub moves_dir: bool,
+    /// It makes, moves or removes a directory.
+    pub dirs: bool,
     pub limbo: bool,
 }
 
@@ -98,8 +99,7 @@ impl NameChange {
 
     /// A file's rename from another directory into `dir`.
     fn enters(&self, dir: u64) -> bool {
-        !self.moves_dir
-            && self.gone_dir.is_none()
+        !self.dirs
             && matches!((&self.clears[..], &self.sets[..]),
                 ([((from, _), _)], [((to, _), _)]) if *to == dir && *from != dir)
     }
@@ -176,27 +176,25 @@ impl Tree {
     }
 
     /// What a sync of `dir` (of everything: `None`) makes durable, as marks on `pending`, with what
-    /// must go along: earlier changes of the same names, and the directories that a rename leads to.
+    /// must go along: earlier changes of the same names, and of directories before a move.
     fn marks(&self, dir: Option<u64>) -> Vec<bool> {
         let mut marks = vec![false; self.pending.len()];
-        let (mut names, mut inos, mut emptied) = (HashSet::new(), HashSet::new(), HashSet::new());
+        let (mut names, mut emptied, mut dirs) = (HashSet::new(), HashSet::new(), false);
         for (mark, change) in marks.iter_mut().zip(&self.pending).rev() {
             let asked = !change.limbo && dir.is_none_or(|dir| change.touches(dir));
-            let enters = dir.is_some_and(|dir| change.enters(dir));
-            let needed = change.spots().any(|spot| names.contains(spot) || emptied.contains(&spot.0))
-                || change.sets.iter().any(|(_, ino)| inos.contains(ino));
+            let needed = change.spots().any(|spot| names.contains(spot) || emptied.contains(&spot.0));
+            let needed = needed || (dirs && change.dirs);
             if !asked && !needed {
                 continue;
             }
             *mark = true;
-            if enters && !needed {
+            if dir.is_some_and(|dir| change.enters(dir)) && !needed {
                 names.extend(change.sets.iter().map(|(spot, _)| spot.clone()));
                 continue;
             }
             names.extend(change.spots().cloned());
-            inos.extend(change.into);
-            inos.extend(change.sets.iter().filter(|(_, ino)| inos.contains(ino)).map(|(s, _)| s.0).collect::<Vec<_>>());
             emptied.extend(change.gone_dir);
+            dirs |= change.moves;
         }
         marks
     }
@@ -272,25 +270,20 @@ impl Tree {
     /// Replay a possible subset of the pending changes.
     fn replay(&self, dirs: &mut HashMap<u64, BTreeMap<OsString, u64>>, rng: &mut Rng) {
         let odds = rng.u8(1..=9);
-        let (mut skipped, mut lost) = (HashSet::new(), HashSet::new());
-        let mut dir_moves_end = false;
+        let (mut skipped, mut dirs_skipped) = (HashSet::new(), false);
         for change in &self.pending {
-            let blocked = change.spots().any(|spot| skipped.contains(spot) || lost.contains(&spot.0))
-                || change.into.is_some_and(|dir| lost.contains(&dir))
+            let blocked = change.spots().any(|spot| skipped.contains(spot))
                 || change.gone_dir.is_some_and(|dir| skipped.iter().any(|(d, _)| *d == dir))
-                || (change.moves_dir && dir_moves_end);
+                || (change.moves && dirs_skipped);
             if blocked || rng.u8(0..10) >= odds {
                 skipped.extend(change.spots().cloned());
-                if let ([], [(_, made)]) = (&change.clears[..], &change.sets[..]) {
-                    lost.insert(*made);
-                }
-                dir_moves_end |= change.moves_dir;
+                dirs_skipped |= change.dirs;
                 continue;
             }
             for ((dir, name), ino) in &change.sets {
                 dirs.entry(*dir).or_default().insert(name.clone(), *ino);
             }
-            let halved = change.into.is_some_and(|dir| change.enters(dir)) && rng.u8(0..4) == 0;
+            let halved = change.sets.iter().any(|((dir, _), _)| change.enters(*dir)) && rng.u8(0..4) == 0;
             for (spot, ino) in &change.clears {
                 let names = dirs.entry(spot.0).or_default();
                 if halved {
