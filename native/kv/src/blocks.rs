@@ -1,0 +1,364 @@
+//! The verified block device under redb: every read is checked, block 0 is never torn.
+//!
+//! Invariant: a header slot is overwritten only while the other slot is durable. redb rewrites
+//! block 0 in place and only block 0; a torn write of it falls back to the other slot, which is the
+//! state before a write that was not synced, and that redb is made to survive.
+//! Assumed of the disk: a 512-byte sector is written wholly or not at all, and a write changes no
+//! byte outside its range.
+
+use crate::format::{self, check, generation, physical_len, seal, Clean, Header, Place, Verdict};
+use crate::format::{BLOCK, CELL, CELLS_OFFSET, HEADER};
+use crate::KvError;
+use macula_core::DiskFile;
+use parking_lot::Mutex;
+use redb::StorageBackend;
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::Arc;
+
+/// Blocks moved by one system call at most.
+const RUN_BLOCKS: usize = 64;
+
+/// One open file.
+#[derive(Debug)]
+pub(crate) struct BlockFile {
+    file: Arc<dyn DiskFile>,
+    name: String,
+    store_id: [u8; 16],
+    len_logical: AtomicU64,
+    len_physical: AtomicU64,
+    head: Mutex<Head>,
+    first_error: Mutex<Option<KvError>>,
+    full: AtomicBool,
+    detached: AtomicBool,
+}
+
+/// Logical block 0 and where it is.
+#[derive(Debug)]
+struct Head {
+    block: Box<[u8; BLOCK]>,
+    generation: u64,
+    /// The slot that holds `generation`; the other one when nothing was written yet.
+    slot: usize,
+    /// Written since the last successful sync.
+    dirty: bool,
+    /// How many of its writes were synced since opening.
+    synced_count: u64,
+}
+
+impl BlockFile {
+    /// Lay out an empty store in an empty file. Not durable until the first sync.
+    pub fn create(file: Arc<dyn DiskFile>, name: &str, store_id: [u8; 16]) -> Result<Self, KvError> {
+        let fail = |error| KvError::io("create the store", error);
+        file.allocate(CELLS_OFFSET).map_err(fail)?;
+        let mut header = [0; HEADER];
+        header[..format::SECTOR].copy_from_slice(&Header { store_id, clean: None }.encode());
+        file.write_all_at(&header, 0).map_err(fail)?;
+        let head = Head { block: Box::new([0; BLOCK]), generation: 0, slot: 1, dirty: false, synced_count: 0 };
+        Ok(Self::new(file, name, store_id, 0, CELLS_OFFSET, head))
+    }
+
+    /// Open an existing store. Returns whether it was closed properly.
+    pub fn open(file: Arc<dyn DiskFile>, name: &str) -> Result<(Self, bool), KvError> {
+        let fail = |error| KvError::io("open the store", error);
+        let len = file.len().map_err(fail)?;
+        if len < CELLS_OFFSET {
+            return Err(KvError::corrupt(name, None, format!("truncated: len={len}")));
+        }
+        let mut bytes = [0; HEADER];
+        file.read_exact_at(&mut bytes, 0).map_err(fail)?;
+        let header = Header::decode(&bytes, name)?;
+        let len_logical = format::logical_len(len)
+            .ok_or_else(|| KvError::corrupt(name, None, format!("truncated inside a block: len={len}")))?;
+        if let Some(clean) = header.clean.filter(|clean| clean.len != len) {
+            let reason = format!("closed with len={} found len={len}", clean.len);
+            return Err(KvError::corrupt(name, None, reason));
+        }
+        let head = Self::read_head(&*file, name, &header)?;
+        let blocks = Self::new(file, name, header.store_id, len_logical, len, head);
+        match header.clean {
+            Some(_) => blocks.write_header(None)?,
+            None => blocks.adopt(len)?,
+        }
+        Ok((blocks, header.clean.is_some()))
+    }
+
+    fn new(
+        file: Arc<dyn DiskFile>,
+        name: &str,
+        store_id: [u8; 16],
+        len_logical: u64,
+        len_physical: u64,
+        head: Head,
+    ) -> Self {
+        Self {
+            file,
+            name: name.to_owned(),
+            store_id,
+            len_logical: len_logical.into(),
+            len_physical: len_physical.into(),
+            head: Mutex::new(head),
+            first_error: Mutex::default(),
+            full: AtomicBool::new(false),
+            detached: AtomicBool::new(false),
+        }
+    }
+
+    fn read_head(file: &dyn DiskFile, name: &str, header: &Header) -> Result<Head, KvError> {
+        let mut best: Option<Head> = None;
+        for slot in 0..2 {
+            let mut cell = vec![0; CELL];
+            let read = file.read_exact_at(&mut cell, Place::Slot(slot).offset());
+            read.map_err(|error| KvError::io("read the store's first block", error))?;
+            let found = generation(&cell);
+            let wanted = header.clean.is_none_or(|clean| clean.generation == found);
+            let newer = best.as_ref().is_none_or(|head| head.generation < found);
+            if wanted && newer && check(&cell, Place::Slot(slot), &header.store_id) == Verdict::Good {
+                let block = Box::new(format::le::<BLOCK>(&cell));
+                best = Some(Head { block, generation: found, slot, dirty: false, synced_count: 0 });
+            }
+        }
+        best.ok_or_else(|| match header.clean {
+            Some(_) => KvError::corrupt(name, Some(0), "the copy recorded at closing does not match its tag"),
+            None => KvError::corrupt(name, Some(0), "neither copy matches its tag"),
+        })
+    }
+
+    /// After a crash or a failed sync, what was read may be in the page cache only: write the slot
+    /// that was chosen again (the same bytes, so that it cannot be torn) and sync, before the other
+    /// slot, perhaps the only durable one, may be overwritten. Decides an unknown result for good.
+    fn adopt(&self, len: u64) -> Result<(), KvError> {
+        let fail = |error| KvError::io("settle the store after a crash", error);
+        let head = self.head.lock();
+        self.file.set_len(len).map_err(fail)?;
+        let cell = self.head_cell(&head);
+        self.file.write_all_at(&cell, Place::Slot(head.slot).offset()).map_err(fail)?;
+        self.file.sync_data().map_err(fail)
+    }
+
+    fn head_cell(&self, head: &Head) -> Vec<u8> {
+        let mut cell = vec![0; CELL];
+        cell[..BLOCK].copy_from_slice(&head.block[..]);
+        seal(&mut cell, Place::Slot(head.slot), &self.store_id, head.generation);
+        cell
+    }
+
+    fn write_header(&self, clean: Option<Clean>) -> Result<(), KvError> {
+        let sector = Header { store_id: self.store_id, clean }.encode();
+        let written = self.file.write_all_at(&sector, 0).and_then(|()| self.file.sync_data());
+        written.map_err(|error| KvError::io("write the store's header", error))
+    }
+
+    /// Record that everything was written and synced. Nothing may be written afterwards.
+    pub fn close_clean(&self) -> Result<(), KvError> {
+        let head = self.head.lock();
+        if head.dirty || self.first_error.lock().is_some() {
+            return Ok(());
+        }
+        let len = self.len_physical.load(Ordering::Acquire);
+        self.write_header(Some(Clean { generation: head.generation, len }))
+    }
+
+    /// The file's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The store's id.
+    pub fn store_id(&self) -> [u8; 16] {
+        self.store_id
+    }
+
+    /// Physical length, bytes.
+    pub fn file_bytes(&self) -> u64 {
+        self.len_physical.load(Ordering::Acquire)
+    }
+
+    /// The first block that did not verify, if any did not.
+    pub fn corruption(&self) -> Option<KvError> {
+        self.first_error.lock().clone()
+    }
+
+    /// Whether the disk was full since the last call.
+    pub fn take_full(&self) -> bool {
+        self.full.swap(false, Ordering::AcqRel)
+    }
+
+    /// How many writes of block 0 became durable. A commit of redb takes two: the first brings the
+    /// data, the second makes it the store's state.
+    pub fn head_synced_count(&self) -> u64 {
+        self.head.lock().synced_count
+    }
+
+    /// Block 0 and the logical length as they are now.
+    pub fn frozen_head(&self) -> (Box<[u8; BLOCK]>, u64) {
+        (self.head.lock().block.clone(), self.len_logical.load(Ordering::Acquire))
+    }
+
+    /// From now on, other handles may write to the file: what is read here counts no more.
+    pub fn detach(&self) {
+        self.detached.store(true, Ordering::Release);
+    }
+
+    /// Read `count` blocks from `first`, not block 0, into `out`, each verified.
+    pub fn read_blocks(&self, first: u64, out: &mut [u8]) -> io::Result<()> {
+        for (nth, part) in out.chunks_mut(RUN_BLOCKS * BLOCK).enumerate() {
+            let from = first + (nth * RUN_BLOCKS) as u64;
+            let mut cells = vec![0; part.len() / BLOCK * CELL];
+            self.file.read_exact_at(&mut cells, Place::Block(from).offset())?;
+            for (at, (cell, block)) in cells.chunks(CELL).zip(part.chunks_mut(BLOCK)).enumerate() {
+                let number = from + at as u64;
+                match check(cell, Place::Block(number), &self.store_id) {
+                    Verdict::Good => block.copy_from_slice(&cell[..BLOCK]),
+                    // redb reads no page that it did not write, so zeros are lost data
+                    Verdict::Blank => return Err(self.refuse(number, "holds zeros where data was written")),
+                    Verdict::Bad => return Err(self.refuse(number, "does not match its tag")),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn refuse(&self, block: u64, reason: &str) -> io::Error {
+        if self.detached.load(Ordering::Acquire) {
+            return io::Error::other("the store is closed");
+        }
+        let error = KvError::corrupt(&self.name, Some(block), format!("a block {reason}"));
+        let text = error.to_string();
+        self.first_error.lock().get_or_insert(error);
+        io::Error::new(io::ErrorKind::InvalidData, text)
+    }
+
+    fn write_blocks(&self, first: u64, bytes: &[u8]) -> io::Result<()> {
+        for (nth, part) in bytes.chunks(RUN_BLOCKS * BLOCK).enumerate() {
+            let from = first + (nth * RUN_BLOCKS) as u64;
+            let mut cells = vec![0; part.len() / BLOCK * CELL];
+            for (at, (cell, block)) in cells.chunks_mut(CELL).zip(part.chunks(BLOCK)).enumerate() {
+                cell[..BLOCK].copy_from_slice(block);
+                seal(cell, Place::Block(from + at as u64), &self.store_id, 0);
+            }
+            self.note_full(self.file.write_all_at(&cells, Place::Block(from).offset()))?;
+        }
+        Ok(())
+    }
+
+    fn write_head(&self, at: usize, bytes: &[u8]) -> io::Result<()> {
+        let mut head = self.head.lock();
+        head.block[at..at + bytes.len()].copy_from_slice(bytes);
+        head.generation += 1;
+        if !head.dirty {
+            head.slot ^= 1;
+            head.dirty = true;
+        }
+        let cell = self.head_cell(&head);
+        self.note_full(self.file.write_all_at(&cell, Place::Slot(head.slot).offset()))
+    }
+
+    fn note_full(&self, result: io::Result<()>) -> io::Result<()> {
+        if result.as_ref().is_err_and(is_full) {
+            self.full.store(true, Ordering::Release);
+        }
+        result
+    }
+
+    /// The parts of a range that lie in block 0, in one partial block each, or in whole blocks:
+    /// (block, offset in it, range of the buffer).
+    fn parts(offset: u64, len: usize) -> impl Iterator<Item = (u64, usize, std::ops::Range<usize>)> {
+        let mut done = 0;
+        std::iter::from_fn(move || {
+            if done == len {
+                return None;
+            }
+            let at = offset + done as u64;
+            let (block, within) = (at / BLOCK as u64, (at % BLOCK as u64) as usize);
+            let left = len - done;
+            let whole = block > 0 && within == 0 && left >= BLOCK;
+            let part = if whole { left / BLOCK * BLOCK } else { left.min(BLOCK - within) };
+            done += part;
+            Some((block, within, done - part..done))
+        })
+    }
+
+    fn inside(&self, offset: u64, len: usize) -> io::Result<()> {
+        let end = offset.checked_add(len as u64);
+        if end.is_some_and(|end| end <= self.len_logical.load(Ordering::Acquire)) {
+            return Ok(());
+        }
+        Err(io::Error::new(io::ErrorKind::UnexpectedEof, format!("beyond the end of the store: offset={offset}")))
+    }
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+/// What redb holds; the file outlives it.
+#[derive(Debug, Clone)]
+pub(crate) struct Backend(pub Arc<BlockFile>);
+
+impl StorageBackend for Backend {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.0.len_logical.load(Ordering::Acquire))
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.0.inside(offset, out.len())?;
+        for (block, within, range) in BlockFile::parts(offset, out.len()) {
+            let part = &mut out[range];
+            if block == 0 {
+                part.copy_from_slice(&self.0.head.lock().block[within..within + part.len()]);
+            } else if part.len() % BLOCK == 0 {
+                self.0.read_blocks(block, part)?;
+            } else {
+                let mut whole = [0; BLOCK];
+                self.0.read_blocks(block, &mut whole)?;
+                part.copy_from_slice(&whole[within..within + part.len()]);
+            }
+        }
+        Ok(())
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        let physical = physical_len(len);
+        if physical < self.0.len_physical.load(Ordering::Acquire) {
+            self.0.file.set_len(physical)?;
+        } else {
+            // redb doubles the file, which may be more than the disk has: then the room is not
+            // reserved, and what each batch needs is asked of the disk before the batch
+            let grown = match self.0.file.allocate(physical) {
+                Err(error) if is_full(&error) => self.0.file.set_len(physical),
+                result => result,
+            };
+            self.0.note_full(grown)?;
+        }
+        self.0.len_physical.store(physical, Ordering::Release);
+        self.0.len_logical.store(len, Ordering::Release);
+        Ok(())
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        let mut head = self.0.head.lock();
+        self.0.file.sync_data()?;
+        head.synced_count += u64::from(head.dirty);
+        head.dirty = false;
+        Ok(())
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.0.inside(offset, data.len())?;
+        for (block, within, range) in BlockFile::parts(offset, data.len()) {
+            let part = &data[range];
+            if block == 0 {
+                self.0.write_head(within, part)?;
+            } else if part.len() % BLOCK == 0 {
+                self.0.write_blocks(block, part)?;
+            } else {
+                let mut whole = [0; BLOCK];
+                self.0.read_blocks(block, &mut whole)?;
+                whole[within..within + part.len()].copy_from_slice(part);
+                self.0.write_blocks(block, &whole)?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,197 @@
+//! An exclusive turn: one caller reads and writes alone while the writer thread waits for it.
+//!
+//! Invariant: a turn ends once, by commit, abort, cancel, deadline or closing, under its lock; what
+//! ends it first decides, and later calls answer with that. Its writes are in memory until commit.
+
+use crate::batch::{check_key, check_value, Batch, Committed, Op};
+use crate::reply::Reply;
+use crate::view::{page, KeyRange, Page, PageLimits, View, Writes};
+use crate::KvError;
+use crossbeam_channel::Sender;
+use parking_lot::Mutex;
+use std::sync::Arc;
+
+/// How a turn ended, for the writer thread.
+pub(crate) enum End {
+    Commit(Batch, Reply<Committed>),
+    Abort,
+}
+
+/// Shared by the caller and the writer thread.
+pub(crate) struct Turn {
+    view: Arc<View>,
+    writes: Mutex<State>,
+    end: Sender<End>,
+    bytes_max: usize,
+}
+
+struct State {
+    /// Why no call is possible any more.
+    over: Option<KvError>,
+    writes: Writes,
+    cleared: bool,
+    len: u64,
+    bytes: usize,
+}
+
+impl Turn {
+    /// `end` must have room for one message.
+    pub fn new(view: Arc<View>, end: Sender<End>, bytes_max: usize) -> Self {
+        let len = view.len;
+        let state = State { over: None, writes: Writes::new(), cleared: false, len, bytes: 0 };
+        Self { view, writes: Mutex::new(state), end, bytes_max }
+    }
+
+    /// End it with `why`, if it did not end before. Nothing is sent to the writer thread.
+    pub fn stop(&self, why: KvError) -> bool {
+        let mut state = self.writes.lock();
+        let open = state.over.is_none();
+        if open {
+            state.finish(why);
+        }
+        open
+    }
+
+    fn abort(&self, why: KvError) {
+        if self.stop(why) {
+            let _ = self.end.try_send(End::Abort);
+        }
+    }
+
+    fn with<T>(&self, act: impl FnOnce(&mut State) -> Result<T, KvError>) -> Result<T, KvError> {
+        let mut state = self.writes.lock();
+        match &state.over {
+            Some(why) => Err(why.clone()),
+            None => act(&mut state),
+        }
+    }
+}
+
+impl State {
+    fn finish(&mut self, why: KvError) -> (Writes, bool) {
+        self.over = Some(why);
+        (std::mem::take(&mut self.writes), self.cleared)
+    }
+
+    fn has(&self, view: &View, key: &[u8]) -> Result<bool, KvError> {
+        match self.writes.get(key) {
+            Some(written) => Ok(written.is_some()),
+            None if self.cleared => Ok(false),
+            None => Ok(view.get_with(key, |_| ())?.is_some()),
+        }
+    }
+
+    fn write(&mut self, turn: &Turn, key: &[u8], value: Option<&[u8]>) -> Result<(), KvError> {
+        let had = self.has(&turn.view, key)?;
+        let old = self.writes.get(key).map_or(0, |old| weight(key, old.as_deref()));
+        let bytes = self.bytes - old + weight(key, value);
+        if bytes > turn.bytes_max {
+            let (len, len_max) = (bytes as u64, turn.bytes_max as u64);
+            return Err(KvError::TooLarge { what: "transaction", len, len_max });
+        }
+        self.bytes = bytes;
+        self.len = self.len + u64::from(value.is_some()) - u64::from(had);
+        self.writes.insert(key.to_vec(), value.map(<[u8]>::to_vec));
+        Ok(())
+    }
+}
+
+fn weight(key: &[u8], value: Option<&[u8]>) -> usize {
+    key.len() + value.map_or(0, <[u8]>::len) + 64
+}
+
+/// The caller's side of an exclusive turn. Dropped without an end it is aborted. After its deadline
+/// every call answers [`KvError::Timeout`], and the next writer has its turn.
+pub struct Tx(Arc<Turn>);
+
+impl Tx {
+    pub(crate) fn new(turn: Arc<Turn>) -> Self {
+        Self(turn)
+    }
+
+    /// The value of a key, own writes included.
+    pub fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, KvError> {
+        self.0.with(|state| match state.writes.get(key) {
+            Some(written) => Ok(written.clone()),
+            None if state.cleared => Ok(None),
+            None => self.0.view.get(key),
+        })
+    }
+
+    /// A part of a range, own writes included; see [`crate::Snapshot::page`].
+    pub fn page(&self, range: &KeyRange, reverse: bool, limits: PageLimits) -> Result<Page, KvError> {
+        self.0.with(|state| {
+            let view = (!state.cleared).then_some(&*self.0.view);
+            page(view, &state.writes, range, reverse, limits)
+        })
+    }
+
+    /// Entries, own writes included. O(1).
+    pub fn len(&self) -> Result<u64, KvError> {
+        self.0.with(|state| Ok(state.len))
+    }
+
+    /// Whether there is no entry.
+    pub fn is_empty(&self) -> Result<bool, KvError> {
+        Ok(self.len()? == 0)
+    }
+
+    /// Set a key. [`KvError::TooLarge`] when key, value or all writes together are too long.
+    pub fn put(&self, key: &[u8], value: &[u8]) -> Result<(), KvError> {
+        check_key(key).and_then(|()| check_value(value))?;
+        self.0.with(|state| state.write(&self.0, key, Some(value)))
+    }
+
+    /// Remove a key; nothing there is fine.
+    pub fn delete(&self, key: &[u8]) -> Result<(), KvError> {
+        check_key(key)?;
+        self.0.with(|state| state.write(&self.0, key, None))
+    }
+
+    /// Remove everything.
+    pub fn clear(&self) -> Result<(), KvError> {
+        self.0.with(|state| {
+            *state = State { over: None, writes: Writes::new(), cleared: true, len: 0, bytes: 0 };
+            Ok(())
+        })
+    }
+
+    /// Hand the writes to the writer thread, which answers `reply` when they are durable. On an
+    /// error here, `reply` is never called. Later calls answer [`KvError::Closed`].
+    pub fn commit(&self, reply: Box<dyn FnOnce(Result<Committed, KvError>) + Send>) -> Result<(), KvError> {
+        self.0.with(|state| {
+            let (writes, cleared) = state.finish(KvError::Closed);
+            let clear = cleared.then_some(Op::Clear);
+            let changes = writes.into_iter().map(|(key, value)| match value {
+                Some(value) => Op::Put { key, value },
+                None => Op::Delete { key },
+            });
+            let batch = Batch { ops: clear.into_iter().chain(changes).collect(), ..Batch::default() };
+            // never full: the turn ends once, and the writer thread waits for it
+            let _ = self.0.end.try_send(End::Commit(batch, Reply::new(reply)));
+            Ok(())
+        })
+    }
+
+    /// As [`Tx::commit`], waiting.
+    pub fn commit_wait(&self) -> Result<Committed, KvError> {
+        crate::store::wait(|reply| self.commit(reply))
+    }
+
+    /// End it without a trace.
+    pub fn abort(&self) {
+        self.0.abort(KvError::Closed);
+    }
+
+    /// As [`Tx::abort`], from anywhere, when its owner is gone: later calls answer
+    /// [`KvError::Cancelled`].
+    pub fn cancel(&self) {
+        self.0.abort(KvError::Cancelled);
+    }
+}
+
+impl Drop for Tx {
+    fn drop(&mut self) {
+        self.abort();
+    }
+}

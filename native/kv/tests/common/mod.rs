@@ -1,0 +1,77 @@
+//! What the tests of the key-value engine share.
+#![allow(dead_code, clippy::disallowed_methods)]
+
+use macula_core::{Disk, Gate, RealDisk, SystemChance, SystemClock};
+use macula_kv::{KvError, Options, PageLimits, Snapshot, Store};
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::sync::Arc;
+
+pub type Model = BTreeMap<Vec<u8>, Vec<u8>>;
+
+pub const ALL: (Bound<Vec<u8>>, Bound<Vec<u8>>) = (Bound::Unbounded, Bound::Unbounded);
+
+pub fn options() -> Options {
+    Options { cache_bytes: 1 << 20, reserve_bytes: 0, ..Options::default() }
+}
+
+pub fn open_with(disk: Arc<dyn Disk>, options: Options) -> Result<Store, KvError> {
+    Store::open(disk, Arc::new(Gate::new()), Arc::new(SystemClock), &SystemChance, options)
+}
+
+pub fn open(disk: Arc<dyn Disk>) -> Result<Store, KvError> {
+    open_with(disk, options())
+}
+
+pub fn real_disk(dir: &tempfile::TempDir) -> Arc<dyn Disk> {
+    Arc::new(RealDisk::at(dir.path()).expect("a fresh directory"))
+}
+
+/// Everything that a snapshot shows, page by page.
+pub fn everything(snapshot: &Snapshot) -> Result<Model, KvError> {
+    let mut model = Model::new();
+    let mut range = ALL;
+    loop {
+        let page = snapshot.page(&range, false, PageLimits { entries_max: 7, bytes_max: 1 << 20 })?;
+        model.extend(page.entries);
+        match page.next {
+            Some(last) => range.0 = Bound::Excluded(last),
+            None => return Ok(model),
+        }
+    }
+}
+
+pub fn contents(store: &Store) -> Result<Model, KvError> {
+    let snapshot = store.snapshot()?;
+    let model = everything(&snapshot)?;
+    assert_eq!(snapshot.len()?, model.len() as u64, "the count of entries");
+    Ok(model)
+}
+
+/// Full counts with MACULA_TORTURE=1, a slice otherwise.
+pub fn count(slice: u64, full: u64) -> u64 {
+    match torture() {
+        true => full,
+        false => slice,
+    }
+}
+
+pub fn torture() -> bool {
+    std::env::var("MACULA_TORTURE").is_ok_and(|v| v == "1")
+}
+
+/// The seed of this run, printed, from MACULA_SEED when given.
+pub fn seed() -> u64 {
+    let seed = std::env::var("MACULA_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(|| fastrand::u64(..));
+    eprintln!("MACULA_SEED={seed}");
+    seed
+}
+
+/// A panic of redb's that we catch should not fill the output of a test that provokes it.
+pub fn quiet_panics() {
+    std::panic::set_hook(Box::new(|info| {
+        if std::thread::current().name().is_some_and(|name| name != "macula-kv") {
+            eprintln!("{info}");
+        }
+    }));
+}
