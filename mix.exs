@@ -80,7 +80,9 @@ defmodule Mix.Tasks.Compile.MaculaNative do
 
   # Standard error goes to the terminal as it comes: a first build takes minutes and must be seen to move.
   defp cargo_build(cargo) do
-    args = ~w(build --release --locked --package macula_nif --message-format json-render-diagnostics)
+    args =
+      ~w(build --release --locked --package macula_nif --message-format json-render-diagnostics)
+
     quiet = if File.exists?(@installed), do: ["--quiet"], else: []
     {output, status} = System.cmd(cargo, args ++ quiet, cd: @root)
     built = Regex.run(~r{"filenames":\["([^"]*/libmacula_nif\.so)"}, output)
@@ -93,7 +95,8 @@ defmodule Mix.Tasks.Compile.MaculaNative do
   end
 
   defp no_cargo do
-    [_, version] = Regex.run(~r/channel = "(.*)"/, File.read!(Path.join(@root, "rust-toolchain.toml")))
+    [_, version] =
+      Regex.run(~r/channel = "(.*)"/, File.read!(Path.join(@root, "rust-toolchain.toml")))
 
     "cargo is not on the PATH: run bin/setup, install Rust #{version}, " <>
       "or set MACULA_STORAGE_NIF to a prebuilt macula_nif.so"

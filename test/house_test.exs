@@ -19,8 +19,8 @@ defmodule MaculaStorage.HouseTest do
   @prose ["*.md", "docs/**/*.md", "*.toml", "native/*/Cargo.toml"]
 
   @native "lib/macula_storage/native.ex"
-  # Files and directories of lib/macula_storage that call NIFs: one per tier, and what they share.
-  @callers_of_native ~w(native.ex call.ex application.ex apps.ex cub_db.ex cub_db/ sqlite.ex sqlite/ files.ex files/
+  # Files and directories (beneath lib/macula_storage) that call NIFs: one per tier, and what they share.
+  @callers_of_native ~w(lib/macula_backup.ex native.ex call.ex application.ex apps.ex cub_db.ex cub_db/ sqlite.ex sqlite/ files.ex files/
                         archive.ex usage.ex backup.ex control.ex)
 
   defp assert_none([]), do: :ok
@@ -342,10 +342,7 @@ defmodule MaculaStorage.HouseTest do
     end
     """
 
-    docs? = Code.get_compiler_option(:docs)
-    Code.put_compiler_option(:docs, true)
-    [{module, binary}] = Code.compile_string(text, "sample.ex")
-    Code.put_compiler_option(:docs, docs?)
+    [{module, binary}] = with_docs_and_specs(fn -> Code.compile_string(text, "sample.ex") end)
 
     beam =
       MaculaStorage.Case.unique_dir("house")
@@ -361,5 +358,17 @@ defmodule MaculaStorage.HouseTest do
              "silent/0 returns :ok but does not say what it costs: add Cost:",
              "silent/0 returns :ok but does not say what that promises: add Durability:"
            ] = Enum.sort(messages)
+  end
+
+  # What a test compiles keeps neither unless told to.
+  defp with_docs_and_specs(fun) do
+    before = for option <- [:docs, :debug_info], do: {option, Code.get_compiler_option(option)}
+
+    try do
+      for {option, _} <- before, do: Code.put_compiler_option(option, true)
+      fun.()
+    after
+      for {option, value} <- before, do: Code.put_compiler_option(option, value)
+    end
   end
 end
