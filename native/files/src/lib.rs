@@ -1,1 +1,23 @@
-//! placeholder
+//! Plain files of one app, which ordinary tools can read, under `files/` of its `data/`.
+//!
+//! Every write goes to a temporary and is renamed when it is durable, so no half file is ever
+//! visible; memory does not grow with a file. A snapshot pins an instant without walking anything:
+//! from then on writers set a version aside before they replace or remove it. Other programs may
+//! write there too: what they do is neither verified nor set aside, and never harms what we do.
+
+mod aside;
+mod error;
+mod files;
+mod inner;
+mod reader;
+mod snapshot;
+mod syncs;
+mod tag;
+mod walk;
+mod writer;
+
+pub use error::FilesError;
+pub use files::{Files, Page};
+pub use reader::{FileStat, Reader};
+pub use snapshot::{FileSnapshot, SnapEntry};
+pub use writer::{Writer, Written};

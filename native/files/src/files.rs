@@ -1,0 +1,175 @@
+//! The engine's front door.
+
+use crate::inner::{place_of, Inner, ASIDE, FILES, TEMPORARIES};
+use crate::reader::{FileStat, Reader};
+use crate::snapshot::{live_look, live_names, FileSnapshot};
+use crate::walk::{Found, Source, Walk};
+use crate::writer::{Writer, Written};
+use crate::FilesError;
+use macula_core::{create_dir_all, remove_tree, Chance, Clock, Disk, FileKind, Gate, Ledger, Open, Part, RelPath};
+use std::ffi::OsString;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
+
+/// Names of files, in byte order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Page {
+    /// The names.
+    pub names: Vec<RelPath>,
+    /// Whether there are more after the last.
+    pub more: bool,
+}
+
+/// The plain files of one app. Clones share them.
+#[derive(Debug, Clone)]
+pub struct Files(Arc<Inner>);
+
+impl Files {
+    /// The files below `data`, the tree of the app's `data/`. Makes the directories that are missing
+    /// and removes what a killed process left unfinished. One process at a time.
+    pub fn open(
+        data: Arc<dyn Disk>,
+        gate: Arc<Gate>,
+        ledger: Arc<Ledger>,
+        clock: Arc<dyn Clock>,
+        chance: Arc<dyn Chance>,
+    ) -> Result<Self, FilesError> {
+        for (dir, part) in [(FILES, Part::Files), (".macula", Part::Other), (TEMPORARIES, Part::Other), (ASIDE, Part::Other)]
+        {
+            make_dir(&*data, &RelPath::literal(dir), &ledger, part)
+                .map_err(|e| FilesError::of("create a directory", &RelPath::literal(dir), e))?;
+        }
+        for dir in [TEMPORARIES, ASIDE] {
+            let dir = RelPath::literal(dir);
+            clear(&*data, &dir).map_err(|e| FilesError::of("clear", &dir, e))?;
+        }
+        Ok(Self(Arc::new(Inner::new(data, gate, ledger, clock, chance))))
+    }
+
+    /// Write a whole file, replacing what is there. Promises as [`Writer::commit`].
+    pub fn write(&self, path: &RelPath, bytes: &[u8]) -> Result<Written, FilesError> {
+        let mut writer = self.writer(path)?;
+        writer.write_chunk(bytes)?;
+        writer.commit()
+    }
+
+    /// Begin to write a file, of any size, in chunks.
+    pub fn writer(&self, path: &RelPath) -> Result<Writer, FilesError> {
+        Writer::new(self.0.clone(), path)
+    }
+
+    /// A whole file of at most `len_max` bytes, verified when it is as we wrote it.
+    pub fn read(&self, path: &RelPath, len_max: u64) -> Result<Vec<u8>, FilesError> {
+        let reader = self.reader(path)?;
+        let len = reader.len();
+        if len > len_max {
+            return Err(FilesError::TooLarge { path: path.clone(), len, len_max });
+        }
+        let mut bytes = vec![0; len as usize];
+        let read = reader.read_at(&mut bytes, 0)?;
+        // shorter only when another program cut it meanwhile
+        bytes.truncate(read);
+        Ok(bytes)
+    }
+
+    /// At most `len` bytes from `offset`; fewer at the end. Not verified.
+    pub fn range(&self, path: &RelPath, offset: u64, len: usize) -> Result<Vec<u8>, FilesError> {
+        let reader = self.reader(path)?;
+        let len = reader.len().saturating_sub(offset).min(len as u64);
+        let mut bytes = vec![0; len as usize];
+        let read = reader.read_at(&mut bytes, offset)?;
+        bytes.truncate(read);
+        Ok(bytes)
+    }
+
+    /// Open a file for reading.
+    pub fn reader(&self, path: &RelPath) -> Result<Reader, FilesError> {
+        let file = self.0.data.open(&place_of(path)?, Open::Read);
+        Reader::new(file.map_err(|e| FilesError::of("open", path, e))?, path.clone())
+    }
+
+    /// What is known about a file.
+    pub fn stat(&self, path: &RelPath) -> Result<FileStat, FilesError> {
+        Ok(self.reader(path)?.stat())
+    }
+
+    /// Delete a file, and the directories that become empty. `Ok`: durable.
+    pub fn delete(&self, path: &RelPath) -> Result<(), FilesError> {
+        self.0.check_usable()?;
+        let owed = self.0.remove(path)?;
+        self.0.settle(owed, path)
+    }
+
+    /// Give a file another name in one step, replacing a file that has it. `Ok`: durable.
+    pub fn rename(&self, from: &RelPath, to: &RelPath) -> Result<(), FilesError> {
+        self.0.check_usable()?;
+        match self.0.rename(from, to)? {
+            Some(owed) => self.0.settle(owed, from),
+            None => Ok(()),
+        }
+    }
+
+    /// Files at or below `prefix` (whole components: `my` does not list `my_app`) whose names sort
+    /// after `after`, at most `limit`, in byte order of the whole name. Symlinks, devices and the
+    /// like are passed over. Holds the names of the directories on its way in memory, not the tree.
+    pub fn list(&self, prefix: Option<&RelPath>, after: Option<&RelPath>, limit: usize) -> Result<Page, FilesError> {
+        let live = Live(&self.0);
+        let mut walk = Walk::new(&live, after);
+        let mut names = Vec::new();
+        let start = prefix.cloned().unwrap_or_else(RelPath::root);
+        match live.look(&start)?.map(|found| found.stat.kind) {
+            Some(FileKind::Dir) => walk.enter(start)?,
+            Some(FileKind::File) if walk.is_after(&start) => names.push(start),
+            _ => {}
+        }
+        while names.len() <= limit {
+            match walk.step()? {
+                Some(found) if found.stat.kind == FileKind::File => names.push(found.path),
+                Some(_) => {}
+                None => break,
+            }
+        }
+        let more = names.len() > limit;
+        names.truncate(limit);
+        Ok(Page { names, more })
+    }
+
+    /// Pin this instant; to be called while the gate is closed, so that it is the same instant for
+    /// all engines. Walks nothing.
+    pub fn snapshot(&self) -> FileSnapshot {
+        FileSnapshot::take(self.0.clone())
+    }
+}
+
+/// The tree as it is.
+struct Live<'a>(&'a Inner);
+
+impl Source for Live<'_> {
+    fn names(&self, dir: &RelPath) -> Result<Vec<OsString>, FilesError> {
+        live_names(self.0, dir)
+    }
+
+    fn look(&self, path: &RelPath) -> Result<Option<Found>, FilesError> {
+        live_look(self.0, path)
+    }
+}
+
+fn make_dir(data: &dyn Disk, dir: &RelPath, ledger: &Ledger, part: Part) -> io::Result<()> {
+    match data.stat(dir) {
+        Ok(stat) if stat.kind == FileKind::Dir => return Ok(()),
+        Ok(_) => return Err(io::ErrorKind::InvalidInput.into()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    create_dir_all(data, dir)?;
+    ledger.add(part, data.stat(dir)?.len as i64);
+    Ok(())
+}
+
+fn clear(data: &dyn Disk, dir: &RelPath) -> io::Result<()> {
+    for entry in data.list(dir)? {
+        remove_tree(data, &dir.join(entry.name.as_bytes()).map_err(io::Error::other)?)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,334 @@
+//! Changes of names: the one place where a file appears, is replaced, moves or vanishes.
+//!
+//! Invariant: each change runs under the gate's pass and one lock, from the look at what was there
+//! to the entry in the ledger, so the ledger is exact and a snapshot sees a change wholly or not at
+//! all; the lock covers a few calls that do not wait for the disk, never a sync. What must be synced
+//! for the change to last is owed, and paid outside by [`Inner::settle`].
+
+use crate::aside::Aside;
+use crate::syncs::Syncs;
+use crate::FilesError;
+use macula_core::{Chance, Clock, Disk, FileKind, Gate, Ledger, Part, RelPath, Stat};
+use parking_lot::{Mutex, MutexGuard};
+use std::collections::HashSet;
+use std::io;
+use std::sync::Arc;
+
+pub(crate) const FILES: &str = "files";
+pub(crate) const TEMPORARIES: &str = ".macula/tmp";
+pub(crate) const ASIDE: &str = ".macula/aside";
+
+/// Directories remembered as durable at most; beyond that all are synced once more.
+const DURABLE_DIRS_MAX: usize = 10_000;
+/// How often a change starts again when other programs remove directories under it.
+const RETRIES_MAX: usize = 8;
+
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub data: Arc<dyn Disk>,
+    pub gate: Arc<Gate>,
+    pub ledger: Arc<Ledger>,
+    pub clock: Arc<dyn Clock>,
+    pub chance: Arc<dyn Chance>,
+    names: Mutex<Names>,
+    syncs: Syncs,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Names {
+    pub snapshots: Vec<Arc<Aside>>,
+    /// Directories whose own name is known to be durable. One that a process made and was killed
+    /// before it synced is there, but not in this set.
+    durable_dirs: HashSet<RelPath>,
+    /// Directories made and removed so far, to tell whether one was there all the time.
+    dir_changes: u64,
+}
+
+/// Syncs that a change needs to last.
+#[derive(Debug)]
+pub(crate) struct Owed {
+    dirs: Vec<RelPath>,
+    /// Directories that are durable once those syncs are done.
+    proves: Vec<RelPath>,
+    dir_changes: u64,
+}
+
+/// Where a file lies below `data/`.
+pub(crate) fn place_of(path: &RelPath) -> Result<RelPath, FilesError> {
+    let files = RelPath::literal(FILES);
+    if path.is_root() {
+        return Ok(files);
+    }
+    files.join(path.as_bytes()).map_err(|_| FilesError::BadName { path: path.clone() })
+}
+
+impl Inner {
+    pub fn new(
+        data: Arc<dyn Disk>,
+        gate: Arc<Gate>,
+        ledger: Arc<Ledger>,
+        clock: Arc<dyn Clock>,
+        chance: Arc<dyn Chance>,
+    ) -> Self {
+        let (names, syncs) = Default::default();
+        Self { data, gate, ledger, clock, chance, names, syncs }
+    }
+
+    pub fn names(&self) -> MutexGuard<'_, Names> {
+        self.names.lock()
+    }
+
+    pub fn check_usable(&self) -> Result<(), FilesError> {
+        if self.syncs.is_poisoned() {
+            return Err(FilesError::Poisoned);
+        }
+        Ok(())
+    }
+
+    /// What a write to `path` would replace; refuses what can never be written to.
+    pub fn look_at_target(&self, path: &RelPath) -> Result<Option<Stat>, FilesError> {
+        if path.is_root() {
+            return Err(FilesError::IsDirectory { path: path.clone() });
+        }
+        match self.data.stat(&place_of(path)?) {
+            Ok(stat) => match stat.kind {
+                FileKind::File | FileKind::Symlink => Ok(Some(stat)),
+                FileKind::Dir => Err(FilesError::IsDirectory { path: path.clone() }),
+                FileKind::Other => Err(FilesError::NotAFile { path: path.clone() }),
+            },
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
+                Err(FilesError::NotADirectory { path: path.clone() })
+            }
+            Err(error) => Err(FilesError::of("stat", path, error)),
+        }
+    }
+
+    /// Something that can be removed or moved away.
+    fn look_at_source(&self, path: &RelPath) -> Result<Stat, FilesError> {
+        match self.look_at_target(path) {
+            Ok(Some(stat)) => Ok(stat),
+            Ok(None) | Err(FilesError::NotADirectory { .. }) => Err(FilesError::NotFound { path: path.clone() }),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Rename a finished temporary into its place.
+    pub fn place(&self, temporary: &RelPath, path: &RelPath) -> Result<Owed, FilesError> {
+        let _pass = self.gate.pass();
+        let mut names = self.names.lock();
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            match self.try_place(&mut names, temporary, path) {
+                // unless it is the temporary that is gone, a directory vanished under us
+                Err(FilesError::NotFound { .. }) if tries < RETRIES_MAX && self.data.stat(temporary).is_ok() => {}
+                Err(FilesError::NotFound { path }) => {
+                    let source = io::ErrorKind::NotFound.into();
+                    return Err(FilesError::Io { op: "put into place", path, source });
+                }
+                result => return result,
+            }
+        }
+    }
+
+    fn try_place(&self, names: &mut Names, temporary: &RelPath, path: &RelPath) -> Result<Owed, FilesError> {
+        let of = |error| FilesError::of("put into place", path, error);
+        let to = place_of(path)?;
+        let parent = to.parent();
+        let new_len = self.data.stat(temporary).map_err(of)?.len;
+        let old = self.look_at_target(path)?;
+        let result = (|| {
+            self.make_dirs(names, path, &parent)?;
+            let kept = self.set_aside(names, path, old.as_ref())?;
+            self.growing(&parent, || self.data.rename(temporary, &to)).map_err(of)?;
+            Ok(kept)
+        })();
+        let kept = result.inspect_err(|_| drop(self.prune(names, &parent)))?;
+        self.ledger.add(Part::Files, new_len as i64);
+        self.account_for_removal(old.as_ref(), kept);
+        Ok(self.owe(names, [parent]))
+    }
+
+    /// Remove a file or symlink and the directories that it leaves empty.
+    pub fn remove(&self, path: &RelPath) -> Result<Owed, FilesError> {
+        let _pass = self.gate.pass();
+        let mut names = self.names.lock();
+        let old = self.look_at_source(path)?;
+        let from = place_of(path)?;
+        let kept = self.set_aside(&names, path, Some(&old))?;
+        let removed = self.growing(&from.parent(), || self.data.remove_file(&from));
+        removed.map_err(|e| FilesError::of("remove", path, e))?;
+        self.account_for_removal(Some(&old), kept);
+        let left = self.prune(&mut names, &from.parent());
+        Ok(Owed { dirs: vec![left], proves: Vec::new(), dir_changes: names.dir_changes })
+    }
+
+    /// Give a file another name, replacing what is there.
+    pub fn rename(&self, from: &RelPath, to: &RelPath) -> Result<Option<Owed>, FilesError> {
+        let _pass = self.gate.pass();
+        let mut names = self.names.lock();
+        let moved = self.look_at_source(from)?;
+        if moved.kind != FileKind::File {
+            return Err(FilesError::NotAFile { path: from.clone() });
+        }
+        if from == to {
+            return Ok(None);
+        }
+        let replaced = self.look_at_target(to)?;
+        let (source, target) = (place_of(from)?, place_of(to)?);
+        // between two names of one file (another program's hard link) a rename would do nothing
+        let is_same = replaced.as_ref().is_some_and(|other| (other.dev, other.ino) == (moved.dev, moved.ino));
+        let result = (|| {
+            self.make_dirs(&mut names, to, &target.parent())?;
+            self.set_aside(&names, from, Some(&moved))?;
+            let kept = self.set_aside(&names, to, replaced.as_ref())?;
+            let moved = self.growing(&source.parent(), || match target.parent() {
+                _ if is_same => self.data.remove_file(&source),
+                there if there == source.parent() => self.data.rename(&source, &target),
+                there => self.growing(&there, || self.data.rename(&source, &target)),
+            });
+            moved.map_err(|e| FilesError::of("rename", from, e))?;
+            Ok(kept)
+        })();
+        let kept = result.inspect_err(|_| drop(self.prune(&mut names, &target.parent())))?;
+        self.account_for_removal(replaced.as_ref(), kept);
+        let left = self.prune(&mut names, &source.parent());
+        Ok(Some(self.owe(&names, [target.parent(), left])))
+    }
+
+    /// Make durable what a change owes.
+    pub fn settle(&self, owed: Owed, path: &RelPath) -> Result<(), FilesError> {
+        for dir in &owed.dirs {
+            let synced = self.syncs.join(&*self.data, dir);
+            synced.map_err(|source| FilesError::UnknownResult { path: path.clone(), source })?;
+        }
+        if owed.proves.is_empty() {
+            return Ok(());
+        }
+        let mut names = self.names.lock();
+        if names.dir_changes == owed.dir_changes {
+            if names.durable_dirs.len() >= DURABLE_DIRS_MAX {
+                names.durable_dirs.clear();
+            }
+            names.durable_dirs.extend(owed.proves);
+        }
+        Ok(())
+    }
+
+    /// Syncs for changes in `dirs`, and for each directory above whose name may not be durable.
+    fn owe<const N: usize>(&self, names: &Names, dirs: [RelPath; N]) -> Owed {
+        let mut owed = Owed { dirs: Vec::new(), proves: Vec::new(), dir_changes: names.dir_changes };
+        for dir in dirs {
+            let mut at = dir.clone();
+            while !at.is_root() {
+                if !names.durable_dirs.contains(&at) && !owed.proves.contains(&at) {
+                    owed.proves.push(at.clone());
+                    owed.dirs.push(at.parent());
+                }
+                at = at.parent();
+            }
+            owed.dirs.push(dir);
+        }
+        let mut seen = HashSet::new();
+        owed.dirs.retain(|dir| seen.insert(dir.clone()));
+        owed
+    }
+
+    /// Create what is missing of a directory, for `path`.
+    fn make_dirs(&self, names: &mut Names, path: &RelPath, dir: &RelPath) -> Result<(), FilesError> {
+        let mut missing = Vec::new();
+        let mut at = dir.clone();
+        loop {
+            match self.data.stat(&at) {
+                Ok(stat) if stat.kind == FileKind::Dir => break,
+                Ok(_) => return Err(FilesError::NotADirectory { path: path.clone() }),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    let above = at.parent();
+                    missing.push(std::mem::replace(&mut at, above));
+                }
+                Err(error) => return Err(FilesError::of("look at a directory", path, error)),
+            }
+        }
+        for dir in missing.into_iter().rev() {
+            for snapshot in &names.snapshots {
+                snapshot.record_absent(&shown(&dir));
+            }
+            match self.growing(&dir.parent(), || self.data.create_dir(&dir)) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
+                result => result.map_err(|e| FilesError::of("create a directory", path, e))?,
+            }
+            names.durable_dirs.remove(&dir);
+            names.dir_changes += 1;
+            self.ledger.add(Part::Files, self.len_of(&dir));
+        }
+        Ok(())
+    }
+
+    /// Remove `dir` and what is above it, as long as it is empty; gives the first that stays.
+    fn prune(&self, names: &mut Names, dir: &RelPath) -> RelPath {
+        let root = RelPath::literal(FILES);
+        let mut at = dir.clone();
+        while at != root && at.is_within(&root) {
+            let Ok(stat) = self.data.stat(&at) else {
+                at = at.parent();
+                continue;
+            };
+            for snapshot in &names.snapshots {
+                snapshot.record_dir(&shown(&at), &stat);
+            }
+            if self.growing(&at.parent(), || self.data.remove_dir(&at)).is_err() {
+                break;
+            }
+            names.durable_dirs.remove(&at);
+            names.dir_changes += 1;
+            self.ledger.add(Part::Files, -(stat.len as i64));
+            at = at.parent();
+        }
+        at
+    }
+
+    /// Keep for every open snapshot what is under a name that is about to change; gives how many
+    /// more names the file has now.
+    fn set_aside(&self, names: &Names, path: &RelPath, old: Option<&Stat>) -> Result<u64, FilesError> {
+        let mut links = 0;
+        for snapshot in &names.snapshots {
+            match old {
+                None => snapshot.record_absent(path),
+                Some(old) => {
+                    let kept = snapshot.keep(self, path, old);
+                    links += kept.map_err(|e| FilesError::of("set aside for a snapshot", path, e))?;
+                }
+            }
+        }
+        Ok(links)
+    }
+
+    /// A name of `old` is gone: its bytes are too, unless another name (`kept` of them made since,
+    /// or another program's) still holds them.
+    fn account_for_removal(&self, old: Option<&Stat>, kept: u64) {
+        let Some(old) = old else { return };
+        self.ledger.add(Part::Files, -(old.len as i64));
+        if old.nlink + kept > 1 {
+            self.ledger.add(Part::Other, old.len as i64);
+        }
+    }
+
+    /// Change names in a directory, recording by how much the directory itself grew.
+    pub fn growing(&self, dir: &RelPath, change: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+        let before = self.len_of(dir);
+        change()?;
+        self.ledger.add(Part::Files, self.len_of(dir) - before);
+        Ok(())
+    }
+
+    fn len_of(&self, dir: &RelPath) -> i64 {
+        self.data.stat(dir).map_or(0, |stat| stat.len as i64)
+    }
+}
+
+/// The name of a directory as callers know it.
+fn shown(dir: &RelPath) -> RelPath {
+    let below = dir.as_path().strip_prefix(FILES).ok();
+    below.and_then(|path| RelPath::new(path.as_os_str().as_encoded_bytes()).ok()).unwrap_or_else(RelPath::root)
+}
