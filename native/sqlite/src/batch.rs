@@ -1,0 +1,167 @@
+//! Independent transactions that wait together become savepoints of one transaction with one sync.
+//!
+//! Invariant: nobody is told `Ok` before the commit that holds his work returned, and nobody sees
+//! another's failure: a member that fails is rolled back alone, and when its failure took the whole
+//! transaction with it (some of SQLite's do), the others run again, each in a transaction of its own.
+
+use crate::error::{classify, code_of};
+use crate::request::Work;
+use crate::writer::Writer;
+use crate::{Failure, Rows, SqliteError};
+use rusqlite::ffi;
+
+/// How one member of a transaction ended.
+enum Member {
+    Done(Rows),
+    Failed(SqliteError),
+    /// It failed and nothing of the transaction is left.
+    AllLost(SqliteError),
+}
+
+impl Writer {
+    /// Run what waits as one transaction.
+    pub(crate) fn batch(&mut self, works: Vec<Work>) {
+        let mut works = self.begin_for(works);
+        match works.len() {
+            0 => {}
+            1 => self.alone(works.remove(0)),
+            _ => self.together(works),
+        }
+    }
+
+    /// `BEGIN IMMEDIATE`, waiting while another process holds the lock; those whose time is up
+    /// meanwhile are answered, the others returned with the lock held.
+    fn begin_for(&mut self, mut works: Vec<Work>) -> Vec<Work> {
+        let since = self.now();
+        for tries in 0.. {
+            let now = self.now();
+            self.shared.sweep(now);
+            self.give_up(&mut works, |work| work.patience.verdict(now, "waiting for its turn"));
+            if works.is_empty() {
+                return works;
+            }
+            match self.connection.control("BEGIN IMMEDIATE") {
+                Ok(()) => return works,
+                Err(error) if code_of(&error) & 0xff == ffi::SQLITE_BUSY => {
+                    let locked = self.locked_by_other(since);
+                    let busy_timeout = self.shared.options.busy_timeout;
+                    let closing = self.shared.closing_error();
+                    self.give_up(&mut works, |work| match work.patience.deadline {
+                        _ if closing.is_some() => closing.clone(),
+                        Some(deadline) => (now >= deadline).then(|| locked.clone()),
+                        None => (now.saturating_sub(since) >= busy_timeout).then(|| locked.clone()),
+                    });
+                    self.pause_for_lock(tries, works.iter().filter_map(|work| work.patience.deadline).min());
+                }
+                Err(error) => {
+                    let error = self.connection.explain(error);
+                    works.into_iter().for_each(|work| work.reply.send(Err(error.clone())));
+                    return Vec::new();
+                }
+            }
+        }
+        works
+    }
+
+    fn give_up(&self, works: &mut Vec<Work>, verdict: impl Fn(&Work) -> Option<SqliteError>) {
+        for work in std::mem::take(works) {
+            match verdict(&work) {
+                Some(error) => work.reply.send(Err(error)),
+                None => works.push(work),
+            }
+        }
+    }
+
+    /// The transaction is begun and holds this work only.
+    fn alone(&mut self, work: Work) {
+        let result = self.run_in_transaction(&work);
+        let result = result.and_then(|rows| self.commit().map(|()| rows));
+        if result.is_err() {
+            self.connection.rollback();
+        }
+        work.reply.send(result);
+    }
+
+    fn run_in_transaction(&self, work: &Work) -> Result<Rows, SqliteError> {
+        self.connection.watch.begin(work.patience.clone(), self.shared.options.busy_timeout);
+        let result = crate::statement::run(&self.connection, &work.request);
+        self.connection.watch.end();
+        result
+    }
+
+    /// The transaction is begun and holds all of them.
+    fn together(&mut self, works: Vec<Work>) {
+        let mut done: Vec<(Work, Rows)> = Vec::with_capacity(works.len());
+        let mut waiting = works.into_iter();
+        while let Some(work) = waiting.next() {
+            match self.member(&work) {
+                Member::Done(rows) => done.push((work, rows)),
+                Member::Failed(error) => work.reply.send(Err(error)),
+                Member::AllLost(error) => {
+                    self.connection.rollback();
+                    work.reply.send(Err(error));
+                    let again = done.into_iter().map(|(work, _)| work).chain(waiting);
+                    return again.for_each(|work| self.batch(vec![work]));
+                }
+            }
+        }
+        let committed = self.commit();
+        if committed.is_err() {
+            self.connection.rollback();
+        }
+        done.into_iter().for_each(|(work, rows)| work.reply.send(committed.clone().map(|()| rows)));
+    }
+
+    fn member(&self, work: &Work) -> Member {
+        if let Some(error) = work.patience.verdict(self.now(), "waiting for its turn") {
+            return Member::Failed(error);
+        }
+        if let Err(error) = self.connection.control("SAVEPOINT macula_member") {
+            return Member::AllLost(self.connection.explain(error));
+        }
+        let mut result = self.run_in_transaction(work);
+        if result.is_ok() && self.connection.has_deferred_violation() {
+            // a savepoint's release does not look at them: the commit of all would fail
+            let message = "FOREIGN KEY constraint failed".to_owned();
+            let code = ffi::Error::new(ffi::SQLITE_CONSTRAINT_FOREIGNKEY);
+            result = Err(classify(rusqlite::Error::SqliteFailure(code, Some(message))));
+        }
+        if self.connection.sql.is_autocommit() {
+            let lost = || SqliteError::Internal("a statement ended the transaction around it".to_owned());
+            return Member::AllLost(result.err().unwrap_or_else(lost));
+        }
+        let undone = match &result {
+            Ok(_) => Ok(()),
+            Err(_) => self.connection.control("ROLLBACK TO macula_member"),
+        };
+        match (undone.and_then(|()| self.connection.control("RELEASE macula_member")), result) {
+            (Ok(()), Ok(rows)) => Member::Done(rows),
+            (Ok(()), Err(error)) => Member::Failed(error),
+            (Err(_), Err(error)) => Member::AllLost(error),
+            (Err(error), Ok(_)) => Member::AllLost(self.connection.explain(error)),
+        }
+    }
+
+    /// `COMMIT` under the gate. After an error the caller rolls back what is left; an error of which
+    /// nobody can say whether the commit record is on the disk poisons the database.
+    pub(crate) fn commit(&mut self) -> Result<(), SqliteError> {
+        let pass = self.shared.gate.pass();
+        let result = self.connection.control("COMMIT");
+        drop(pass);
+        let Err(error) = result else {
+            self.committed = true;
+            return Ok(());
+        };
+        match code_of(&error) & 0xff {
+            // refused before, or while, the log was written: without its last frame it is no commit
+            ffi::SQLITE_FULL | ffi::SQLITE_BUSY | ffi::SQLITE_CONSTRAINT | ffi::SQLITE_CORRUPT => {
+                Err(self.connection.explain(error))
+            }
+            code => {
+                let message = error.to_string();
+                self.shared.poison(format!("a commit failed: {message}"));
+                Err(SqliteError::UnknownResult(Failure { code: code_of(&error).max(code), message, offset: None }))
+            }
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! One connection of ours: opened without following links, hardened, watched.
+//!
+//! Invariant: every connection of this crate passes through here, so none exists without its
+//! authorizer, its watch, or our system calls beneath it. Checkpoints are never SQLite's own idea.
+
+use crate::authorizer::Policy;
+use crate::error::{classify, code_of};
+use crate::watch::{Watch, STEPS};
+use crate::{Options, SqliteError, Synchronous};
+use rusqlite::config::DbConfig;
+use rusqlite::{ffi, OpenFlags};
+use std::path::Path;
+use std::sync::Arc;
+
+/// What a connection is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// The one that writes.
+    Writer,
+    /// Sees commits, changes nothing.
+    Reader,
+    /// The source of a copy of a database that is not opened as an app's.
+    Foreign,
+}
+
+pub(crate) struct Connection {
+    pub(crate) sql: rusqlite::Connection,
+    pub(crate) watch: Arc<Watch>,
+    pub(crate) policy: Arc<Policy>,
+    pub(crate) options: Options,
+}
+
+impl Connection {
+    /// Open an existing file.
+    pub(crate) fn open(path: &Path, role: Role, options: &Options, watch: Arc<Watch>) -> Result<Self, SqliteError> {
+        crate::syscalls::install()?;
+        let flags =
+            OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_NOFOLLOW;
+        let sql = rusqlite::Connection::open_with_flags_and_vfs(path, flags, c"unix").map_err(classify)?;
+        let mut connection = Self { sql, watch, policy: Arc::default(), options: options.clone() };
+        connection.install_callbacks().map_err(classify)?;
+        connection.watch.begin(crate::request::Patience::default(), options.busy_timeout);
+        let configured = connection.configure(role);
+        connection.watch.end();
+        configured.map_err(|error| connection.explain(error))?;
+        Ok(connection)
+    }
+
+    fn install_callbacks(&mut self) -> rusqlite::Result<()> {
+        let watch = self.watch.clone();
+        self.sql.progress_handler(STEPS, Some(move || watch.must_stop()))?;
+        let watch = self.watch.clone();
+        self.sql.busy_handler(Some(move |tries| watch.must_retry_lock(tries)))?;
+        let policy = self.policy.clone();
+        self.sql.authorizer(Some(move |context: rusqlite::hooks::AuthContext<'_>| policy.judge(&context)))
+    }
+
+    fn configure(&self, role: Role) -> rusqlite::Result<()> {
+        let sql = &self.sql;
+        sql.set_prepared_statement_cache_capacity(self.options.statement_cache_len);
+        sql.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
+        sql.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
+        sql.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+        self.policy.trusted(|| {
+            let cache_kib = self.options.cache_bytes >> 10;
+            sql.execute_batch(&format!("PRAGMA cache_size=-{cache_kib}; PRAGMA foreign_keys=ON"))?;
+            match role {
+                Role::Foreign => Ok(()),
+                Role::Reader => sql.execute_batch("PRAGMA wal_autocheckpoint=0; PRAGMA query_only=ON"),
+                Role::Writer => self.configure_writer(),
+            }
+        })
+    }
+
+    fn configure_writer(&self) -> rusqlite::Result<()> {
+        let mode: String = self.sql.query_row("PRAGMA journal_mode=WAL", [], |row| row.get(0))?;
+        if mode != "wal" {
+            let message = Some(format!("the file system does not take a write-ahead log, journal_mode={mode}"));
+            return Err(rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_CANTOPEN), message));
+        }
+        let synchronous = match self.options.synchronous {
+            Synchronous::Full => "FULL",
+            Synchronous::Normal => "NORMAL",
+        };
+        self.sql.execute_batch(&format!(
+            "PRAGMA synchronous={synchronous}; PRAGMA wal_autocheckpoint=0; PRAGMA journal_size_limit={}",
+            self.options.wal_bytes_max
+        ))
+    }
+
+    /// Run a statement of ours (transaction control), prepared once.
+    pub(crate) fn control(&self, sql: &'static str) -> rusqlite::Result<()> {
+        self.policy.trusted(|| self.sql.prepare_cached(sql)?.raw_execute().map(|_| ()))
+    }
+
+    /// Undo the transaction if there is one.
+    pub(crate) fn rollback(&self) {
+        if !self.sql.is_autocommit() {
+            // it can only fail by being rolled back already
+            let _ = self.control("ROLLBACK");
+        }
+    }
+
+    /// A failure in the words of who asked: why we interrupted it, what the authorizer refused.
+    pub(crate) fn explain(&self, error: rusqlite::Error) -> SqliteError {
+        let (denied, stopped) = (self.policy.take_denied(), self.watch.take_stopped());
+        match code_of(&error) & 0xff {
+            ffi::SQLITE_AUTH => denied.unwrap_or_else(|| classify(error)),
+            ffi::SQLITE_INTERRUPT | ffi::SQLITE_BUSY => stopped.unwrap_or_else(|| classify(error)),
+            _ => classify(error),
+        }
+    }
+
+    /// Whether foreign keys that were deferred are violated at this point of the transaction.
+    pub(crate) fn has_deferred_violation(&self) -> bool {
+        let (mut current, mut highest) = (0, 0);
+        // SAFETY: the handle is live for as long as `self.sql`; the two integers are ours
+        let code = unsafe {
+            let op = ffi::SQLITE_DBSTATUS_DEFERRED_FKS;
+            ffi::sqlite3_db_status(self.sql.handle(), op, &raw mut current, &raw mut highest, 0)
+        };
+        code == ffi::SQLITE_OK && current > 0
+    }
+}

@@ -1,0 +1,274 @@
+//! The handle of one app's database: what is shared by its threads, and the way in and out.
+//!
+//! Invariant: after [`Database::close`] returned, no thread and no connection of ours is left on the
+//! file (a [`Pinned`] of the caller's excepted) and every accepted request has been answered.
+
+use crate::connection::{Connection, Role};
+use crate::queue::Queue;
+use crate::request::{Patience, Reply, Request, Work};
+use crate::watch::Watch;
+use crate::writer::{Begin, Job, Writer};
+use crate::{guard, Options, Pinned, Rows, SqliteError, Transaction};
+use macula_core::{Cancel, Clock, Gate, Task};
+use parking_lot::Mutex;
+use std::fmt;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::thread::{Builder, JoinHandle};
+use std::time::Duration;
+
+/// What the threads of one database share.
+pub(crate) struct Shared {
+    pub(crate) path: PathBuf,
+    pub(crate) options: Options,
+    pub(crate) gate: Arc<Gate>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) writes: Queue<Job>,
+    pub(crate) reads: Queue<Work>,
+    pub(crate) closing: Arc<AtomicBool>,
+    /// Bytes that the write-ahead log held after the last commit.
+    pub(crate) wal_bytes: Arc<AtomicU64>,
+    poison: OnceLock<String>,
+}
+
+impl Shared {
+    pub(crate) fn poison(&self, why: String) {
+        // the first reason is the one that matters
+        let _ = self.poison.set(why);
+    }
+
+    pub(crate) fn poisoned(&self) -> Option<SqliteError> {
+        self.poison.get().map(|why| SqliteError::Poisoned(why.clone()))
+    }
+
+    pub(crate) fn closing_error(&self) -> Option<SqliteError> {
+        self.closing.load(Ordering::Acquire).then_some(CLOSED)
+    }
+
+    pub(crate) fn sweep(&self, now: Duration) {
+        self.writes.sweep(now);
+    }
+}
+
+const CLOSED: SqliteError = SqliteError::Closed("the database was closed");
+
+/// An open database. Dropping it closes it, which waits for its threads.
+pub struct Database {
+    shared: Arc<Shared>,
+    threads: Mutex<Threads>,
+}
+
+#[derive(Default)]
+struct Threads {
+    writer: Option<JoinHandle<()>>,
+    readers: Vec<JoinHandle<()>>,
+}
+
+impl Database {
+    /// Open, creating the file (mode 0600) when there is none; its directory must be there. `path` is
+    /// absolute and crosses no symlink. Blocks on the disk. Errors: [`SqliteError::OpenedByOther`],
+    /// [`SqliteError::Corrupt`] (the file is not touched), [`SqliteError::Invalid`], input and output.
+    pub fn open(path: &Path, gate: Arc<Gate>, clock: Arc<dyn Clock>, options: Options) -> Result<Self, SqliteError> {
+        if !path.is_absolute() || path.as_os_str().as_bytes().contains(&0) {
+            return Err(SqliteError::invalid(format!("not an absolute path, got path={}", path.display())));
+        }
+        refuse_opened_elsewhere(path)?;
+        crate::backup::create(path).or_else(|error| match error {
+            SqliteError::Exists(_) => Ok(()),
+            error => Err(error),
+        })?;
+        let shared = Arc::new(Shared {
+            path: path.to_owned(),
+            gate,
+            clock,
+            writes: Queue::new(options.queue_len_max),
+            reads: Queue::new(options.queue_len_max),
+            closing: Arc::default(),
+            wal_bytes: Arc::default(),
+            poison: OnceLock::new(),
+            options,
+        });
+        let connection = open_writer(&shared)?;
+        let writer = Writer { connection, shared: shared.clone(), committed: true, log_checkpointed: 0 };
+        let thread = spawn("macula-sql-w", path, move || writer.run())?;
+        let threads = Threads { writer: Some(thread), readers: Vec::new() };
+        Ok(Self { shared, threads: Mutex::new(threads) })
+    }
+
+    /// Queue a request; never waits. Refusals (`Busy`, `Closed`, `Poisoned`, `Invalid`, `Refused`) are
+    /// returned and `reply` is not called; otherwise it is called once, from a thread of ours.
+    pub fn submit(
+        &self,
+        request: Request,
+        reply: impl FnOnce(Result<Rows, SqliteError>) + Send + 'static,
+    ) -> Result<(), SqliteError> {
+        let keyword = crate::sql::first_keyword(&request.sql);
+        crate::sql::refuse(&request.sql, keyword.as_deref())?;
+        self.usable()?;
+        let patience = Patience::new(&*self.shared.clock, request.deadline, request.cancel.clone());
+        let work = Work { request, patience, reply: Reply::new(Box::new(reply)) };
+        if !crate::sql::looks_read_only(keyword.as_deref()) {
+            return self.shared.writes.push(Job::Run(work)).map(|_| ());
+        }
+        if self.shared.reads.push(work)? > 0 {
+            self.start_reader();
+        }
+        Ok(())
+    }
+
+    /// [`Database::submit`], waiting for the answer. For threads that may wait.
+    pub fn run(&self, request: Request) -> Result<Rows, SqliteError> {
+        wait(|reply| self.submit(request, reply))
+    }
+
+    /// Begin an interactive transaction when its turn comes. `deadline` counts from here to its end;
+    /// `owner` cancels it, waiting or begun. Never waits.
+    pub fn begin(
+        &self,
+        deadline: Duration,
+        owner: Cancel,
+        reply: impl FnOnce(Result<Transaction, SqliteError>) + Send + 'static,
+    ) -> Result<(), SqliteError> {
+        self.usable()?;
+        let patience = Patience::new(&*self.shared.clock, Some(deadline), owner);
+        let begin = Begin { patience, reply: Reply::new(Box::new(reply)) };
+        self.shared.writes.push(Job::Begin(begin)).map(|_| ())
+    }
+
+    /// [`Database::begin`], waiting for the answer. For threads that may wait.
+    pub fn transaction(&self, deadline: Duration, owner: Cancel) -> Result<Transaction, SqliteError> {
+        wait(|reply| self.begin(deadline, owner, reply))
+    }
+
+    /// A snapshot of this instant, to be copied at leisure. Costs opening one connection, whatever the
+    /// database holds; under a closed gate it is the instant of all engines.
+    pub fn pin(&self) -> Result<Pinned, SqliteError> {
+        self.usable()?;
+        Pinned::of(&self.shared.path, Role::Reader, &self.shared.clock, &self.shared.options, &Cancel::new())
+    }
+
+    /// Copy the database as of now into a new file at `dest`; writers go on. Returns its size in
+    /// bytes. [`SqliteError::Exists`] when something is there.
+    pub fn backup(&self, dest: &Path, task: &Task) -> Result<u64, SqliteError> {
+        self.pin()?.copy_to(dest, task)
+    }
+
+    /// `PRAGMA integrity_check` on a snapshot: `Corrupt` with the first finding. Reads everything.
+    pub fn check(&self, cancel: &Cancel) -> Result<(), SqliteError> {
+        self.usable()?;
+        let (path, options) = (&self.shared.path, &self.shared.options);
+        Pinned::of(path, Role::Reader, &self.shared.clock, options, cancel)?.check()
+    }
+
+    /// Bytes of the database file and of what SQLite keeps beside it, by `stat`.
+    pub fn bytes(&self) -> u64 {
+        // stat opens nothing: the locks are safe
+        let len = |path: &Path| std::fs::symlink_metadata(path).map_or(0, |meta| meta.len());
+        len(&self.shared.path) + guard::companions(&self.shared.path).iter().map(|path| len(path)).sum::<u64>()
+    }
+
+    /// Where the file is.
+    pub fn path(&self) -> &Path {
+        &self.shared.path
+    }
+
+    /// Close: what waits is answered `Closed`, what runs is interrupted (a commit under way is
+    /// finished), the log is written back, so that only the database file remains. Waits for our
+    /// threads; again is fine. A reply that calls it does not wait for its own thread.
+    pub fn close(&self) {
+        self.shared.closing.store(true, Ordering::Release);
+        self.shared.reads.close(CLOSED);
+        self.shared.writes.close(CLOSED);
+        // held over the joins: a second close returns when the first one is done
+        let mut threads = self.threads.lock();
+        // readers first: the last connection, which tidies up, is the writer's
+        let mut handles = std::mem::take(&mut threads.readers);
+        handles.extend(threads.writer.take());
+        for handle in handles {
+            if handle.thread().id() != std::thread::current().id() {
+                // an error is a panic that the thread could not catch; there is nothing left to stop
+                let _ = handle.join();
+            }
+        }
+    }
+
+    fn usable(&self) -> Result<(), SqliteError> {
+        self.shared.closing_error().or_else(|| self.shared.poisoned()).map_or(Ok(()), Err)
+    }
+
+    /// One more reader, if there may be one.
+    fn start_reader(&self) {
+        // when it is taken somebody starts one, or closes
+        let Some(mut threads) = self.threads.try_lock() else { return };
+        if threads.readers.len() < self.shared.options.reader_count.max(1) && threads.writer.is_some() {
+            let shared = self.shared.clone();
+            match spawn("macula-sql-r", &self.shared.path, move || crate::reader::run(&shared)) {
+                Ok(thread) => threads.readers.push(thread),
+                Err(_) if !threads.readers.is_empty() => {}
+                // nobody will ever read: whoever waits is told so
+                Err(error) => self.shared.reads.close(error),
+            }
+        }
+    }
+}
+
+impl Drop for Database {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl fmt::Debug for Database {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Database").field("path", &self.shared.path).finish_non_exhaustive()
+    }
+}
+
+/// [`SqliteError::OpenedByOther`] when code other than our SQLite has it open in this process.
+pub(crate) fn refuse_opened_elsewhere(path: &Path) -> Result<(), SqliteError> {
+    match guard::opened_elsewhere(path) {
+        Ok(false) => Ok(()),
+        Ok(true) => Err(SqliteError::OpenedByOther(path.to_owned())),
+        Err(error) => Err(SqliteError::io(&error, path)),
+    }
+}
+
+/// Call something that answers by a callback, and wait for the answer.
+pub(crate) fn wait<T: Send + 'static>(
+    ask: impl FnOnce(Box<dyn FnOnce(Result<T, SqliteError>) + Send>) -> Result<(), SqliteError>,
+) -> Result<T, SqliteError> {
+    let (answer, answered) = std::sync::mpsc::sync_channel(1);
+    ask(Box::new(move |result| {
+        // nobody waits any more only if this thread is gone
+        let _ = answer.send(result);
+    }))?;
+    answered.recv().unwrap_or_else(|_| Err(SqliteError::Internal("no answer".to_owned())))
+}
+
+fn open_writer(shared: &Arc<Shared>) -> Result<Connection, SqliteError> {
+    let behind = Arc::downgrade(shared);
+    let tick = Box::new(move |now| {
+        if let Some(shared) = behind.upgrade() {
+            shared.sweep(now);
+        }
+    });
+    let watch = Watch::new(shared.clock.clone(), shared.closing.clone(), tick);
+    let mut connection = Connection::open(&shared.path, Role::Writer, &shared.options, watch)?;
+    let page_bytes: u64 = connection
+        .sql
+        .query_row("PRAGMA page_size", [], |row| row.get::<_, i64>(0))
+        .map_or(4096, |bytes| bytes.unsigned_abs());
+    let wal_bytes = shared.wal_bytes.clone();
+    let record = move |_: &mut rusqlite::hooks::Wal, pages: i32| {
+        wal_bytes.store(u64::from(pages.unsigned_abs()) * page_bytes, Ordering::Relaxed);
+        Ok(())
+    };
+    connection.sql.wal_hook(Some(record)).map_err(crate::error::classify)?;
+    Ok(connection)
+}
+
+fn spawn(name: &str, path: &Path, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, SqliteError> {
+    Builder::new().name(name.to_owned()).spawn(run).map_err(|error| SqliteError::io(&error, path))
+}

@@ -1,0 +1,275 @@
+//! What can go wrong, by what the caller can do about it; SQLite's own codes and words inside.
+
+use macula_core::{io_kind, Kind, Kinded};
+use rusqlite::ffi;
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// A failure of a database. Cheap to clone: one failure may answer many waiting callers.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SqliteError {
+    /// SQLite refused the statement; it changed nothing.
+    #[error("{0}")]
+    Statement(Failure),
+    /// A constraint refused the statement; it changed nothing.
+    #[error("{failure}")]
+    Constraint {
+        /// Which one, on which columns.
+        constraint: Constraint,
+        /// SQLite's code and words.
+        failure: Failure,
+    },
+    /// The request is wrong.
+    #[error("{0}")]
+    Invalid(String),
+    /// A statement that an app's connection does not run.
+    #[error("not allowed here: {what}")]
+    Refused {
+        /// The statement, pragma or function.
+        what: String,
+        /// What to use in its place.
+        hint: &'static str,
+    },
+    /// The queue is full.
+    #[error("the queue is full len_max={len_max}")]
+    Busy {
+        /// Requests that may wait.
+        len_max: usize,
+    },
+    /// The deadline passed; nothing of the request was committed.
+    #[error("deadline passed while {0}")]
+    Timeout(&'static str),
+    /// Another OS process held the lock until the deadline; nothing was committed.
+    #[error("another process holds the database lock, waited_ms={waited_ms}{holders}")]
+    LockedByOther {
+        /// How long we waited.
+        waited_ms: u64,
+        /// Who holds it, as far as the system tells: empty or ` pids=[..]`.
+        holders: String,
+    },
+    /// The caller cancelled it; nothing of it was committed.
+    #[error("cancelled")]
+    Cancelled,
+    /// The database or the transaction is closed.
+    #[error("closed: {0}")]
+    Closed(&'static str),
+    /// The transaction is over because an earlier statement of it failed as a whole.
+    #[error("the transaction was rolled back by an earlier failure: {0}")]
+    RolledBack(String),
+    /// The commit failed in a way that leaves open whether it happened; reopening decides.
+    #[error("the commit may or may not have happened: {0}")]
+    UnknownResult(Failure),
+    /// A commit or sync failed earlier.
+    #[error("the database must be reopened: {0}")]
+    Poisoned(String),
+    /// No space left; nothing of the request was committed.
+    #[error("no space left on the disk: {0}")]
+    DiskFull(String),
+    /// A result or value over a limit.
+    #[error("too large: {what} limit={limit}")]
+    TooLarge {
+        /// Of what.
+        what: &'static str,
+        /// The limit, bytes.
+        limit: u64,
+    },
+    /// The file is not a database, or is damaged.
+    #[error("not a sound SQLite database: {0}")]
+    Corrupt(Failure),
+    /// Another copy of SQLite in this OS process has the file open.
+    #[error("other code in this process has the file open path={}", .0.display())]
+    OpenedByOther(PathBuf),
+    /// The destination is there already.
+    #[error("already there path={}", .0.display())]
+    Exists(PathBuf),
+    /// The operating system failed.
+    #[error("{message}")]
+    Io {
+        /// What it says.
+        message: String,
+        /// Its class.
+        kind: Kind,
+    },
+    /// A defect of ours.
+    #[error("defect: {0}")]
+    Internal(String),
+}
+
+/// SQLite's own words about a failure.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// Extended result code, <https://www.sqlite.org/rescode.html>.
+    pub code: i32,
+    /// SQLite's message.
+    pub message: String,
+    /// Byte offset in the SQL where the error is, if SQLite knows.
+    pub offset: Option<u32>,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} code={}", self.message, self.code)?;
+        match self.offset {
+            Some(offset) => write!(f, " offset={offset}"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A constraint that refused a statement.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Constraint {
+    /// Which kind.
+    pub kind: ConstraintKind,
+    /// `table.column` for each column, or the constraint's or index's name, as SQLite tells it.
+    pub names: Vec<String>,
+}
+
+/// Kinds of constraints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ConstraintKind {
+    /// `UNIQUE`.
+    Unique,
+    /// `PRIMARY KEY`, also of a rowid.
+    PrimaryKey,
+    /// `FOREIGN KEY`.
+    ForeignKey,
+    /// `NOT NULL`.
+    NotNull,
+    /// `CHECK`.
+    Check,
+    /// A type of a `STRICT` table.
+    DataType,
+    /// `RAISE` in a trigger.
+    Trigger,
+    /// Any other.
+    Other,
+}
+
+impl SqliteError {
+    pub(crate) fn invalid(message: impl Into<String>) -> Self {
+        Self::Invalid(message.into())
+    }
+
+    pub(crate) fn io(error: &io::Error, path: &Path) -> Self {
+        match error.kind() {
+            io::ErrorKind::AlreadyExists => Self::Exists(path.to_owned()),
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                Self::DiskFull(format!("path={}", path.display()))
+            }
+            _ => Self::Io { message: format!("{error} path={}", path.display()), kind: io_kind(error) },
+        }
+    }
+}
+
+impl Kinded for SqliteError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Statement(_) | Self::Constraint { .. } | Self::RolledBack(_) => Kind::Sql,
+            Self::Invalid(_) => Kind::Invalid,
+            Self::Refused { .. } => Kind::Unsupported,
+            Self::Busy { .. } => Kind::Busy,
+            Self::Timeout(_) | Self::LockedByOther { .. } => Kind::Timeout,
+            Self::Cancelled => Kind::Cancelled,
+            Self::Closed(_) => Kind::Closed,
+            Self::UnknownResult(_) => Kind::UnknownResult,
+            Self::Poisoned(_) => Kind::Poisoned,
+            Self::DiskFull(_) => Kind::DiskFull,
+            Self::TooLarge { .. } => Kind::TooLarge,
+            Self::Corrupt(_) => Kind::Corrupt,
+            Self::OpenedByOther(_) => Kind::OpenedByOtherSqlite,
+            Self::Exists(_) => Kind::Exists,
+            Self::Io { kind, .. } => *kind,
+            Self::Internal(_) => Kind::Internal,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Refused { hint, .. } => Some((*hint).to_owned()),
+            Self::OpenedByOther(_) => Some(
+                "two copies of SQLite in one process drop each other's locks: close the other connection to this \
+                 file (exqlite, for instance) or open it through this library only"
+                    .to_owned(),
+            ),
+            Self::LockedByOther { .. } => Some("end the other process's transaction, or wait longer".to_owned()),
+            Self::Corrupt(_) => Some("restore the newest backup; keep the damaged file for salvage".to_owned()),
+            Self::Poisoned(_) | Self::UnknownResult(_) => {
+                Some("close the database and open it again: opening decides what was committed".to_owned())
+            }
+            _ => None,
+        }
+    }
+}
+
+/// SQLite's words and codes out of rusqlite's error, for the classes that do not depend on who asked.
+pub(crate) fn classify(error: rusqlite::Error) -> SqliteError {
+    let failure = match error {
+        rusqlite::Error::SqliteFailure(code, message) => Failure {
+            code: code.extended_code,
+            message: message.unwrap_or_else(|| ffi::code_to_str(code.extended_code).to_owned()),
+            offset: None,
+        },
+        rusqlite::Error::SqlInputError { error, msg, offset, .. } => {
+            Failure { code: error.extended_code, message: msg, offset: u32::try_from(offset).ok() }
+        }
+        rusqlite::Error::NulError(_) | rusqlite::Error::InvalidPath(_) => {
+            return SqliteError::invalid("a path or SQL text holds a NUL byte")
+        }
+        rusqlite::Error::MultipleStatement => return SqliteError::invalid("one statement expected, got several"),
+        other => return SqliteError::Internal(other.to_string()),
+    };
+    match failure.code & 0xff {
+        ffi::SQLITE_FULL => SqliteError::DiskFull(failure.message),
+        ffi::SQLITE_CORRUPT | ffi::SQLITE_NOTADB => SqliteError::Corrupt(failure),
+        ffi::SQLITE_CONSTRAINT => SqliteError::Constraint { constraint: constraint(&failure), failure },
+        ffi::SQLITE_TOOBIG => SqliteError::TooLarge { what: "a string, blob or statement", limit: 1_000_000_000 },
+        ffi::SQLITE_BUSY => SqliteError::LockedByOther { waited_ms: 0, holders: String::new() },
+        ffi::SQLITE_INTERRUPT => SqliteError::Cancelled,
+        ffi::SQLITE_CANTOPEN if failure.code == ffi::SQLITE_CANTOPEN_SYMLINK => {
+            SqliteError::invalid(format!("the path crosses a symbolic link: {}", failure.message))
+        }
+        ffi::SQLITE_IOERR | ffi::SQLITE_CANTOPEN | ffi::SQLITE_NOMEM | ffi::SQLITE_NOLFS => {
+            SqliteError::Io { message: failure.to_string(), kind: Kind::Io }
+        }
+        ffi::SQLITE_PERM | ffi::SQLITE_READONLY => {
+            SqliteError::Io { message: failure.to_string(), kind: Kind::Permission }
+        }
+        ffi::SQLITE_MISUSE | ffi::SQLITE_INTERNAL => SqliteError::Internal(failure.to_string()),
+        _ => SqliteError::Statement(failure),
+    }
+}
+
+/// The extended and primary code of an error that came from SQLite itself.
+pub(crate) fn code_of(error: &rusqlite::Error) -> i32 {
+    match error {
+        rusqlite::Error::SqliteFailure(code, _) | rusqlite::Error::SqlInputError { error: code, .. } => {
+            code.extended_code
+        }
+        _ => ffi::SQLITE_INTERNAL,
+    }
+}
+
+fn constraint(failure: &Failure) -> Constraint {
+    let kind = match failure.code {
+        ffi::SQLITE_CONSTRAINT_UNIQUE => ConstraintKind::Unique,
+        ffi::SQLITE_CONSTRAINT_PRIMARYKEY | ffi::SQLITE_CONSTRAINT_ROWID => ConstraintKind::PrimaryKey,
+        ffi::SQLITE_CONSTRAINT_FOREIGNKEY => ConstraintKind::ForeignKey,
+        ffi::SQLITE_CONSTRAINT_NOTNULL => ConstraintKind::NotNull,
+        ffi::SQLITE_CONSTRAINT_CHECK => ConstraintKind::Check,
+        ffi::SQLITE_CONSTRAINT_DATATYPE => ConstraintKind::DataType,
+        ffi::SQLITE_CONSTRAINT_TRIGGER => ConstraintKind::Trigger,
+        _ => ConstraintKind::Other,
+    };
+    let named = failure.message.split_once("constraint failed: ");
+    let names = match (kind, named) {
+        (ConstraintKind::Check, Some((_, name))) => vec![name.to_owned()],
+        (_, Some((_, names))) => names.split(", ").map(str::to_owned).collect(),
+        (ConstraintKind::DataType, None) => {
+            failure.message.split_whitespace().last().map(str::to_owned).into_iter().collect()
+        }
+        (_, None) => Vec::new(),
+    };
+    Constraint { kind, names }
+}

@@ -1,0 +1,136 @@
+//! Who else has a file open. POSIX locks belong to (process, inode): a second copy of SQLite in this
+//! process, or any code that opens and closes the file, drops the locks of the first.
+//!
+//! Invariant: nothing here opens a file that any code of this process has open; such a file is read
+//! through the descriptor that is there, which is never closed.
+
+use crate::syscalls;
+use rustix::fs::{self, OFlags, Stat};
+use std::io;
+use std::os::fd::{BorrowedFd, RawFd};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+const MAGIC: &[u8; 16] = b"SQLite format 3\0";
+
+/// Whether code of this process other than our copy of SQLite has the file open. `false` when there
+/// is no such file. Costs one `fstat` per open descriptor.
+pub fn opened_elsewhere(path: &Path) -> io::Result<bool> {
+    let Some(file) = stat_file(path)? else { return Ok(false) };
+    Ok(openers(&file)?.iter().any(|opener| !opener.ours))
+}
+
+/// Process ids of other OS processes that have the file open or locked, as far as this user may see.
+pub fn other_processes(path: &Path) -> io::Result<Vec<u32>> {
+    let Some(file) = stat_file(path)? else { return Ok(Vec::new()) };
+    let own = std::process::id();
+    let mut pids = lock_holders(&file)?;
+    for entry in std::fs::read_dir("/proc")?.flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
+        // a process of another user, or one that just ended, does not show its descriptors
+        let Ok(fds) = std::fs::read_dir(entry.path().join("fd")) else { continue };
+        let same = |fd: std::fs::DirEntry| fs::stat(fd.path()).is_ok_and(|other| is_same(&other, &file));
+        if pid != own && fds.flatten().any(same) {
+            pids.push(pid);
+        }
+    }
+    pids.retain(|pid| *pid != own && *pid != 0);
+    pids.sort_unstable();
+    pids.dedup();
+    Ok(pids)
+}
+
+/// Whether the file is a SQLite database, by its first bytes. Safe to ask of any file, also of one
+/// that is open as a database in this process; a symlink or anything but a regular file is none.
+pub fn looks_like_sqlite(path: &Path) -> io::Result<bool> {
+    let Some(file) = stat_file(path)? else { return Ok(false) };
+    // a database is a whole number of pages, which are multiples of 512 bytes: most files end here
+    if file.st_size < 512 || file.st_size % 512 != 0 {
+        return Ok(false);
+    }
+    let mut head = [0; 16];
+    for opener in openers(&file)? {
+        if read_through(opener.fd, &file, &mut head) {
+            return Ok(&head == MAGIC);
+        }
+    }
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let opened = std::fs::File::from(fs::open(path, flags, fs::Mode::empty())?);
+    let read = opened.read_exact_at(&mut head, 0);
+    if openers(&file)?.len() > 1 {
+        // somebody opened it meanwhile: closing ours would drop their locks, so it stays open
+        std::mem::forget(opened);
+    }
+    match read {
+        Ok(()) => Ok(&head == MAGIC),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// The names beside a database that SQLite keeps and that belong to it: log, index, journal.
+pub fn companions(path: &Path) -> [PathBuf; 3] {
+    ["-wal", "-shm", "-journal"].map(|suffix| {
+        let mut name = path.as_os_str().to_owned();
+        name.push(suffix);
+        PathBuf::from(name)
+    })
+}
+
+struct Opener {
+    fd: RawFd,
+    ours: bool,
+}
+
+/// The descriptors of this process on that file.
+fn openers(file: &Stat) -> io::Result<Vec<Opener>> {
+    let own = syscalls::own_fds();
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc/self/fd")? {
+        let entry = entry?;
+        let Some(fd) = entry.file_name().to_str().and_then(|name| name.parse::<RawFd>().ok()) else { continue };
+        // by path, not by number: a descriptor closed meanwhile is then merely not there
+        if fs::stat(entry.path()).is_ok_and(|other| is_same(&other, file)) {
+            found.push(Opener { fd, ours: own.contains(&fd) });
+        }
+    }
+    Ok(found)
+}
+
+/// Read the head through somebody's descriptor: `pread` moves no position and closes nothing.
+fn read_through(fd: RawFd, file: &Stat, head: &mut [u8; 16]) -> bool {
+    // SAFETY: the number may be closed or reused at any time by its owner; then the calls below fail
+    // or read 16 bytes of another file, which the second `fstat` tells
+    let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+    let still = || fs::fstat(fd).is_ok_and(|other| is_same(&other, file));
+    still() && rustix::io::pread(fd, &mut head[..], 0).is_ok_and(|len| len == head.len()) && still()
+}
+
+fn stat_file(path: &Path) -> io::Result<Option<Stat>> {
+    match fs::lstat(path) {
+        Ok(stat) if fs::FileType::from_raw_mode(stat.st_mode).is_file() => Ok(Some(stat)),
+        Ok(_) | Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn is_same(one: &Stat, other: &Stat) -> bool {
+    one.st_dev == other.st_dev && one.st_ino == other.st_ino
+}
+
+/// Pids in `/proc/locks`, whose lines read `1: POSIX  ADVISORY  READ 1234 fd:01:5678 128 128`.
+fn lock_holders(file: &Stat) -> io::Result<Vec<u32>> {
+    let (major, minor) = (fs::major(file.st_dev), fs::minor(file.st_dev));
+    let inode = format!("{major:02x}:{minor:02x}:{}", file.st_ino);
+    let text = match std::fs::read_to_string("/proc/locks") {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let holder = |line: &str| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let at = words.iter().position(|word| *word == inode)?;
+        words.get(at.checked_sub(1)?)?.parse().ok()
+    };
+    Ok(text.lines().filter_map(holder).collect())
+}

@@ -1,0 +1,141 @@
+//! Runs one request's SQL on a connection that is already in the right transaction.
+//!
+//! Invariant: a statement that writes is stepped to its end, so that what it returns is complete
+//! work even when rows are left out; a read stops at its bound.
+
+use crate::connection::Connection;
+use crate::{Mode, Request, Rows, SqliteError, Value};
+use rusqlite::{Batch, Statement};
+use std::panic::{catch_unwind, AssertUnwindSafe};
+
+/// Longer SQL (bulk inserts written out) is not kept prepared.
+const CACHED_SQL_LEN_MAX: usize = 8 << 10;
+
+/// How a request turned out when a connection that must not write was asked.
+pub(crate) enum Tried {
+    Done(Result<Rows, SqliteError>),
+    /// It writes, or may be several statements: the writer's business.
+    ForWriter,
+}
+
+/// Run it if it only reads.
+pub(crate) fn try_read(connection: &Connection, request: &Request) -> Tried {
+    let several = request.mode == Mode::Execute && request.sql.contains(';');
+    let run = |statement: &mut Statement<'_>| match statement.readonly() {
+        true => Tried::Done(run_one(connection, statement, request)),
+        false => Tried::ForWriter,
+    };
+    match with_prepared(connection, &request.sql, run) {
+        Ok(tried) => tried,
+        Err(_) if several => Tried::ForWriter,
+        Err(error) => Tried::Done(refused(connection, request, error)),
+    }
+}
+
+/// Run it, inside the writer's transaction.
+pub(crate) fn run(connection: &Connection, request: &Request) -> Result<Rows, SqliteError> {
+    match with_prepared(connection, &request.sql, |statement| run_one(connection, statement, request)) {
+        Ok(result) => result,
+        Err(error) if request.mode == Mode::Query => refused(connection, request, error),
+        Err(rusqlite::Error::Empty) => refused(connection, request, rusqlite::Error::Empty),
+        Err(error) if !request.params.is_empty() => match error {
+            rusqlite::Error::MultipleStatement => {
+                Err(SqliteError::invalid("several statements take no parameters, send them one by one"))
+            }
+            error => Err(connection.explain(error)),
+        },
+        // several statements, of which a later one may need what an earlier one creates
+        Err(_) => run_several(connection, request),
+    }
+}
+
+fn refused(connection: &Connection, request: &Request, error: rusqlite::Error) -> Result<Rows, SqliteError> {
+    match error {
+        rusqlite::Error::Empty if request.mode == Mode::Execute && request.params.is_empty() => Ok(Rows::default()),
+        rusqlite::Error::Empty => Err(SqliteError::invalid("no statement in the SQL text")),
+        error => Err(connection.explain(error)),
+    }
+}
+
+fn with_prepared<T>(
+    connection: &Connection,
+    sql: &str,
+    act: impl FnOnce(&mut Statement<'_>) -> T,
+) -> rusqlite::Result<T> {
+    if sql.len() > CACHED_SQL_LEN_MAX {
+        return Ok(act(&mut connection.sql.prepare(sql)?));
+    }
+    Ok(act(&mut *connection.sql.prepare_cached(sql)?))
+}
+
+fn run_several(connection: &Connection, request: &Request) -> Result<Rows, SqliteError> {
+    // what the attempt to prepare it as one statement left behind is not this attempt's
+    connection.policy.take_denied();
+    let mut batch = Batch::new(&connection.sql, &request.sql);
+    let mut changes = 0;
+    let mut last_insert_rowid = 0;
+    while let Some(mut statement) = next(connection, &mut batch)? {
+        let rows = run_one(connection, &mut statement, request)?;
+        changes += rows.changes;
+        last_insert_rowid = rows.last_insert_rowid;
+    }
+    Ok(Rows { changes, last_insert_rowid, ..Rows::default() })
+}
+
+fn next<'c>(connection: &'c Connection, batch: &mut Batch<'c, '_>) -> Result<Option<Statement<'c>>, SqliteError> {
+    use rusqlite::fallible_iterator::FallibleIterator;
+    batch.next().map_err(|error| connection.explain(error))
+}
+
+fn run_one(connection: &Connection, statement: &mut Statement<'_>, request: &Request) -> Result<Rows, SqliteError> {
+    request.params.bind(statement)?;
+    let reads = statement.readonly();
+    let changes_before = connection.sql.total_changes();
+    let mut result = collect(connection, statement, request, reads)?;
+    if !reads {
+        if connection.sql.total_changes() != changes_before {
+            result.changes = connection.sql.changes();
+        }
+        result.last_insert_rowid = connection.sql.last_insert_rowid();
+    }
+    Ok(result)
+}
+
+fn collect(
+    connection: &Connection,
+    statement: &mut Statement<'_>,
+    request: &Request,
+    reads: bool,
+) -> Result<Rows, SqliteError> {
+    let mut result = Rows::default();
+    let mut bytes = 0;
+    let limit = connection.options.result_bytes_max;
+    let mut rows = statement.raw_query();
+    while let Some(row) = rows.next().map_err(|error| connection.explain(error))? {
+        if result.rows.len() >= request.rows_max {
+            result.more = true;
+            if reads {
+                break;
+            }
+            continue;
+        }
+        let width = row.as_ref().column_count();
+        let values = (0..width).map(|index| row.get_ref(index).map(Value::from));
+        let values = values.collect::<rusqlite::Result<Vec<Value>>>().map_err(|error| connection.explain(error))?;
+        bytes += values.iter().map(Value::size).sum::<u64>();
+        if bytes > limit {
+            return Err(SqliteError::TooLarge { what: "the result", limit });
+        }
+        result.rows.push(values);
+    }
+    drop(rows);
+    result.columns = column_names(statement)?;
+    Ok(result)
+}
+
+/// Read after stepping, because a schema changed by others is noticed there.
+fn column_names(statement: &Statement<'_>) -> Result<Vec<String>, SqliteError> {
+    // rusqlite panics on a name that is not UTF-8, which only a file written elsewhere can hold
+    let names = || statement.column_names().map(str::to_owned).collect();
+    catch_unwind(AssertUnwindSafe(names)).map_err(|_| SqliteError::invalid("a column name is not UTF-8"))
+}

@@ -1,0 +1,158 @@
+//! The one thread of a database that writes. It takes whatever waits as one batch, or gives the
+//! whole connection to one interactive transaction, and checkpoints when the log grew or nobody asks.
+//!
+//! Invariant: between two turns of the loop no transaction is open. A panic or a commit of unknown
+//! outcome poisons the database; the thread then only answers that.
+
+use crate::checkpoint::{checkpoint, Depth};
+use crate::connection::Connection;
+use crate::database::Shared;
+use crate::queue::{Pop, Waiting};
+use crate::request::{Patience, Reply, Work};
+use crate::transaction::Transaction;
+use crate::SqliteError;
+use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What waits for the writer.
+pub(crate) enum Job {
+    Run(Work),
+    Begin(Begin),
+}
+
+/// An interactive transaction that waits for its turn.
+pub(crate) struct Begin {
+    pub(crate) patience: Patience,
+    pub(crate) reply: Reply<Transaction>,
+}
+
+impl Waiting for Job {
+    fn patience(&self) -> &Patience {
+        match self {
+            Self::Run(work) => &work.patience,
+            Self::Begin(begin) => &begin.patience,
+        }
+    }
+
+    fn answer(self, error: SqliteError) {
+        match self {
+            Self::Run(work) => work.answer(error),
+            Self::Begin(begin) => begin.reply.send(Err(error)),
+        }
+    }
+
+    fn forget(self) {
+        match self {
+            Self::Run(work) => work.forget(),
+            Self::Begin(begin) => begin.reply.forget(),
+        }
+    }
+}
+
+pub(crate) struct Writer {
+    pub(crate) connection: Connection,
+    pub(crate) shared: Arc<Shared>,
+    /// Whether something was committed since the log was last cut.
+    pub(crate) committed: bool,
+    /// Bytes in the log at its last checkpoint.
+    pub(crate) log_checkpointed: u64,
+}
+
+impl Writer {
+    /// Serve until the queue is closed, then leave the files tidy.
+    pub(crate) fn run(mut self) {
+        // what an earlier crash left in the log is decided now, once, and durably
+        self.checkpoint(Depth::Truncate);
+        loop {
+            match self.shared.writes.pop(self.shared.options.checkpoint_after_idle) {
+                Pop::Closed => break,
+                Pop::Idle if self.committed => self.checkpoint(Depth::Truncate),
+                Pop::Idle => {}
+                Pop::Job(job) => {
+                    let turn = catch_unwind(AssertUnwindSafe(|| self.turn(job)));
+                    if turn.is_err() {
+                        self.shared.poison("a panic in the writer".to_owned());
+                        self.connection.rollback();
+                    }
+                }
+            }
+        }
+        self.finish();
+    }
+
+    fn turn(&mut self, job: Job) {
+        if let Some(error) = self.shared.poisoned() {
+            return job.answer(error);
+        }
+        match job {
+            Job::Begin(begin) => self.transaction(begin),
+            Job::Run(work) => {
+                let mut jobs = vec![Job::Run(work)];
+                let len_max = self.shared.options.batch_len_max.max(1);
+                self.shared.writes.take_while(&mut jobs, len_max, |job| matches!(job, Job::Run(_)));
+                let work = |job| match job {
+                    Job::Run(work) => Some(work),
+                    Job::Begin(_) => None,
+                };
+                self.batch(jobs.into_iter().filter_map(work).collect());
+            }
+        }
+        self.bound_log();
+    }
+
+    /// Checkpoint each time the log grew by its bound; when readers kept it from starting again for
+    /// several times, wait for them a moment. One held back for long costs one attempt per bound.
+    fn bound_log(&mut self) {
+        let wal_bytes = self.shared.wal_bytes.load(Ordering::Relaxed);
+        let bound = self.shared.options.wal_bytes_max;
+        if wal_bytes < self.log_checkpointed {
+            // the log started again
+            self.log_checkpointed = 0;
+        }
+        if wal_bytes > self.log_checkpointed.saturating_add(bound) {
+            self.log_checkpointed = wal_bytes;
+            self.checkpoint(if wal_bytes > bound.saturating_mul(4) { Depth::Restart } else { Depth::Passive });
+        }
+    }
+
+    fn checkpoint(&mut self, depth: Depth) {
+        if self.shared.poisoned().is_some() {
+            return;
+        }
+        match checkpoint(&self.connection, depth) {
+            Ok(left) => self.committed = depth != Depth::Truncate || left.is_none(),
+            Err(error) => self.shared.poison(format!("a checkpoint failed: {error}")),
+        }
+    }
+
+    /// Cut the log and let SQLite remove its files, unless the database file may not be trusted.
+    fn finish(&mut self) {
+        self.connection.rollback();
+        self.checkpoint(Depth::Truncate);
+        if self.shared.poisoned().is_none() {
+            let config = rusqlite::config::DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE;
+            // without it the two files stay behind, which is untidy and harmless
+            let _ = self.connection.sql.set_db_config(config, false);
+        }
+    }
+
+    pub(crate) fn now(&self) -> Duration {
+        self.shared.clock.monotonic()
+    }
+
+    pub(crate) fn locked_by_other(&self, since: Duration) -> SqliteError {
+        let waited_ms = self.now().saturating_sub(since).as_millis() as u64;
+        let pids = crate::guard::other_processes(&self.shared.path).unwrap_or_default();
+        let holders = if pids.is_empty() { String::new() } else { format!(" pids={pids:?}") };
+        SqliteError::LockedByOther { waited_ms, holders }
+    }
+
+    /// Between two tries for a lock that another process holds: short at first, never past the next deadline.
+    pub(crate) fn pause_for_lock(&self, tries: u32, deadline: Option<Duration>) {
+        let pause = Duration::from_millis(1 << tries.min(4));
+        let left = deadline.map_or(pause, |deadline| deadline.saturating_sub(self.now()));
+        self.shared.clock.sleep(pause.min(left.max(Duration::from_millis(1))));
+    }
+}
