@@ -74,6 +74,8 @@ impl Encoder<'_> {
         Ok(())
     }
 
+    // apart from `put_in_order`, so that what that needs is not on the stack at every level
+    #[inline(never)]
     fn pairs(&mut self, size: u32, depth: usize, in_map_key: bool) -> Result<Vec<Pair>, TermError> {
         let mut pairs = Vec::new();
         for _ in 0..size {
@@ -88,6 +90,7 @@ impl Encoder<'_> {
     }
 
     /// Rewrites the associations just written: keys in ascending order, then their values.
+    #[inline(never)]
     fn put_in_order(&mut self, mut pairs: Vec<Pair>) -> Result<(), TermError> {
         let (out_from, ties_from) = match pairs.first() {
             Some(first) => (first.out[0], first.ties[0]),

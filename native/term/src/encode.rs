@@ -43,7 +43,8 @@ impl<'a> Encoder<'a> {
                 self.small(value < 0, u64::from(value.unsigned_abs()), in_map_key);
             }
             tag::BINARY => {
-                let data = self.counted_bytes()?;
+                let length = self.etf.u32()? as usize;
+                let data = self.data(length)?;
                 self.out.push(tag::KEY_BITSTRING);
                 text::put(&mut self.out, data);
             }
@@ -111,15 +112,19 @@ impl<'a> Encoder<'a> {
         Ok(depth + 1)
     }
 
-    fn counted_bytes(&mut self) -> Result<&'a [u8], TermError> {
-        let length = self.etf.u32()? as usize;
-        self.etf.take(length)
+    /// Data that goes into the key, refused before it is copied when it can not fit.
+    fn data(&mut self, length: usize) -> Result<&'a [u8], TermError> {
+        let data = self.etf.take(length)?;
+        match data.len() <= KEY_BYTES_MAX {
+            true => Ok(data),
+            false => Err(TermError::TooLarge { bytes_max: KEY_BYTES_MAX }),
+        }
     }
 
     fn bits(&mut self) -> Result<(), TermError> {
         let length = self.etf.u32()? as usize;
         let bits = self.etf.u8()?;
-        let data = self.etf.take(length)?;
+        let data = self.data(length)?;
         self.out.push(tag::KEY_BITSTRING);
         match data.split_last() {
             None if bits == 0 => text::put(&mut self.out, data),
@@ -134,7 +139,7 @@ impl<'a> Encoder<'a> {
 
     fn big_integer(&mut self, length: usize, in_map_key: bool) -> Result<(), TermError> {
         let negative = self.etf.u8()? != 0;
-        let magnitude = self.etf.take(length)?;
+        let magnitude = self.data(length)?;
         self.integer(negative, magnitude, in_map_key);
         Ok(())
     }

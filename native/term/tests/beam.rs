@@ -16,7 +16,8 @@ fn erlang(dir: &Path, call: &str) -> Option<String> {
         "{{ok, _}} = compile:file({source:?}, [report, {{outdir, {dir:?}}}]), \
          true = code:add_path({dir:?}), beam_order:{call}, halt(0)."
     );
-    let output = match Command::new("erl").env("ERL_CRASH_DUMP_BYTES", "0").args(["-noshell", "-eval", &eval]).output() {
+    let output = match Command::new("erl").env("ERL_CRASH_DUMP_BYTES", "0").args(["-noshell", "-eval", &eval]).output()
+    {
         Ok(output) => output,
         Err(error) => {
             println!("SKIPPED: no erl on this machine, error={error}");
