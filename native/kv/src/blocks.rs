@@ -51,9 +51,7 @@ impl BlockFile {
     pub fn create(file: Arc<dyn DiskFile>, name: &str, store_id: [u8; 16]) -> Result<Self, KvError> {
         let fail = |error| KvError::io("create the store", error);
         file.allocate(CELLS_OFFSET).map_err(fail)?;
-        let mut header = [0; HEADER];
-        header[..format::SECTOR].copy_from_slice(&Header { store_id, clean: None }.encode());
-        file.write_all_at(&header, 0).map_err(fail)?;
+        file.write_all_at(&Header { store_id, clean: None }.encode(), 0).map_err(fail)?;
         let head = Head { block: Box::new([0; BLOCK]), generation: 0, slot: 1, dirty: false, synced_count: 0 };
         Ok(Self::new(file, name, store_id, 0, CELLS_OFFSET, head))
     }
@@ -124,16 +122,17 @@ impl BlockFile {
         })
     }
 
-    /// After a crash or a failed sync, what was read may be in the page cache only: write the slot
-    /// that was chosen again (the same bytes, so that it cannot be torn) and sync, before the other
-    /// slot, perhaps the only durable one, may be overwritten. Decides an unknown result for good.
+    /// After a crash or a failed sync, what was read may be in the page cache only: write the header
+    /// and the slot that was chosen again (the same bytes, so that they cannot be torn) and sync,
+    /// before the other slot, perhaps the only durable one, may be overwritten. Decides an unknown
+    /// result for good.
     fn adopt(&self, len: u64) -> Result<(), KvError> {
         let fail = |error| KvError::io("settle the store after a crash", error);
         let head = self.head.lock();
         self.file.set_len(len).map_err(fail)?;
         let cell = self.head_cell(&head);
         self.file.write_all_at(&cell, Place::Slot(head.slot).offset()).map_err(fail)?;
-        self.file.sync_data().map_err(fail)
+        self.write_header(None)
     }
 
     fn head_cell(&self, head: &Head) -> Vec<u8> {
@@ -144,8 +143,8 @@ impl BlockFile {
     }
 
     fn write_header(&self, clean: Option<Clean>) -> Result<(), KvError> {
-        let sector = Header { store_id: self.store_id, clean }.encode();
-        let written = self.file.write_all_at(&sector, 0).and_then(|()| self.file.sync_data());
+        let header = Header { store_id: self.store_id, clean }.encode();
+        let written = self.file.write_all_at(&header, 0).and_then(|()| self.file.sync_data());
         written.map_err(|error| KvError::io("write the store's header", error))
     }
 
@@ -307,7 +306,7 @@ impl StorageBackend for Backend {
             let part = &mut out[range];
             if block == 0 {
                 part.copy_from_slice(&self.0.head.lock().block[within..within + part.len()]);
-            } else if part.len() % BLOCK == 0 {
+            } else if part.len().is_multiple_of(BLOCK) {
                 self.0.read_blocks(block, part)?;
             } else {
                 let mut whole = [0; BLOCK];
@@ -350,7 +349,7 @@ impl StorageBackend for Backend {
             let part = &data[range];
             if block == 0 {
                 self.0.write_head(within, part)?;
-            } else if part.len() % BLOCK == 0 {
+            } else if part.len().is_multiple_of(BLOCK) {
                 self.0.write_blocks(block, part)?;
             } else {
                 let mut whole = [0; BLOCK];

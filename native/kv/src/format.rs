@@ -1,4 +1,4 @@
-//! The physical layout of `kv.redb` (FORMAT.md has it byte by byte): a header sector, two slots for
+//! The physical layout of `kv.redb` (FORMAT.md has it byte by byte): a header, two slots for
 //! logical block 0, then every other logical block with its trailer.
 //!
 //! Invariant: a block and its tag are one contiguous write, and the tag covers the block's content,
@@ -19,10 +19,10 @@ pub(crate) const CELL: usize = BLOCK + TRAILER;
 pub(crate) const SLOT_OFFSET: [u64; 2] = [4096, 12_288];
 /// Where logical block 1 begins.
 pub(crate) const CELLS_OFFSET: u64 = 20_480;
-/// Bytes of the header, of which the first [`SECTOR`] carry something.
+/// Bytes of the header: two copies of one sector, the rest zeros. Written in one piece.
 pub(crate) const HEADER: usize = 4096;
-/// Bytes of the header sector, written in one piece.
-pub(crate) const SECTOR: usize = 512;
+const SECTOR: usize = 512;
+const COPY_OFFSET: [usize; 2] = [0, 2048];
 
 const MAGIC: &[u8; 8] = b"MACULAKV";
 const VERSION: u16 = 1;
@@ -47,7 +47,15 @@ pub(crate) struct Clean {
 }
 
 impl Header {
-    pub fn encode(&self) -> [u8; SECTOR] {
+    pub fn encode(&self) -> [u8; HEADER] {
+        let mut out = [0; HEADER];
+        for offset in COPY_OFFSET {
+            out[offset..offset + SECTOR].copy_from_slice(&self.encode_sector());
+        }
+        out
+    }
+
+    fn encode_sector(&self) -> [u8; SECTOR] {
         let mut out = [0; SECTOR];
         out[..8].copy_from_slice(MAGIC);
         out[8..10].copy_from_slice(&VERSION.to_le_bytes());
@@ -65,14 +73,32 @@ impl Header {
         out
     }
 
-    /// `bytes` is the whole header. The places of magic, version and checksum are the same in every
-    /// version, so that a flipped bit is not taken for a newer version.
+    /// A copy that is damaged, or not like the other, is what a write leaves that was interrupted:
+    /// then the store counts as not closed.
     pub fn decode(bytes: &[u8; HEADER], file: &str) -> Result<Self, KvError> {
+        let copies = COPY_OFFSET.map(|offset| Self::decode_sector(&le(&bytes[offset..]), file));
+        match copies {
+            [Ok(one), Ok(other)] if one == other => Ok(one),
+            [Err(KvError::NewerFormat { file, what, found, known }), _]
+            | [_, Err(KvError::NewerFormat { file, what, found, known })] => {
+                Err(KvError::NewerFormat { file, what, found, known })
+            }
+            [Ok(one), Ok(other)] if one.store_id != other.store_id => {
+                Err(KvError::corrupt(file, None, "the copies of the header are of two stores"))
+            }
+            [Ok(one), _] | [_, Ok(one)] => Ok(Self { clean: None, ..one }),
+            [Err(error), Err(_)] => Err(error),
+        }
+    }
+
+    /// The places of magic, version and checksum are the same in every version, so that a flipped
+    /// bit is not taken for a newer version.
+    fn decode_sector(bytes: &[u8; SECTOR], file: &str) -> Result<Self, KvError> {
         let refuse = |reason: &str| Err(KvError::corrupt(file, None, reason));
         if &bytes[..8] != MAGIC {
             return refuse("not a macula_kv file: wrong magic");
         }
-        if xxh3_128(&bytes[..SUM]).to_le_bytes() != bytes[SUM..SECTOR] {
+        if xxh3_128(&bytes[..SUM]).to_le_bytes() != bytes[SUM..] {
             return refuse("the header does not match its checksum");
         }
         let newer = |what, found, known| Err(KvError::NewerFormat { file: file.to_owned(), what, found, known });
@@ -84,15 +110,11 @@ impl Header {
         if cipher != CIPHER_PLAIN {
             return newer("cipher", cipher.into(), CIPHER_PLAIN.into());
         }
-        let header = Self {
-            store_id: le(&bytes[24..40]),
-            clean: (bytes[20] == 1).then(|| Clean {
-                generation: u64::from_le_bytes(le(&bytes[40..48])),
-                len: u64::from_le_bytes(le(&bytes[48..56])),
-            }),
-        };
-        if header.encode() != bytes[..SECTOR] || bytes[SECTOR..].iter().any(|b| *b != 0) {
-            return refuse("the header holds bytes that no version writes");
+        let clean =
+            Clean { generation: u64::from_le_bytes(le(&bytes[40..48])), len: u64::from_le_bytes(le(&bytes[48..56])) };
+        let header = Self { store_id: le(&bytes[24..40]), clean: (bytes[20] == 1).then_some(clean) };
+        if header.encode_sector() != *bytes {
+            return refuse("the header holds bytes that this version does not write");
         }
         Ok(header)
     }
@@ -203,28 +225,37 @@ mod tests {
     #[test]
     fn header_reads_back_and_names_what_is_newer() {
         let header = Header { store_id: [9; 16], clean: Some(Clean { generation: 4, len: 20_480 }) };
-        let whole = |sector: [u8; SECTOR]| {
-            let mut bytes = [0; HEADER];
-            bytes[..SECTOR].copy_from_slice(&sector);
-            bytes
-        };
-        let sector = header.encode();
-        assert_eq!(Header::decode(&whole(sector), "f").expect("reads"), header);
+        let bytes = header.encode();
+        assert_eq!(Header::decode(&bytes, "f").expect("reads"), header);
         for (at, what) in [(8, "version"), (10, "cipher")] {
-            let mut newer = sector;
-            newer[at] = 9;
-            let sum = xxh3_128(&newer[..SUM]);
-            newer[SUM..].copy_from_slice(&sum.to_le_bytes());
-            match Header::decode(&whole(newer), "f") {
+            let mut newer = bytes;
+            for offset in COPY_OFFSET {
+                newer[offset + at] = 9;
+                let sum = xxh3_128(&newer[offset..offset + SUM]);
+                newer[offset + SUM..offset + SECTOR].copy_from_slice(&sum.to_le_bytes());
+            }
+            match Header::decode(&newer, "f") {
                 Err(KvError::NewerFormat { what: named, found: 9, .. }) => assert_eq!(named, what),
                 other => panic!("{other:?}"),
             }
         }
-        for at in 0..HEADER {
-            let mut bytes = whole(sector);
-            bytes[at] ^= 0x40;
-            assert!(matches!(Header::decode(&bytes, "f"), Err(KvError::Corrupt { .. })), "flip at {at}");
+        assert!(matches!(Header::decode(&[0; HEADER], "f"), Err(KvError::Corrupt { .. })));
+    }
+
+    #[test]
+    fn an_interrupted_header_counts_as_not_closed() {
+        let closed = Header { store_id: [9; 16], clean: Some(Clean { generation: 4, len: 20_480 }) };
+        let open = Header { clean: None, ..closed };
+        for (old, new) in [(closed, open), (open, closed)] {
+            for written in [SECTOR / 2, SECTOR, HEADER / 2] {
+                let mut bytes = old.encode();
+                bytes[..written].copy_from_slice(&new.encode()[..written]);
+                assert_eq!(Header::decode(&bytes, "f").expect("reads"), open, "written={written}");
+            }
         }
+        let mut bytes = closed.encode();
+        bytes[COPY_OFFSET[1]..].copy_from_slice(&Header { store_id: [8; 16], clean: None }.encode()[COPY_OFFSET[1]..]);
+        assert!(matches!(Header::decode(&bytes, "f"), Err(KvError::Corrupt { .. })));
     }
 
     #[test]

@@ -27,4 +27,4 @@ pub use records::{Exported, Imported};
 pub use store::{Options, Snapshot, Store};
 pub use turn::Tx;
 pub use verify::Verified;
-pub use view::{KeyRange, Page, PageLimits};
+pub use view::{Entry, KeyRange, Page, PageLimits};

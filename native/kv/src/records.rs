@@ -10,6 +10,7 @@ use crate::view::EVERYTHING;
 use crate::{KvError, Snapshot, Store, KEY_LEN_MAX, VALUE_LEN_MAX};
 use macula_core::{Chance, Disk, Progress, RelPath, Task};
 use std::io::{self, Read, Write};
+use std::sync::Arc;
 use xxhash_rust::xxh3::{xxh3_128, xxh3_128_with_seed, xxh3_64_with_seed};
 
 const MAGIC: &[u8; 8] = b"MACULAKR";
@@ -26,6 +27,8 @@ const CHUNK_LEN: usize = 256 << 10;
 const CHUNK_LEN_MAX: u64 = (CHUNK_LEN + RECORD_HEAD + KEY_LEN_MAX + VALUE_LEN_MAX) as u64;
 /// Entries are given to redb in transactions of as many bytes.
 const LOAD_LEN: usize = 4 << 20;
+/// Memory for pages while loading.
+const LOAD_CACHE: usize = 64 << 20;
 /// How errors name the stream.
 const NAME: &str = "kv.records";
 
@@ -97,9 +100,8 @@ impl Store {
     /// `Exists`; `Corrupt` for a stream that is cut, damaged, reordered or followed by anything;
     /// `NewerFormat`; `Cancelled`; `DiskFull`; `Io`.
     pub fn import(
-        disk: &dyn Disk,
+        disk: Arc<dyn Disk>,
         chance: &dyn Chance,
-        cache_bytes: usize,
         input: &mut dyn Read,
         task: &Task,
     ) -> Result<Imported, KvError> {
@@ -109,8 +111,7 @@ impl Store {
             Err(error) => return Err(KvError::io("look for a store", error)),
         }
         let mut source = Source::open(input)?;
-        let imported = Engine::build(disk, chance, cache_bytes, |engine| fill(engine, &mut source, task))?;
-        Ok(imported)
+        Engine::build(&*disk, chance, LOAD_CACHE, |engine| fill(engine, &mut source, task))
     }
 }
 

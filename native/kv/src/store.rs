@@ -14,6 +14,7 @@ use crate::KvError;
 use crossbeam_channel::{bounded, Sender, TrySendError};
 use macula_core::{Chance, Clock, Disk, Gate};
 use parking_lot::{Mutex, RwLock};
+use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -119,6 +120,12 @@ struct Handle {
     open: Mutex<Option<Sender<()>>>,
     thread: Mutex<Option<JoinHandle<()>>>,
     queue_bytes_max: usize,
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store").field("file", &self.0.shared.blocks.name()).finish_non_exhaustive()
+    }
 }
 
 impl Store {
@@ -300,6 +307,12 @@ pub struct Snapshot(Arc<Held>);
 struct Held {
     view: Mutex<Option<Arc<View>>>,
     shared: Arc<Shared>,
+}
+
+impl fmt::Debug for Snapshot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Snapshot").finish_non_exhaustive()
+    }
 }
 
 impl Snapshot {

@@ -9,6 +9,8 @@ use crate::view::{page, KeyRange, Page, PageLimits, View, Writes};
 use crate::KvError;
 use crossbeam_channel::Sender;
 use parking_lot::Mutex;
+use std::fmt;
+use std::sync::atomic::{fence, AtomicBool, Ordering};
 use std::sync::Arc;
 
 /// How a turn ended, for the writer thread.
@@ -20,9 +22,11 @@ pub(crate) enum End {
 /// Shared by the caller and the writer thread.
 pub(crate) struct Turn {
     view: Arc<View>,
-    writes: Mutex<State>,
+    state: Mutex<State>,
     end: Sender<End>,
     bytes_max: usize,
+    /// Set before the lock is tried, looked at after it is given back: one of the two sees it.
+    cancelled: AtomicBool,
 }
 
 struct State {
@@ -39,17 +43,12 @@ impl Turn {
     pub fn new(view: Arc<View>, end: Sender<End>, bytes_max: usize) -> Self {
         let len = view.len;
         let state = State { over: None, writes: Writes::new(), cleared: false, len, bytes: 0 };
-        Self { view, writes: Mutex::new(state), end, bytes_max }
+        Self { view, state: Mutex::new(state), end, bytes_max, cancelled: AtomicBool::new(false) }
     }
 
     /// End it with `why`, if it did not end before. Nothing is sent to the writer thread.
     pub fn stop(&self, why: KvError) -> bool {
-        let mut state = self.writes.lock();
-        let open = state.over.is_none();
-        if open {
-            state.finish(why);
-        }
-        open
+        self.state.lock().stop(why)
     }
 
     fn abort(&self, why: KvError) {
@@ -59,10 +58,28 @@ impl Turn {
     }
 
     fn with<T>(&self, act: impl FnOnce(&mut State) -> Result<T, KvError>) -> Result<T, KvError> {
-        let mut state = self.writes.lock();
-        match &state.over {
-            Some(why) => Err(why.clone()),
-            None => act(&mut state),
+        let result = {
+            let mut state = self.state.lock();
+            match &state.over {
+                Some(why) => Err(why.clone()),
+                None => act(&mut state),
+            }
+        };
+        fence(Ordering::SeqCst);
+        if self.cancelled.load(Ordering::SeqCst) {
+            self.abort(KvError::Cancelled);
+        }
+        result
+    }
+
+    /// As [`Turn::abort`], without waiting for a call that is reading.
+    fn cancel(&self) {
+        self.cancelled.store(true, Ordering::SeqCst);
+        fence(Ordering::SeqCst);
+        let free = self.state.try_lock();
+        let ended = free.is_some_and(|mut state| state.stop(KvError::Cancelled));
+        if ended {
+            let _ = self.end.try_send(End::Abort);
         }
     }
 }
@@ -71,6 +88,15 @@ impl State {
     fn finish(&mut self, why: KvError) -> (Writes, bool) {
         self.over = Some(why);
         (std::mem::take(&mut self.writes), self.cleared)
+    }
+
+    /// Whether this ended it.
+    fn stop(&mut self, why: KvError) -> bool {
+        let open = self.over.is_none();
+        if open {
+            self.finish(why);
+        }
+        open
     }
 
     fn has(&self, view: &View, key: &[u8]) -> Result<bool, KvError> {
@@ -183,10 +209,16 @@ impl Tx {
         self.0.abort(KvError::Closed);
     }
 
-    /// As [`Tx::abort`], from anywhere, when its owner is gone: later calls answer
+    /// As [`Tx::abort`], from anywhere, when its owner is gone: never waits, and later calls answer
     /// [`KvError::Cancelled`].
     pub fn cancel(&self) {
-        self.0.abort(KvError::Cancelled);
+        self.0.cancel();
+    }
+}
+
+impl fmt::Debug for Tx {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tx").finish_non_exhaustive()
     }
 }
 

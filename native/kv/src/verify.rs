@@ -106,7 +106,7 @@ impl StorageBackend for FrozenBackend {
             out.copy_from_slice(&self.head[within..within + out.len()]);
             return Ok(());
         }
-        if block == 0 || within != 0 || out.len() % BLOCK != 0 {
+        if block == 0 || within != 0 || !out.len().is_multiple_of(BLOCK) {
             return Err(io::ErrorKind::InvalidInput.into());
         }
         self.count.fetch_add((out.len() / BLOCK) as u64, Ordering::Relaxed);

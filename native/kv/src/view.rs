@@ -33,11 +33,14 @@ pub struct PageLimits {
     pub bytes_max: usize,
 }
 
+/// A key and its value.
+pub type Entry = (Vec<u8>, Vec<u8>);
+
 /// A part of a range, in the order asked for.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Page {
     /// Keys and values.
-    pub entries: Vec<(Vec<u8>, Vec<u8>)>,
+    pub entries: Vec<Entry>,
     /// When there is more: the last key here, to go on after (exclusively).
     pub next: Option<Vec<u8>>,
 }
@@ -113,7 +116,7 @@ impl Scan {
     }
 
     /// The next entry.
-    pub fn next(&mut self) -> Result<Option<(Vec<u8>, Vec<u8>)>, KvError> {
+    pub fn next(&mut self) -> Result<Option<Entry>, KvError> {
         let Some((key, value)) = self.step()? else { return Ok(None) };
         Ok(Some((key, self.copy(&value)?)))
     }
@@ -146,11 +149,9 @@ pub(crate) fn page(
     let mut scan = view.map(|view| view.scan(range, reverse)).transpose()?;
     let mut below = scan.as_mut().map_or(Ok(None), Scan::step)?;
     let bounds = (range.0.as_ref(), range.1.as_ref());
-    let mut above: Box<dyn Iterator<Item = (&Vec<u8>, &Option<Vec<u8>>)>> = match reverse {
-        true => Box::new(writes.range::<Vec<u8>, _>(bounds).rev()),
-        false => Box::new(writes.range::<Vec<u8>, _>(bounds)),
-    };
-    let mut over = above.next();
+    let mut above = writes.range::<Vec<u8>, _>(bounds);
+    let mut next_above = || if reverse { above.next_back() } else { above.next() };
+    let mut over = next_above();
     let mut bytes = 0;
     loop {
         let order = match (&below, over) {
@@ -167,7 +168,7 @@ pub(crate) fn page(
         }
         if order.is_ge() {
             written = over;
-            over = above.next();
+            over = next_above();
         }
         let entry = match (written, under, &scan) {
             (Some((_, None)), _, _) => continue,
