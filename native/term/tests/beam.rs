@@ -2,7 +2,7 @@
 //! compare, we encode and decode them, Erlang says whether they are still the same.
 //!
 //! `MACULA_SEED=n` replays a run, `MACULA_TORTURE=1` makes it long. Without `erl` it is skipped.
-#![allow(clippy::disallowed_methods, clippy::print_stdout)]
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stdout)]
 
 use macula_term::{bound, decode, encode, Side};
 use std::cmp::Ordering;

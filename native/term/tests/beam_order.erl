@@ -87,7 +87,7 @@ map(Pairs) ->
         false -> maps:from_list([{plus(K), V} || {K, V} <- Pairs])
     end.
 
-plus(F) when is_float(F), F == 0.0 -> abs(F); % a literal 0.0 here the compiler of OTP 25 makes to F
+plus(F) when is_float(F) -> F + 0.0; % -0.0 + 0.0 is 0.0; OTP 25 keeps -0.0 in abs/1, and where a literal is ==
 plus(T) when is_tuple(T) -> list_to_tuple(plus(tuple_to_list(T)));
 plus([H | T]) -> [plus(H) | plus(T)];
 plus(M) when is_map(M) -> maps:from_list([{plus(K), plus(V)} || {K, V} <- maps:to_list(M)]);

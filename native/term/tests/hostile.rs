@@ -2,7 +2,7 @@
 //! overflows the stack, and whatever `decode` accepts is what `encode` makes.
 //!
 //! `MACULA_SEED=n` replays a run, `MACULA_TORTURE=1` makes it long.
-#![allow(clippy::disallowed_methods, clippy::print_stdout)]
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stdout)]
 
 mod support;
 

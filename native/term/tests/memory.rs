@@ -1,5 +1,5 @@
 //! Memory stays proportional to the input, whatever sizes the input claims.
-#![allow(unsafe_code)]
+#![allow(unsafe_code, clippy::unwrap_used)]
 
 mod support;
 

@@ -1,7 +1,7 @@
 //! Order, identity, bounds and round trip against a naive comparison written a second time.
 //!
 //! `MACULA_TORTURE=1` runs many more cases. proptest prints what failed, shrunk.
-#![allow(clippy::disallowed_methods)]
+#![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
 mod support;
 

@@ -1,6 +1,6 @@
 //! A term as a tree, random ones of it, its external form (in several spellings), and an order
 //! written down a second time: naively, without a look at key bytes.
-#![allow(dead_code)]
+#![allow(dead_code, clippy::unwrap_used)]
 
 use proptest::prelude::*;
 use std::cmp::Ordering;
