@@ -35,7 +35,8 @@ impl Files {
         clock: Arc<dyn Clock>,
         chance: Arc<dyn Chance>,
     ) -> Result<Self, FilesError> {
-        for (dir, part) in [(FILES, Part::Files), (".macula", Part::Other), (TEMPORARIES, Part::Other), (ASIDE, Part::Other)]
+        for (dir, part) in
+            [(FILES, Part::Files), (".macula", Part::Other), (TEMPORARIES, Part::Other), (ASIDE, Part::Other)]
         {
             make_dir(&*data, &RelPath::literal(dir), &ledger, part)
                 .map_err(|e| FilesError::of("create a directory", &RelPath::literal(dir), e))?;

@@ -49,7 +49,7 @@ pub(crate) struct Names {
 pub(crate) struct Owed {
     dirs: Vec<RelPath>,
     /// Directories that are durable once those syncs are done.
-    proves: Vec<RelPath>,
+    proves: HashSet<RelPath>,
     dir_changes: u64,
 }
 
@@ -161,7 +161,7 @@ impl Inner {
         removed.map_err(|e| FilesError::of("remove", path, e))?;
         self.account_for_removal(Some(&old), kept);
         let left = self.prune(&mut names, &from.parent());
-        Ok(Owed { dirs: vec![left], proves: Vec::new(), dir_changes: names.dir_changes })
+        Ok(Owed { dirs: vec![left], proves: HashSet::new(), dir_changes: names.dir_changes })
     }
 
     /// Give a file another name, replacing what is there.
@@ -218,12 +218,11 @@ impl Inner {
 
     /// Syncs for changes in `dirs`, and for each directory above whose name may not be durable.
     fn owe<const N: usize>(&self, names: &Names, dirs: [RelPath; N]) -> Owed {
-        let mut owed = Owed { dirs: Vec::new(), proves: Vec::new(), dir_changes: names.dir_changes };
+        let mut owed = Owed { dirs: Vec::new(), proves: HashSet::new(), dir_changes: names.dir_changes };
         for dir in dirs {
             let mut at = dir.clone();
             while !at.is_root() {
-                if !names.durable_dirs.contains(&at) && !owed.proves.contains(&at) {
-                    owed.proves.push(at.clone());
+                if !names.durable_dirs.contains(&at) && owed.proves.insert(at.clone()) {
                     owed.dirs.push(at.parent());
                 }
                 at = at.parent();
