@@ -8,6 +8,10 @@ rustler::atoms! {
     // what a person must read
     invalid, corrupt, newer_format, permission, io, sql, internal,
     // arguments
-    blob, put, delete, clear, absent, incl, excl, raw, etf, positional, named, execute, query,
-    zst, gz, file, dir, symlink, other,
+    blob, incl, raw, etf, named, query, gz,
+    format, level, cache, verify, overwrite, foreign, from_other_app, bytes_max,
+    // answers
+    size, mtime_ms, mode, blake3, entries_done, bytes_done, bytes_total,
+    total, parts, age_ms, kv, sqlite, files, uploads, other,
+    name, path, bytes, at_us, verified, entries, bytes_in, changed, left_out,
 }

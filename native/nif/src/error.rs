@@ -9,42 +9,57 @@ use rustler::{Atom, Encoder, Env, Term};
 
 /// An error on its way to the BEAM.
 #[derive(Debug)]
-pub struct Failure {
-    kind: Kind,
-    message: String,
-    hint: Option<String>,
+pub enum Failure {
+    /// Of a kind that Elixir's callers see.
+    Of {
+        /// What the caller can do.
+        kind: Kind,
+        /// What happened.
+        message: String,
+        /// What to do.
+        hint: Option<String>,
+    },
+    /// The engine is not open yet: Elixir opens it, on a thread of ours, and asks again.
+    NotOpen,
 }
 
 impl Failure {
     /// A defect of ours, with what is known of it.
     pub fn internal(message: impl Into<String>) -> Self {
-        Self { kind: Kind::Internal, message: message.into(), hint: None }
+        Self::Of { kind: Kind::Internal, message: message.into(), hint: None }
     }
 
     /// Input that Elixir should have refused.
     pub fn invalid(message: impl Into<String>) -> Self {
-        Self { kind: Kind::Invalid, message: message.into(), hint: None }
+        Self::Of { kind: Kind::Invalid, message: message.into(), hint: None }
     }
 
     /// An expected outcome.
     pub fn outcome(kind: Kind) -> Self {
-        Self { kind, message: String::new(), hint: None }
+        Self::Of { kind, message: String::new(), hint: None }
+    }
+
+    /// See [`Failure::NotOpen`].
+    pub fn not_open() -> Self {
+        Self::NotOpen
     }
 }
 
 impl<E: Kinded> From<E> for Failure {
     fn from(error: E) -> Self {
-        Self { kind: error.kind(), message: error.to_string(), hint: error.hint() }
+        Self::Of { kind: error.kind(), message: error.to_string(), hint: error.hint() }
     }
 }
 
 impl Encoder for Failure {
     fn encode<'a>(&self, env: Env<'a>) -> Term<'a> {
-        let (atom, outcome) = atom(self.kind);
-        if outcome {
-            (atoms::error(), atom).encode(env)
-        } else {
-            (atoms::error(), (atom, &self.message, &self.hint)).encode(env)
+        let (kind, message, hint) = match self {
+            Self::NotOpen => return (atoms::error(), atoms::not_open()).encode(env),
+            Self::Of { kind, message, hint } => (*kind, message, hint),
+        };
+        match atom(kind) {
+            (atom, true) => (atoms::error(), atom).encode(env),
+            (atom, false) => (atoms::error(), (atom, message, hint)).encode(env),
         }
     }
 }

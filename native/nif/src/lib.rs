@@ -11,7 +11,6 @@ mod archive;
 mod atoms;
 mod base;
 mod call;
-mod control;
 mod error;
 mod files;
 mod handle;

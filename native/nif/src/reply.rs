@@ -63,13 +63,6 @@ impl Reply {
         });
     }
 
-    /// Nothing is owed after all: the NIF itself returns the outcome.
-    pub fn withdraw(mut self) {
-        self.call.claim_reply();
-        self.env = None;
-        self.end_monitor();
-    }
-
     fn send_once(&mut self, encode: impl for<'a> FnOnce(Env<'a>) -> Term<'a>) {
         let Some(mut owned) = self.env.take() else { return };
         if !self.call.claim_reply() {

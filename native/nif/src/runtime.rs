@@ -1,10 +1,10 @@
 //! The threads behind the NIFs: a pool for disk work that a caller waits for, one for work of
 //! minutes, so that neither a backup nor a slow sync keeps the other's callers waiting.
 
+use crate::atoms;
 use crate::error::Failure;
 use crate::pool::{Pool, Refused};
 use crate::reply::Reply;
-use crate::atoms;
 use macula_core::Kind;
 use rustler::{Encoder, Env, Term};
 
@@ -48,12 +48,7 @@ impl Runtime {
 }
 
 /// `{ok, call}`: the reply will come; `{error, busy | closed}`: it will not.
-fn submit<'a>(
-    pool: &Pool,
-    env: Env<'a>,
-    reference: Term<'a>,
-    job: impl FnOnce(Reply) + Send + 'static,
-) -> Term<'a> {
+fn submit<'a>(pool: &Pool, env: Env<'a>, reference: Term<'a>, job: impl FnOnce(Reply) + Send + 'static) -> Term<'a> {
     let reply = Reply::to_caller(env, reference);
     let call = reply.call().clone();
     let run = move || {

@@ -4,15 +4,16 @@
 //! which a restore exchanges the directories. A handle taken before that answers `Closed`; asking
 //! the app again gives the engine on the restored data.
 
-use crate::engine::{Engine, Pinned, Staged};
+use crate::backup::publish;
+use crate::engine::Engine;
 use crate::lock::OwnerLock;
-use crate::tree::Scratch;
+use crate::restore::machine_dir;
 use crate::{usage, Base, Layout, Options, Seams, StoreError, Usage};
-use macula_core::{create_dir_all, AppName, Clock, Disk, Gate, Ledger, Part, RelPath, Task};
+use macula_core::{create_dir_all, remove_tree, AppName, Disk, Gate, Ledger, Part, RelPath, Task};
 use macula_files::Files;
 use macula_kv::Store;
 use macula_sqlite::Database;
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,6 +32,8 @@ pub struct App {
     state: Mutex<State>,
     swapped: Condvar,
     reconciled_at: Mutex<Option<Duration>>,
+    backup_turn: Mutex<()>,
+    restore_turn: Mutex<()>,
 }
 
 #[derive(Debug)]
@@ -88,6 +91,8 @@ impl App {
             state: Mutex::new(State::Open(Engines::on(disk))),
             swapped: Condvar::new(),
             reconciled_at: Mutex::new(None),
+            backup_turn: Mutex::new(()),
+            restore_turn: Mutex::new(()),
         });
         if !known {
             // the first opening, or a lost record: nothing else can tell what is there
@@ -136,6 +141,16 @@ impl App {
         self.engine(|engines| Some(engines.disk.clone()), |engines| Ok(engines.disk.clone()))
     }
 
+    /// One archive of an app is made at a time.
+    pub(crate) fn backup_turn(&self) -> MutexGuard<'_, ()> {
+        self.backup_turn.lock()
+    }
+
+    /// One restore of an app runs at a time.
+    pub(crate) fn restore_turn(&self) -> MutexGuard<'_, ()> {
+        self.restore_turn.lock()
+    }
+
     pub(crate) fn gate(&self) -> &Gate {
         &self.gate
     }
@@ -158,6 +173,22 @@ impl App {
         self.engine(|engines| Some(engines.all()), |engines| Ok(engines.all()))
     }
 
+    /// Copy one instant of the database to `dest`, a path on the machine.
+    ///
+    /// # Errors
+    /// [`StoreError::Exists`] when something is there and `overwrite` was not asked for.
+    pub fn copy_database(database: &Database, dest: &Path, overwrite: bool, task: &Task) -> Result<(), StoreError> {
+        let (dir, name) = machine_dir(dest)?;
+        if !overwrite && dir.stat(&name).is_ok() {
+            return Err(StoreError::Exists(dest.to_owned()));
+        }
+        let partial = RelPath::new(format!(".{name}.partial"))?;
+        let failed = |e| StoreError::io("name", dest, e);
+        remove_tree(&dir, &partial).map_err(failed)?;
+        database.backup(&dest.with_file_name(partial.as_path()), task)?;
+        publish(&dir, &partial, &name, overwrite).map_err(failed)
+    }
+
     /// Bytes by part.
     pub fn usage(&self) -> Usage {
         usage::read(self)
@@ -177,8 +208,7 @@ impl App {
 
     pub(crate) fn engine_bytes(&self, part: Part) -> Option<u64> {
         let engines = self.peek(|engines| Some(engines.all()))?;
-        let dir = if part == Part::Kv { DIR_BYTES } else { 0 };
-        engines.iter().find(|engine| engine.part() == part)?.bytes().map(|bytes| bytes + dir)
+        engines.iter().find(|engine| engine.part() == part)?.bytes()
     }
 
     /// Read everything and compare with its checksums.
@@ -228,8 +258,7 @@ impl App {
             for engine in engines.all() {
                 engine.close();
                 if let Some(bytes) = engine.bytes() {
-                    let dir = if engine.part() == Part::Kv { DIR_BYTES } else { 0 };
-                    self.ledger.set(engine.part(), bytes + dir);
+                    self.ledger.set(engine.part(), bytes);
                 }
             }
         }

@@ -10,7 +10,7 @@ use crate::plain::Scope;
 use crate::restore::machine_dir;
 use crate::tree::{channel, AppTree, Scratch};
 use crate::{App, Base, StoreError};
-use macula_archive::{PackOptions, Packed};
+use macula_archive::{PackOptions, Packed, UnpackOptions};
 use macula_core::{create_dir_all, remove_tree, AppName, Disk, Open, RelPath, Task};
 use serde::{Deserialize, Serialize};
 use std::io;
@@ -96,7 +96,12 @@ const VERIFIED: &str = "verified";
 
 impl Base {
     /// Back the app up into `backups/`.
-    pub fn backup(self: &Arc<Self>, name: &AppName, options: &BackupOptions, task: &Task) -> Result<BackupInfo, StoreError> {
+    pub fn backup(
+        self: &Arc<Self>,
+        name: &AppName,
+        options: &BackupOptions,
+        task: &Task,
+    ) -> Result<BackupInfo, StoreError> {
         let dir = self.layout.absolute(&RelPath::literal(BACKUPS));
         let mut at_us = self.seams.clock.wall_ms() * 1000;
         loop {
@@ -148,13 +153,14 @@ impl Base {
         let partial = RelPath::new(format!(".{name}.partial"))?;
         remove_tree(dir, &partial).map_err(failed("clear the way for"))?;
         let at_us = self.seams.clock.wall_ms() * 1000;
-        let written = (|| {
+        let write = || -> Result<(Packed, Vec<String>, u64), StoreError> {
             let file = dir.open(&partial, Open::CreateNew).map_err(failed("create"))?;
             let (packed, left_out) = self.pack(app, &*file, name, scratch, options, at_us, task)?;
             file.set_mode(0o600).and_then(|()| file.sync_data()).map_err(failed("sync"))?;
             let bytes = file.len().map_err(failed("read"))?;
             if options.verify {
-                macula_archive::verify(dir.open(&partial, Open::Read).map_err(failed("read back"))?, task)?;
+                let archive = dir.open(&partial, Open::Read).map_err(failed("read back"))?;
+                macula_archive::verify(&archive, &UnpackOptions::default(), task)?;
                 // a disk without extended attributes keeps no mark: the listing then says so
                 let _ = file.set_tag(VERIFIED, &bytes.to_le_bytes());
             }
@@ -163,7 +169,8 @@ impl Base {
                 _ => failed("name")(error),
             })?;
             Ok((packed, left_out, bytes))
-        })();
+        };
+        let written = write();
         if written.is_err() {
             let _ = dir.remove_file(&partial);
         }
@@ -174,9 +181,9 @@ impl Base {
             bytes,
             at_us,
             verified: Some(options.verify),
-            entries: packed.entries,
-            bytes_in: packed.bytes_in,
-            changed: packed.changed,
+            entries: packed.totals.entries,
+            bytes_in: packed.totals.bytes,
+            changed: packed.totals.changed,
             left_out,
         })
     }
@@ -214,14 +221,25 @@ impl Base {
             let tree = &tree;
             threads.spawn(move || tree.produce(first, scope, task, &items));
             let mut failure = None;
-            let items = wanted.into_iter().map_while(|item| item.map_err(|error| failure = Some(error)).ok());
-            let packed = macula_archive::pack(items, tree, out, &pack, task);
+            let mut items = wanted.into_iter().map(|item| {
+                item.map_err(|error| {
+                    let told = io::Error::other(error.to_string());
+                    failure = Some(error);
+                    told
+                })
+            });
+            let packed = macula_archive::pack(&mut items, tree, out, &pack, task);
+            drop(items);
             match failure {
                 Some(error) => Err(error),
                 None => Ok(packed?),
             }
         })?;
-        Ok((packed, tree.left_out()))
+        let mut left_out = tree.left_out();
+        let remarked = packed.remarked.iter().filter(|entry| entry.remark.is_some_and(|remark| !remark.is_packed()));
+        left_out
+            .extend(remarked.map(|entry| format!("{}: {:?}", String::from_utf8_lossy(&entry.path()), entry.remark)));
+        Ok((packed, left_out))
     }
 
     /// A fresh scratch directory. One archive of an app is made at a time.
@@ -284,7 +302,7 @@ fn scratch_path(name: &AppName) -> Result<RelPath, StoreError> {
 }
 
 /// Give the finished archive its name, without ever replacing another unless asked to.
-fn publish(dir: &dyn Disk, partial: &RelPath, name: &RelPath, overwrite: bool) -> io::Result<()> {
+pub(crate) fn publish(dir: &dyn Disk, partial: &RelPath, name: &RelPath, overwrite: bool) -> io::Result<()> {
     if overwrite {
         dir.rename(partial, name)?;
     } else {

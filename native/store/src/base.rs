@@ -69,7 +69,8 @@ impl Base {
             create_dir_all(&*disk, &RelPath::literal(dir)).map_err(refuse)?;
         }
         // control sockets and locks are nobody else's business
-        disk.set_dir_meta(&RelPath::literal(RUN), 0o700, i128::from(seams.clock.wall_ms()) * 1_000_000).map_err(refuse)?;
+        disk.set_dir_meta(&RelPath::literal(RUN), 0o700, i128::from(seams.clock.wall_ms()) * 1_000_000)
+            .map_err(refuse)?;
         let layout = Layout::new(root.to_owned());
         Ok(Arc::new(Self { layout, disk, seams, options, apps: Mutex::default() }))
     }
@@ -136,6 +137,26 @@ impl Base {
             create_dir_all(&*self.disk, &path).map_err(|e| StoreError::io("create", self.layout.absolute(&path), e))?;
         }
         Ok(())
+    }
+
+    /// Whether [`Base::close`] was called.
+    pub fn is_closed(&self) -> bool {
+        self.apps.lock().closed
+    }
+
+    /// Count what other programs wrote into the apps that are open.
+    ///
+    /// Returns how long to wait before the next time: twenty times what this one took, so that
+    /// walking never costs more than a twentieth of one core.
+    pub fn reconcile_open_apps(&self) -> Duration {
+        let begun = self.seams.clock.monotonic();
+        for app in self.open_apps() {
+            // an app that is being closed or restored is counted when it is open again
+            if app.reconcile().is_ok() {
+                usage::save(self, &app);
+            }
+        }
+        20 * self.seams.clock.monotonic().saturating_sub(begun)
     }
 
     /// Names of the apps that have a directory, sorted.

@@ -1,14 +1,18 @@
 //! What the store asks of every engine, so that usage, backup, verification and closing follow from
 //! one row in [`crate::App`]'s engine table.
 
-use crate::tree::Scratch;
+use crate::restore::KV_RECORDS;
+use crate::tree::{FileWriter, Scratch};
 use crate::StoreError;
-use macula_core::{Part, RelPath, Task};
-use macula_files::FileSnapshot;
-use std::fmt::Debug;
+use macula_core::{Open, Part, RelPath, Task};
+use macula_files::{FileSnapshot, Files};
+use macula_kv::{Snapshot, Store};
+use macula_sqlite::Database;
+use std::io::{BufWriter, Write};
+use std::sync::Arc;
 
 /// One engine of an opened app.
-pub trait Engine: Send + Sync + Debug {
+pub trait Engine: Send + Sync {
     /// The part of the app whose bytes it keeps.
     fn part(&self) -> Part;
     /// Bytes on disk now, without walking; `None` when the ledger knows better.
@@ -38,4 +42,103 @@ pub enum Staged {
     },
     /// The files of one instant, archived below `data/`.
     Files(FileSnapshot),
+}
+
+impl Engine for Store {
+    fn part(&self) -> Part {
+        Part::Kv
+    }
+
+    fn bytes(&self) -> Option<u64> {
+        Some(self.file_bytes())
+    }
+
+    fn pin(&self) -> Result<Box<dyn Pinned>, StoreError> {
+        Ok(Box::new(PinnedKv { store: self.clone(), snapshot: self.snapshot()? }))
+    }
+
+    fn verify(&self, task: &Task) -> Result<(), StoreError> {
+        Store::verify(self, task)?;
+        Ok(())
+    }
+
+    fn close(&self) {
+        Store::close(self);
+    }
+}
+
+struct PinnedKv {
+    store: Store,
+    snapshot: Snapshot,
+}
+
+impl Pinned for PinnedKv {
+    fn stage(self: Box<Self>, scratch: &Scratch, task: &Task) -> Result<Staged, StoreError> {
+        let name = RelPath::literal(KV_RECORDS);
+        let file = scratch.disk.open(&name, Open::CreateNew);
+        let file = file.map_err(|e| StoreError::io("create", scratch.path.join(KV_RECORDS), e))?;
+        let mut out = BufWriter::with_capacity(1 << 20, FileWriter::new(file));
+        self.store.export(&self.snapshot, &mut out, task)?;
+        self.snapshot.release();
+        out.flush().map_err(|e| StoreError::io("write", scratch.path.join(KV_RECORDS), e))?;
+        Ok(Staged::Copy { path: name.clone(), scratch: name })
+    }
+}
+
+impl Engine for Arc<Database> {
+    fn part(&self) -> Part {
+        Part::Sqlite
+    }
+
+    fn bytes(&self) -> Option<u64> {
+        Some(Database::bytes(self))
+    }
+
+    fn pin(&self) -> Result<Box<dyn Pinned>, StoreError> {
+        Ok(Box::new(Database::pin(self)?))
+    }
+
+    fn verify(&self, task: &Task) -> Result<(), StoreError> {
+        Ok(self.check(&task.cancel)?)
+    }
+
+    fn close(&self) {
+        Database::close(self);
+    }
+}
+
+impl Pinned for macula_sqlite::Pinned {
+    fn stage(self: Box<Self>, scratch: &Scratch, task: &Task) -> Result<Staged, StoreError> {
+        let name = RelPath::literal("app.db");
+        // the archive's own progress follows; a copy's pages are not its bytes
+        let quiet = Task::new(task.cancel.clone(), |_| {});
+        self.copy_to(&scratch.path.join(name.as_path()), &quiet)?;
+        Ok(Staged::Copy { path: RelPath::literal("data/app.db"), scratch: name })
+    }
+}
+
+impl Engine for Files {
+    fn part(&self) -> Part {
+        Part::Files
+    }
+
+    fn bytes(&self) -> Option<u64> {
+        None
+    }
+
+    fn pin(&self) -> Result<Box<dyn Pinned>, StoreError> {
+        Ok(Box::new(self.snapshot()))
+    }
+
+    fn verify(&self, _task: &Task) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    fn close(&self) {}
+}
+
+impl Pinned for FileSnapshot {
+    fn stage(self: Box<Self>, _scratch: &Scratch, _task: &Task) -> Result<Staged, StoreError> {
+        Ok(Staged::Files(*self))
+    }
 }

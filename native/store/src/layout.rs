@@ -64,6 +64,11 @@ impl Layout {
         self.root.join(relative.as_path())
     }
 
+    /// The directory of locks and sockets, absolute.
+    pub fn run(&self) -> PathBuf {
+        self.root.join(RUN)
+    }
+
     /// The absolute path of the app's SQLite database.
     pub fn database(&self, app: &AppName) -> PathBuf {
         self.absolute(&Self::app(app)).join("data/app.db")
@@ -72,7 +77,8 @@ impl Layout {
     /// Which part of an app a path inside its directory belongs to.
     pub fn part_of(path: &RelPath) -> Part {
         let within = |dir: &'static str| path.is_within(&RelPath::literal(dir));
-        if within("data/kv") {
+        // the directory itself is no byte of the engine's
+        if within("data/kv") && *path != RelPath::literal("data/kv") {
             Part::Kv
         } else if within("data/files") {
             Part::Files
@@ -107,6 +113,7 @@ mod tests {
     fn parts_are_told_by_whole_components() {
         let part = |path: &'static str| Layout::part_of(&RelPath::literal(path));
         assert_eq!(part("data/kv/kv.redb"), Part::Kv);
+        assert_eq!(part("data/kv"), Part::Other);
         assert_eq!(part("data/kv2"), Part::Other);
         assert_eq!(part("data/app.db-wal"), Part::Sqlite);
         assert_eq!(part("data/app.db.old"), Part::Other);

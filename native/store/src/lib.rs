@@ -30,3 +30,13 @@ pub use layout::Layout;
 pub use lock::Owner;
 pub use restore::{RestoreInfo, RestoreOptions};
 pub use usage::Usage;
+
+/// The key-value engine's own words, for those who may know only the store.
+pub mod kv {
+    pub use macula_kv::{Batch, Committed, Condition, KeyRange, KvError, Op, Page, PageLimits, Snapshot, Store, Tx};
+}
+
+/// The file engine's.
+pub mod files {
+    pub use macula_files::{FileStat, Files, FilesError, Reader, Writer};
+}

@@ -10,6 +10,7 @@ use crate::StoreError;
 use macula_archive::{Item, Source};
 use macula_core::{Disk, FileKind, RelPath, Stat};
 use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 
 /// What of the app's directory a walk visits.
 #[derive(Debug, Clone, Copy)]
@@ -57,15 +58,13 @@ fn walk_dir(
 }
 
 /// The archive's item for a name; `None` for what cannot be archived (sockets, devices, fifos).
-pub(crate) fn item(disk: &dyn Disk, path: RelPath, stat: &Stat, token: u64) -> Result<Option<Item>, StoreError> {
+/// `target` gives the text of a symlink.
+pub(crate) fn item(path: RelPath, stat: &Stat, token: u64, target: impl FnOnce() -> Option<PathBuf>) -> Option<Item> {
     let source = match stat.kind {
         FileKind::File => Source::File,
         FileKind::Dir => Source::Dir,
-        FileKind::Symlink => match disk.read_link(&path) {
-            Ok(target) => Source::Symlink { target },
-            Err(_) => return Ok(None),
-        },
-        FileKind::Other => return Ok(None),
+        FileKind::Symlink => Source::Symlink { target: target()? },
+        FileKind::Other => return None,
     };
-    Ok(Some(Item { path, source, mode: stat.mode, mtime_ns: stat.mtime_ns, len: stat.len, token }))
+    Some(Item { path, source, mode: stat.mode, mtime_ns: stat.mtime_ns, len: stat.len, token })
 }

@@ -7,9 +7,10 @@
 
 use crate::layout::APP_DIRS;
 use crate::{swap, App, Base, Layout, StoreError};
-use macula_archive::{Limits, Unpacked};
+use macula_archive::{UnpackOptions, Unpacked};
 use macula_core::{create_dir_all, AppName, Disk, Open, RealDisk, RelPath, Task};
 use macula_kv::Store;
+use macula_sqlite::guard;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -83,15 +84,16 @@ impl Base {
         create_dir_all(&*self.disk, &staging).map_err(failed.clone()("create"))?;
         let tree = self.disk.subtree(&staging).map_err(failed.clone()("open"))?;
         let free = self.disk.space().map_err(failed.clone()("ask the free space of"))?.free;
-        let limits = Limits { bytes_max: options.bytes_max.unwrap_or(free), ..Limits::default() };
-        let unpacked = macula_archive::unpack(archive, tree.clone(), &limits, options.foreign, task)?;
+        let bytes_max = options.bytes_max.unwrap_or(free);
+        let unpack = UnpackOptions { bytes_max, foreign: options.foreign, ..UnpackOptions::default() };
+        let unpacked = macula_archive::unpack(&archive, &tree, &unpack, task)?;
         check_origin(name, &unpacked, options)?;
         self.import_kv(&*tree, task)?;
         for dir in APP_DIRS {
             create_dir_all(&*tree, &RelPath::literal(dir)).map_err(failed.clone()("create"))?;
         }
         tree.sync_tree().map_err(failed("sync"))?;
-        Ok(RestoreInfo { entries: unpacked.entries, bytes: unpacked.bytes, verified: unpacked.manifest })
+        Ok(RestoreInfo { entries: unpacked.entries, bytes: unpacked.bytes, verified: unpacked.totals.is_some() })
     }
 
     /// Turn the record stream back into a store.
@@ -103,7 +105,7 @@ impl Base {
         create_dir_all(tree, &dir).map_err(failed)?;
         let kv = tree.subtree(&dir).map_err(failed)?;
         let mut input = crate::tree::FileReader::new(file);
-        Store::import(kv, &*self.seams.chance, self.seams.clock.clone(), &mut input, task)?;
+        Store::import(kv, &*self.seams.chance, &mut input, task)?;
         tree.remove_file(&records).map_err(failed)
     }
 
@@ -122,7 +124,11 @@ impl Base {
 }
 
 fn refuse_if_in_use(database: &Path) -> Result<(), StoreError> {
-    let holders = macula_sqlite::guard::holders(database).map_err(|e| StoreError::io("look for users of", database, e))?;
+    let failed = |e| StoreError::io("look for users of", database, e);
+    if guard::opened_elsewhere(database).map_err(failed)? {
+        return Err(StoreError::DatabaseInUse(format!("path={database:?}, another copy of SQLite in this process")));
+    }
+    let holders = guard::other_processes(database).map_err(failed)?;
     if holders.is_empty() {
         return Ok(());
     }
@@ -132,7 +138,7 @@ fn refuse_if_in_use(database: &Path) -> Result<(), StoreError> {
 
 fn check_origin(name: &AppName, unpacked: &Unpacked, options: &RestoreOptions) -> Result<(), StoreError> {
     let Some(head) = &unpacked.head else { return Ok(()) };
-    let app = head.get("app").and_then(|app| app.as_str()).unwrap_or_default();
+    let app = head.about.get("app").and_then(|app| app.as_str()).unwrap_or_default();
     if app == name.as_str() || options.from_other_app {
         return Ok(());
     }
@@ -143,7 +149,9 @@ fn check_origin(name: &AppName, unpacked: &Unpacked, options: &RestoreOptions) -
 pub(crate) fn open_machine_file(path: &Path) -> Result<Arc<dyn macula_core::DiskFile>, StoreError> {
     let (disk, name) = machine_dir(path)?;
     match disk.open(&name, Open::Read) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Err(StoreError::NoBackup(path.display().to_string())),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            Err(StoreError::NoBackup(path.display().to_string()))
+        }
         file => file.map_err(|e| StoreError::io("open", path, e)),
     }
 }

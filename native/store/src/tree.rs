@@ -13,7 +13,7 @@ use macula_files::{FileSnapshot, SnapEntry};
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::io;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Items waiting between the walk and the archive's workers.
@@ -83,9 +83,8 @@ impl AppTree {
 
     /// Walk and send items until done or nobody takes them.
     pub fn produce(&self, first: Vec<Item>, scope: Scope, task: &Task, items: &Sender<Result<Item, StoreError>>) {
-        let result = self.produce_all(first, scope, task, &mut |item| {
-            items.send(Ok(item)).map_err(|_| StoreError::Cancelled)
-        });
+        let result =
+            self.produce_all(first, scope, task, &mut |item| items.send(Ok(item)).map_err(|_| StoreError::Cancelled));
         if let Err(error) = result {
             let _ = items.send(Err(error));
         }
@@ -111,12 +110,10 @@ impl AppTree {
                 databases += 1;
                 return send(self.copy_database(path, databases, task)?);
             }
-            match plain::item(&*self.app, path.clone(), &stat, PLAIN)? {
-                Some(item) if leads_outside(&item) => self.leave_out(&path, "a link that leads outside the app"),
-                Some(item) => return send(item),
-                None => self.leave_out(&path, "not a file, directory or link"),
+            match plain::item(path.clone(), &stat, PLAIN, || self.app.read_link(&path).ok()) {
+                Some(item) => send(item),
+                None => Ok(self.leave_out(&path)),
             }
-            Ok(())
         })?;
         self.files.iter().try_for_each(|snapshot| self.produce_files(snapshot, task, send))
     }
@@ -135,13 +132,10 @@ impl AppTree {
                     return Err(StoreError::Cancelled);
                 }
                 let path = data.join(entry.archive_path().as_bytes())?;
-                let mut item = match plain::item(&*self.app, path.clone(), entry.stat(), PLAIN)? {
-                    Some(item) => item,
-                    None => return Ok(self.leave_out(&path, "not a file, directory or link")),
+                let target = || entry.target().map(Path::to_owned);
+                let Some(mut item) = plain::item(path.clone(), entry.stat(), PLAIN, target) else {
+                    return Ok(self.leave_out(&path));
                 };
-                if leads_outside(&item) {
-                    return Ok(self.leave_out(&path, "a link that leads outside the app"));
-                }
                 if item.source == Source::File {
                     item.token = self.remember(Origin::Snapshot(entry));
                 }
@@ -158,8 +152,8 @@ impl AppTree {
         outcome
     }
 
-    fn leave_out(&self, path: &RelPath, why: &str) {
-        self.left_out.lock().push(format!("{path}: {why}"));
+    fn leave_out(&self, path: &RelPath) {
+        self.left_out.lock().push(format!("{path}: not a file, directory or link"));
     }
 
     /// SQLite's own files beside a database: part of the copy that SQLite makes.
@@ -203,25 +197,6 @@ impl Tree for AppTree {
 /// The channel between a walk and the archive.
 pub(crate) fn channel() -> (Sender<Result<Item, StoreError>>, Receiver<Result<Item, StoreError>>) {
     bounded(ITEMS_AHEAD_MAX)
-}
-
-/// Whether a symlink's text leads out of the app's directory, seen from where it lies: such an entry
-/// would make the archive unrestorable.
-fn leads_outside(item: &Item) -> bool {
-    let Source::Symlink { target } = &item.source else { return false };
-    let mut depth = item.path.as_path().components().count() as i64 - 1;
-    for component in Path::new(target).components() {
-        match component {
-            Component::Normal(_) => depth += 1,
-            Component::CurDir => {}
-            Component::ParentDir => depth -= 1,
-            Component::RootDir | Component::Prefix(_) => return true,
-        }
-        if depth < 0 {
-            return true;
-        }
-    }
-    false
 }
 
 /// Reads a file from its start to its end.

@@ -1,0 +1,210 @@
+//! The base directory and the apps opened in it.
+
+use crate::atoms;
+use crate::error::{self, Failure};
+use crate::handle::Handle;
+use crate::options::{app_name, machine_path};
+use crate::reply::Reply;
+use crate::runtime::Runtime;
+use crossbeam_channel::{bounded, RecvTimeoutError, Sender};
+use macula_core::{Kind, SystemChance, SystemClock};
+use macula_store::{App, Base, Options, Owner, Seams, StoreError};
+use parking_lot::Mutex;
+use rustler::{Binary, Encoder, Env, Resource, ResourceArc, Term};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+/// A base with the threads that serve it.
+pub struct Opened {
+    /// The apps.
+    pub base: Arc<Base>,
+    /// The pools.
+    pub runtime: Runtime,
+    control: Mutex<Option<macula_control::Server>>,
+    usage: Mutex<Option<UsageThread>>,
+}
+
+/// The thread that counts what other programs wrote.
+struct UsageThread {
+    _stop: Sender<()>,
+    thread: std::thread::JoinHandle<()>,
+}
+
+/// A base directory, in Elixir's hands.
+pub type BaseHandle = Handle<Arc<Opened>>;
+
+/// An opened app, in Elixir's hands.
+pub type AppHandle = Handle<OpenApp>;
+
+#[rustler::resource_impl]
+impl Resource for BaseHandle {}
+
+#[rustler::resource_impl]
+impl Resource for AppHandle {}
+
+/// An app, and the base that it belongs to.
+#[derive(Clone)]
+pub struct OpenApp {
+    /// The app.
+    pub app: Arc<App>,
+    /// Its base.
+    pub opened: Arc<Opened>,
+}
+
+/// The base of this VM: a supervisor that starts again finds what is still open.
+static CURRENT: Mutex<Weak<Opened>> = Mutex::new(Weak::new());
+
+/// dirty io: use a base directory, creating what is missing of it.
+#[rustler::nif(schedule = "DirtyIo")]
+fn base_open<'a>(env: Env<'a>, path: Binary, kv_cache_bytes: usize, usage_interval_ms: u64) -> Term<'a> {
+    let opened = open(&path, kv_cache_bytes, Duration::from_millis(usage_interval_ms));
+    error::result(env, opened.map(|opened| ResourceArc::new(BaseHandle::new(opened))))
+}
+
+fn open(path: &Binary, kv_cache_bytes: usize, usage_interval: Duration) -> Result<Arc<Opened>, Failure> {
+    let path = machine_path(path)?;
+    let mut current = CURRENT.lock();
+    if let Some(opened) = current.upgrade() {
+        if opened.base.layout().root() == path && !opened.base.is_closed() {
+            return Ok(opened);
+        }
+    }
+    let pid = std::process::id();
+    let socket = macula_control::socket_name(pid, &SystemChance);
+    let owner = Owner { pid, socket: Some(socket.clone()) };
+    let options = Options { kv_cache_bytes, usage_interval, owner };
+    let seams = Seams { clock: Arc::new(SystemClock), chance: Arc::new(SystemChance) };
+    let base = Base::open(&path, options, seams)?;
+    let control = macula_control::Server::start(base.clone(), &base.layout().run(), &socket)?;
+    let threads = |error: std::io::Error| Failure::internal(format!("no threads could be started: {error}"));
+    let usage = UsageThread::start(base.clone(), usage_interval).map_err(threads)?;
+    let runtime = Runtime::start().map_err(threads)?;
+    let (control, usage) = (Mutex::new(Some(control)), Mutex::new(Some(usage)));
+    let opened = Arc::new(Opened { base, runtime, control, usage });
+    *current = Arc::downgrade(&opened);
+    Ok(opened)
+}
+
+impl Opened {
+    fn close(&self) {
+        if let Some(control) = self.control.lock().take() {
+            control.stop();
+        }
+        if let Some(usage) = self.usage.lock().take() {
+            drop(usage._stop);
+            let _ = usage.thread.join();
+        }
+        self.base.close();
+        self.runtime.stop();
+    }
+}
+
+impl Drop for Opened {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl UsageThread {
+    fn start(base: Arc<Base>, interval: Duration) -> std::io::Result<Self> {
+        let (stop, stopped) = bounded(0);
+        let run = move || {
+            let mut pause = interval;
+            // the channel never carries anything: it ends when the base is closed
+            while stopped.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
+                pause = base.reconcile_open_apps().max(interval);
+            }
+        };
+        let thread = std::thread::Builder::new().name("macula-usage".into()).spawn(run)?;
+        Ok(Self { _stop: stop, thread })
+    }
+}
+
+/// own thread: close every app and join the base's threads.
+#[rustler::nif]
+fn base_close<'a>(env: Env<'a>, base: ResourceArc<BaseHandle>, reference: Term<'a>) -> Term<'a> {
+    let Some(opened) = base.take() else {
+        return Failure::outcome(Kind::Closed).encode(env);
+    };
+    let reply = Reply::to_caller(env, reference);
+    let call = reply.call().clone();
+    // not on the pool: it is one of the threads that are joined
+    let run = move || {
+        opened.close();
+        reply.send_done(Ok::<_, Failure>(()));
+    };
+    match std::thread::Builder::new().name("macula-stop".into()).spawn(run) {
+        Ok(_) => (atoms::ok(), call).encode(env),
+        Err(error) => Failure::internal(format!("no thread could be started: {error}")).encode(env),
+    }
+}
+
+/// dirty io: names of the apps that have a directory.
+#[rustler::nif(schedule = "DirtyIo")]
+fn base_apps<'a>(env: Env<'a>, base: ResourceArc<BaseHandle>) -> Term<'a> {
+    let names = base.get().and_then(|opened| Ok(opened.base.list_apps()?));
+    error::result(env, names.map(|names| names.iter().map(|name| name.to_string()).collect::<Vec<_>>()))
+}
+
+/// dirty io: the OS process id of an app's owner, or nil.
+#[rustler::nif(schedule = "DirtyIo")]
+fn app_owner<'a>(env: Env<'a>, base: ResourceArc<BaseHandle>, app: &str) -> Term<'a> {
+    let owner = base.get().and_then(|opened| Ok(opened.base.owner(&app_name(app)?)?));
+    error::result(env, owner.map(|owner| owner.map(|owner| owner.pid)))
+}
+
+/// own thread: create an app's directories.
+#[rustler::nif]
+fn app_dirs<'a>(env: Env<'a>, base: ResourceArc<BaseHandle>, reference: Term<'a>, app: &str) -> Term<'a> {
+    on_base(env, base, reference, app, |reply, opened, name| reply.send_done(opened.base.ensure_app_dirs(&name)))
+}
+
+/// own thread: open an app; it is owned by this process from then on.
+#[rustler::nif]
+fn app_open<'a>(env: Env<'a>, base: ResourceArc<BaseHandle>, reference: Term<'a>, app: &str) -> Term<'a> {
+    on_base(env, base, reference, app, |reply, opened, name| {
+        let app = opened.base.app(&name);
+        let handle = app.map(|app| ResourceArc::new(AppHandle::new(OpenApp { app, opened })));
+        reply.send_result(handle);
+    })
+}
+
+/// own thread: close an app and let go of it.
+#[rustler::nif]
+fn app_close<'a>(env: Env<'a>, base: ResourceArc<BaseHandle>, reference: Term<'a>, app: &str) -> Term<'a> {
+    on_base(env, base, reference, app, |reply, opened, name| {
+        opened.base.close_app(&name);
+        reply.send_done(Ok::<_, StoreError>(()));
+    })
+}
+
+fn on_base<'a>(
+    env: Env<'a>,
+    base: ResourceArc<BaseHandle>,
+    reference: Term<'a>,
+    app: &str,
+    job: impl FnOnce(Reply, Arc<Opened>, macula_core::AppName) + Send + 'static,
+) -> Term<'a> {
+    let (opened, name) = match base.get().and_then(|opened| Ok((opened, app_name(app)?))) {
+        Ok(found) => found,
+        Err(failure) => return failure.encode(env),
+    };
+    let job_opened = opened.clone();
+    opened.runtime.io(env, reference, move |reply| job(reply, job_opened, name))
+}
+
+/// Run a job on an app's pool.
+pub fn on_app<'a>(
+    env: Env<'a>,
+    app: &ResourceArc<AppHandle>,
+    reference: Term<'a>,
+    job: impl FnOnce(Reply, &App) + Send + 'static,
+) -> Term<'a> {
+    match app.get() {
+        Ok(open) => {
+            let opened = open.opened.clone();
+            opened.runtime.io(env, reference, move |reply| job(reply, &open.app))
+        }
+        Err(failure) => failure.encode(env),
+    }
+}

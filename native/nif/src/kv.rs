@@ -1,0 +1,397 @@
+//! The key-value store: reads here, writes on the store's own thread.
+//!
+//! Keys come as external terms and are turned into ordered bytes here; values are kept as they come.
+
+use crate::atoms;
+use crate::base::{on_app, AppHandle};
+use crate::error::{self, Failure};
+use crate::handle::{dispose, Handle};
+use crate::runtime::owe;
+use macula_core::Kind;
+use macula_store::kv::{Batch, Condition, KeyRange, KvError, Op, Page, PageLimits, Snapshot, Store, Tx};
+use macula_term::Side;
+use rustler::{Atom, Binary, Encoder, Env, LocalPid, Monitor, NewBinary, Resource, ResourceArc, Term};
+use std::ops::Bound;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Values up to this are decoded here; larger ones by the BIF, which yields.
+const DECODED_BYTES_MAX: usize = 64 * 1024;
+/// Bytes of one page.
+const PAGE_BYTES_MAX: usize = 256 * 1024;
+
+/// A snapshot, ended by its owner's death too.
+pub struct SnapshotHandle(Handle<Snapshot>);
+
+#[rustler::resource_impl]
+impl Resource for SnapshotHandle {
+    const IMPLEMENTS_DOWN: bool = true;
+
+    fn down<'a>(&'a self, _env: Env<'a>, _pid: LocalPid, _monitor: Monitor) {
+        self.release();
+    }
+}
+
+impl SnapshotHandle {
+    fn release(&self) {
+        if let Some(snapshot) = self.0.take() {
+            // ending it may free pages: not on a scheduler thread
+            dispose(Box::new(Released(snapshot)));
+        }
+    }
+}
+
+struct Released(Snapshot);
+
+impl Drop for Released {
+    fn drop(&mut self) {
+        self.0.release();
+    }
+}
+
+/// A transaction, aborted by its owner's death.
+pub struct TxHandle(Handle<Arc<Tx>>);
+
+#[rustler::resource_impl]
+impl Resource for TxHandle {
+    const IMPLEMENTS_DOWN: bool = true;
+
+    fn down<'a>(&'a self, _env: Env<'a>, _pid: LocalPid, _monitor: Monitor) {
+        if let Some(tx) = self.0.take() {
+            tx.cancel();
+            dispose(Box::new(tx));
+        }
+    }
+}
+
+/// What can be read from.
+enum Source {
+    Store(Store),
+    Snapshot(Snapshot),
+    Tx(Arc<Tx>),
+}
+
+impl Source {
+    fn of(term: Term) -> Result<Self, Failure> {
+        if let Ok(app) = term.decode::<ResourceArc<AppHandle>>() {
+            return store(&app).map(Source::Store);
+        }
+        if let Ok(snapshot) = term.decode::<ResourceArc<SnapshotHandle>>() {
+            return snapshot.0.get().map(Source::Snapshot);
+        }
+        match term.decode::<ResourceArc<TxHandle>>() {
+            Ok(tx) => tx.0.get().map(Source::Tx),
+            Err(_) => Err(Failure::invalid("expected an app, a snapshot or a transaction")),
+        }
+    }
+
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, KvError> {
+        match self {
+            Source::Store(store) => store.get(key),
+            Source::Snapshot(snapshot) => snapshot.get(key),
+            Source::Tx(tx) => tx.get(key),
+        }
+    }
+
+    fn len(&self) -> Result<u64, KvError> {
+        match self {
+            Source::Store(store) => store.len(),
+            Source::Snapshot(snapshot) => snapshot.len(),
+            Source::Tx(tx) => tx.len(),
+        }
+    }
+
+    fn page(&self, range: &KeyRange, reverse: bool, limits: PageLimits) -> Result<Page, KvError> {
+        match self {
+            Source::Store(store) => store.snapshot()?.page(range, reverse, limits),
+            Source::Snapshot(snapshot) => snapshot.page(range, reverse, limits),
+            Source::Tx(tx) => tx.page(range, reverse, limits),
+        }
+    }
+}
+
+/// The store of an app, if it is open; opening takes a thread of ours (`kv_open`).
+fn store(app: &ResourceArc<AppHandle>) -> Result<Store, Failure> {
+    app.get()?.app.kv_if_open().ok_or_else(Failure::not_open)
+}
+
+/// own thread: open the app's store.
+#[rustler::nif]
+fn kv_open<'a>(env: Env<'a>, app: ResourceArc<AppHandle>, reference: Term<'a>) -> Term<'a> {
+    on_app(env, &app, reference, |reply, app| reply.send_done(app.kv().map(|_| ())))
+}
+
+/// dirty io: the value of a key.
+#[rustler::nif(schedule = "DirtyIo")]
+fn kv_get<'a>(env: Env<'a>, source: Term<'a>, key: Binary) -> Term<'a> {
+    match read(source, &key) {
+        Ok(Some(value)) => value_term(env, &value),
+        Ok(None) => Failure::outcome(Kind::NotFound).encode(env),
+        Err(failure) => failure.encode(env),
+    }
+}
+
+fn read(source: Term, key: &Binary) -> Result<Option<Vec<u8>>, Failure> {
+    let source = Source::of(source)?;
+    Ok(source.get(&macula_term::encode(key.as_slice())?)?)
+}
+
+/// dirty io: the values of several keys, nil where there is none.
+#[rustler::nif(schedule = "DirtyIo")]
+fn kv_get_many<'a>(env: Env<'a>, source: Term<'a>, keys: Vec<Binary>) -> Term<'a> {
+    let read = || -> Result<Vec<Option<Vec<u8>>>, Failure> {
+        let source = Source::of(source)?;
+        keys.iter().map(|key| Ok(source.get(&macula_term::encode(key.as_slice())?)?)).collect()
+    };
+    let terms = read().map(|values| {
+        let term = |value: &Option<Vec<u8>>| match value {
+            Some(value) => value_term(env, value),
+            None => atoms::nil().encode(env),
+        };
+        values.iter().map(term).collect::<Vec<_>>()
+    });
+    error::result(env, terms)
+}
+
+/// dirty io: how many entries there are.
+#[rustler::nif(schedule = "DirtyIo")]
+fn kv_len<'a>(env: Env<'a>, source: Term<'a>) -> Term<'a> {
+    error::result(env, Source::of(source).and_then(|source| Ok(source.len()?)))
+}
+
+/// dirty io: one page of a range, and the key to go on behind.
+#[rustler::nif(schedule = "DirtyIo")]
+fn kv_page<'a>(
+    env: Env<'a>,
+    source: Term<'a>,
+    min: Term<'a>,
+    max: Term<'a>,
+    reverse: bool,
+    entries_max: usize,
+) -> Term<'a> {
+    let read = || -> Result<Page, Failure> {
+        let source = Source::of(source)?;
+        let range = (lower(min)?, upper(max)?);
+        if is_empty(&range) {
+            return Ok(Page::default());
+        }
+        Ok(source.page(&range, reverse, PageLimits { entries_max, bytes_max: PAGE_BYTES_MAX })?)
+    };
+    match read().and_then(|page| page_terms(env, page)) {
+        Ok(term) => term,
+        Err(failure) => failure.encode(env),
+    }
+}
+
+fn page_terms(env: Env, page: Page) -> Result<Term, Failure> {
+    let mut entries = Vec::with_capacity(page.entries.len());
+    for (key, value) in &page.entries {
+        let key = trusted(env, &macula_term::decode(key)?)?;
+        entries.push((key, trusted(env, value)?));
+    }
+    let next = page.next.map(|key| binary(env, &key));
+    Ok((atoms::ok(), entries, next).encode(env))
+}
+
+/// `none`, `{incl | excl, term}` or `{raw, key}`, which was already given.
+fn lower(bound: Term) -> Result<Bound<Vec<u8>>, Failure> {
+    side(bound, Side::Below, Side::Above, Bound::Included)
+}
+
+fn upper(bound: Term) -> Result<Bound<Vec<u8>>, Failure> {
+    side(bound, Side::Above, Side::Below, Bound::Excluded)
+}
+
+fn side(bound: Term, incl: Side, excl: Side, wrap: fn(Vec<u8>) -> Bound<Vec<u8>>) -> Result<Bound<Vec<u8>>, Failure> {
+    if bound.is_atom() {
+        return Ok(Bound::Unbounded);
+    }
+    let (kind, term): (Atom, Binary) = bound.decode().map_err(|_| Failure::invalid("not a bound"))?;
+    if kind == atoms::raw() {
+        return Ok(Bound::Excluded(term.as_slice().to_vec()));
+    }
+    let side = if kind == atoms::incl() { incl } else { excl };
+    Ok(wrap(macula_term::bound(term.as_slice(), side)?))
+}
+
+/// Whether no key can be in it: a minimum above the maximum is an empty range, not an error.
+fn is_empty(range: &KeyRange) -> bool {
+    match range {
+        (Bound::Included(min), Bound::Excluded(max) | Bound::Included(max)) => min >= max,
+        (Bound::Excluded(min), Bound::Excluded(max) | Bound::Included(max)) => min >= max,
+        _ => false,
+    }
+}
+
+/// own thread: write a batch, all or nothing, if every key of `absent` is absent.
+#[rustler::nif]
+fn kv_write<'a>(
+    env: Env<'a>,
+    app: ResourceArc<AppHandle>,
+    reference: Term<'a>,
+    ops: Vec<Term<'a>>,
+    absent: Vec<Binary<'a>>,
+) -> Term<'a> {
+    write(env, &app, reference, &ops, &absent)
+}
+
+/// own thread: as `kv_write`; large arguments are copied on a dirty scheduler.
+#[rustler::nif(schedule = "DirtyCpu")]
+fn kv_write_large<'a>(
+    env: Env<'a>,
+    app: ResourceArc<AppHandle>,
+    reference: Term<'a>,
+    ops: Vec<Term<'a>>,
+    absent: Vec<Binary<'a>>,
+) -> Term<'a> {
+    write(env, &app, reference, &ops, &absent)
+}
+
+fn write<'a>(
+    env: Env<'a>,
+    app: &ResourceArc<AppHandle>,
+    reference: Term<'a>,
+    ops: &[Term<'a>],
+    absent: &[Binary<'a>],
+) -> Term<'a> {
+    let prepare = || -> Result<(Store, Batch), Failure> {
+        let store = store(app)?;
+        let ops = ops.iter().map(|op| decode_op(*op)).collect::<Result<_, _>>()?;
+        let condition = |key: &Binary| Ok::<_, Failure>(Condition::Absent(macula_term::encode(key.as_slice())?));
+        let conditions = absent.iter().map(condition).collect::<Result<_, _>>()?;
+        Ok((store, Batch { conditions, ops, cancel: None }))
+    };
+    let (store, mut batch) = match prepare() {
+        Ok(prepared) => prepared,
+        Err(failure) => return failure.encode(env),
+    };
+    owe(env, reference, |reply| {
+        batch.cancel = Some(reply.call().cancel_token());
+        store.submit(batch, Box::new(|result| reply.send_done(result.map(|_| ()))))
+    })
+}
+
+/// `{put, key, value}`, `{delete, key}` or `clear`.
+fn decode_op(op: Term) -> Result<Op, Failure> {
+    if op.is_atom() {
+        return Ok(Op::Clear);
+    }
+    if let Ok((_put, key, value)) = op.decode::<(Atom, Binary, Binary)>() {
+        return Ok(Op::Put { key: macula_term::encode(key.as_slice())?, value: value.as_slice().to_vec() });
+    }
+    match op.decode::<(Atom, Binary)>() {
+        Ok((_delete, key)) => Ok(Op::Delete { key: macula_term::encode(key.as_slice())? }),
+        Err(_) => Err(Failure::invalid("not a write")),
+    }
+}
+
+/// dirty io: pin the present state for the calling process.
+#[rustler::nif(schedule = "DirtyIo")]
+fn kv_snapshot<'a>(env: Env<'a>, app: ResourceArc<AppHandle>) -> Term<'a> {
+    let snapshot = store(&app).and_then(|store| Ok(store.snapshot()?));
+    let handle = snapshot.map(|snapshot| {
+        let handle = ResourceArc::new(SnapshotHandle(Handle::new(snapshot)));
+        if env.monitor(&handle, &env.pid()).is_none() {
+            handle.release();
+        }
+        handle
+    });
+    error::result(env, handle)
+}
+
+/// memory: end a snapshot.
+#[rustler::nif]
+fn kv_snapshot_release(snapshot: ResourceArc<SnapshotHandle>) -> Atom {
+    snapshot.release();
+    atoms::ok()
+}
+
+/// own thread: the exclusive turn to write, in the queue's order.
+#[rustler::nif]
+fn kv_begin<'a>(env: Env<'a>, app: ResourceArc<AppHandle>, reference: Term<'a>, deadline_ms: u64) -> Term<'a> {
+    let store = match store(&app) {
+        Ok(store) => store,
+        Err(failure) => return failure.encode(env),
+    };
+    let owner = env.pid();
+    owe(env, reference, |reply| {
+        let begun = move |result: Result<Tx, KvError>| {
+            let call = reply.call().clone();
+            let handle = result.map(|tx| {
+                let handle = ResourceArc::new(TxHandle(Handle::new(Arc::new(tx))));
+                // an owner that is gone already cannot be monitored
+                if handle.monitor(None, &owner).is_none() || call.is_cancelled() {
+                    abort(&handle);
+                }
+                handle
+            });
+            reply.send_result(handle);
+        };
+        store.begin(Duration::from_millis(deadline_ms), Box::new(begun))
+    })
+}
+
+/// dirty io: buffer writes in a transaction; looks up what it replaces.
+#[rustler::nif(schedule = "DirtyIo")]
+fn kv_tx_write<'a>(env: Env<'a>, tx: ResourceArc<TxHandle>, ops: Vec<Term<'a>>) -> Term<'a> {
+    let write = || -> Result<(), Failure> {
+        let tx = tx.0.get()?;
+        for op in ops {
+            match decode_op(op)? {
+                Op::Put { key, value } => tx.put(&key, &value)?,
+                Op::Delete { key } => tx.delete(&key)?,
+                Op::Clear => tx.clear()?,
+            }
+        }
+        Ok(())
+    };
+    error::done(env, write())
+}
+
+/// own thread: make a transaction's writes durable.
+#[rustler::nif]
+fn kv_tx_commit<'a>(env: Env<'a>, tx: ResourceArc<TxHandle>, reference: Term<'a>) -> Term<'a> {
+    let Some(tx) = tx.0.take() else {
+        return Failure::outcome(Kind::Closed).encode(env);
+    };
+    let term = owe(env, reference, |reply| tx.commit(Box::new(|result| reply.send_done(result.map(|_| ())))));
+    dispose(Box::new(tx));
+    term
+}
+
+/// memory: forget a transaction's writes; after a commit this changes nothing.
+#[rustler::nif]
+fn kv_tx_abort(tx: ResourceArc<TxHandle>) -> Atom {
+    abort(&tx);
+    atoms::ok()
+}
+
+fn abort(tx: &TxHandle) {
+    if let Some(tx) = tx.0.take() {
+        tx.abort();
+        dispose(Box::new(tx));
+    }
+}
+
+/// A value as its term, or as bytes when it is large.
+fn value_term<'a>(env: Env<'a>, value: &[u8]) -> Term<'a> {
+    if value.len() > DECODED_BYTES_MAX {
+        return (atoms::etf(), binary(env, value)).encode(env);
+    }
+    match trusted(env, value) {
+        Ok(term) => (atoms::ok(), term).encode(env),
+        Err(failure) => failure.encode(env),
+    }
+}
+
+/// A term from our own verified file. The safe decoding would fail on atoms that this VM has not
+/// loaded yet, and make the user's data unreadable after a restart.
+fn trusted<'a>(env: Env<'a>, etf: &[u8]) -> Result<Term<'a>, Failure> {
+    // SAFETY: bytes that `term_to_binary` made, under our own checksum
+    let term = unsafe { env.binary_to_term_trusted(etf) };
+    term.map(|(term, _)| term).ok_or_else(|| Failure::internal("a stored value is not a term"))
+}
+
+fn binary<'a>(env: Env<'a>, bytes: &[u8]) -> Binary<'a> {
+    NewBinary::from_slice(env, bytes).into()
+}
