@@ -31,6 +31,8 @@ pub(crate) struct BlockFile {
     first_error: Mutex<Option<KvError>>,
     full: AtomicBool,
     detached: AtomicBool,
+    /// Under a temporary name still: one sync at the end is enough.
+    building: bool,
 }
 
 /// Logical block 0 and where it is.
@@ -47,13 +49,13 @@ struct Head {
 }
 
 impl BlockFile {
-    /// Lay out an empty store in an empty file. Not durable until the first sync.
+    /// Lay out an empty store in an empty file. Nothing is durable before [`BlockFile::close_clean`].
     pub fn create(file: Arc<dyn DiskFile>, name: &str, store_id: [u8; 16]) -> Result<Self, KvError> {
         let fail = |error| KvError::io("create the store", error);
         file.allocate(CELLS_OFFSET).map_err(fail)?;
         file.write_all_at(&Header { store_id, clean: None }.encode(), 0).map_err(fail)?;
         let head = Head { block: Box::new([0; BLOCK]), generation: 0, slot: 1, dirty: false, synced_count: 0 };
-        Ok(Self::new(file, name, store_id, 0, CELLS_OFFSET, head))
+        Ok(Self { building: true, ..Self::new(file, name, store_id, 0, CELLS_OFFSET, head) })
     }
 
     /// Open an existing store. Returns whether it was closed properly.
@@ -99,6 +101,7 @@ impl BlockFile {
             first_error: Mutex::default(),
             full: AtomicBool::new(false),
             detached: AtomicBool::new(false),
+            building: false,
         }
     }
 
@@ -337,7 +340,9 @@ impl StorageBackend for Backend {
 
     fn sync_data(&self) -> io::Result<()> {
         let mut head = self.0.head.lock();
-        self.0.file.sync_data()?;
+        if !self.0.building {
+            self.0.file.sync_data()?;
+        }
         head.synced_count += u64::from(head.dirty);
         head.dirty = false;
         Ok(())

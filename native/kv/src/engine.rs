@@ -88,11 +88,14 @@ impl Engine {
             let mut engine = Self::over(blocks, cache_bytes)?;
             let value = fill(&mut engine)?;
             engine.close()?;
-            disk.rename(&path_new, &path).and_then(|()| disk.sync_dir(&RelPath::root())).map_err(fail)?;
+            disk.rename(&path_new, &path).map_err(fail)?;
+            disk.sync_dir(&RelPath::root()).map_err(fail).inspect_err(|_| {
+                let _ = disk.remove_file(&path);
+            })?;
             Ok(value)
         });
         if built.is_err() {
-            // a leftover is removed by the next attempt
+            // what cannot be removed now is removed by the next attempt
             let _ = disk.remove_file(&path_new);
         }
         built

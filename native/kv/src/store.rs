@@ -17,7 +17,7 @@ use parking_lot::{Mutex, RwLock};
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
-use std::thread::JoinHandle;
+use std::thread::{JoinHandle, ThreadId};
 use std::time::Duration;
 
 /// How a store behaves.
@@ -119,6 +119,7 @@ struct Handle {
     /// The writer thread closes the store when it is gone.
     open: Mutex<Option<Sender<()>>>,
     thread: Mutex<Option<JoinHandle<()>>>,
+    thread_id: ThreadId,
     queue_bytes_max: usize,
 }
 
@@ -163,8 +164,9 @@ impl Store {
         };
         let thread = std::thread::Builder::new().name("macula-kv".into()).spawn(move || writer.run());
         let thread = thread.map_err(|error| KvError::io("start the writer thread", error))?;
+        let thread_id = thread.thread().id();
         let (open, thread) = (Mutex::new(Some(open)), Mutex::new(Some(thread)));
-        Ok(Self(Arc::new(Handle { shared, jobs, open, thread, queue_bytes_max })))
+        Ok(Self(Arc::new(Handle { shared, jobs, open, thread, thread_id, queue_bytes_max })))
     }
 
     /// Queue a batch; `reply` is called once, on the writer thread, and must be quick. Never waits.
@@ -273,12 +275,13 @@ impl Store {
     /// Returns when the file is closed. Again is fine; from a reply it does not wait.
     pub fn close(&self) {
         drop(self.0.open.lock().take());
+        if std::thread::current().id() == self.0.thread_id {
+            return;
+        }
+        // whoever comes second waits here for the first
         let mut thread = self.0.thread.lock();
-        let own = thread.as_ref().is_some_and(|thread| thread.thread().id() == std::thread::current().id());
-        if !own {
-            if let Some(thread) = thread.take() {
-                let _ = thread.join();
-            }
+        if let Some(thread) = thread.take() {
+            let _ = thread.join();
         }
     }
 

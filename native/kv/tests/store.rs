@@ -272,11 +272,20 @@ fn closing_answers_everyone_once() {
                 Err(error) => break assert_eq!(error.kind(), Kind::Closed, "{error}"),
             }
         });
+        let verifier = scope.spawn(|| loop {
+            match store.verify(&Task::quiet()) {
+                Ok(_) => {}
+                Err(error) => break assert_eq!(error.kind(), Kind::Closed, "{error}"),
+            }
+        });
         for _ in 0..50 {
             answers.recv().expect("writers write");
         }
+        let other = scope.spawn(|| store.close());
         store.close();
+        other.join().expect("closes too");
         reader.join().expect("reader");
+        verifier.join().expect("verifier");
         writers.into_iter().flat_map(|writer| writer.join().expect("writer")).collect::<Vec<_>>()
     });
     let store = open(real_disk(&dir)).expect("opens");
