@@ -247,6 +247,35 @@ fn a_full_disk_at_every_operation_changes_nothing() {
     assert!(refused > 0);
 }
 
+/// A rename that a crash interrupts leaves the file under one name at least, also into directories
+/// that did not exist.
+#[test]
+fn an_interrupted_rename_never_loses_the_file() {
+    for (from, to) in [("a", "b"), ("a", "new/dir/b"), ("old/dir/a", "b"), ("old/dir/a", "new/dir/b")] {
+        let run = |n: Option<u64>| {
+            let disk = FaultDisk::new();
+            let rig = Rig::open(Arc::new(disk.clone())).unwrap();
+            rig.files.write(&path(from), b"only copy").unwrap();
+            let before = disk.operations();
+            if let Some(n) = n {
+                disk.fail_at(before + n, Fault::Crash);
+            }
+            // it fails where it was told to
+            let _ = rig.files.rename(&path(from), &path(to));
+            (disk.operations() - before, disk)
+        };
+        for n in 1..=run(None).0 {
+            let disk = run(Some(n)).1;
+            for mode in modes(count(200, 2_000)) {
+                let rig = Rig::open(Arc::new(disk.after_crash(mode))).unwrap();
+                let found = rig.contents();
+                assert!(found.values().all(|bytes| bytes == b"only copy"), "n={n} mode={mode:?}");
+                assert!(!found.is_empty(), "{from} {to} n={n} mode={mode:?}");
+            }
+        }
+    }
+}
+
 /// Little room instead of none: a write that does not fit leaves what was there, and no temporary.
 #[test]
 fn a_write_that_does_not_fit_leaves_the_old_version() {

@@ -129,6 +129,78 @@ fn what_other_programs_take_away_is_passed_over() {
     assert_eq!(entries(&snapshot).len(), 1);
 }
 
+/// The writer that strikes between a snapshot's two looks, at the worst moment of each.
+#[test]
+fn a_writer_in_the_middle_of_a_look_changes_nothing() {
+    let strikes: [fn(&macula_files::Files); 3] = [
+        |files| assert_eq!(files.write(&path("d/a"), b"new").unwrap().len, 3),
+        |files| files.delete(&path("d/a")).unwrap(),
+        |files| files.rename(&path("d/a"), &path("e/a")).unwrap(),
+    ];
+    for strike in strikes {
+        for looked_at in ["files", "files/d", "files/d/a"] {
+            for looks in 0..3 {
+                let disk = FaultDisk::new();
+                let rig = Rig::open(Arc::new(disk.clone())).unwrap();
+                rig.files.write(&path("d/a"), b"old").unwrap();
+                let expected = live(&rig);
+                let snapshot = rig.files.snapshot();
+                let files = rig.files.clone();
+                // the n-th look is the stat of the walk, the list or the open
+                nest(disk, path(looked_at), looks, Box::new(move || strike(&files)));
+                assert_eq!(pinned(&snapshot), expected, "{looked_at} {looks}");
+            }
+        }
+    }
+}
+
+fn nest(disk: FaultDisk, at: RelPath, looks: u32, strike: Box<dyn FnOnce() + Send>) {
+    let (again, place) = (disk.clone(), at.clone());
+    disk.before_look(&at, move || match looks {
+        0 => strike(),
+        _ => nest(again, place, looks - 1, strike),
+    });
+}
+
+#[test]
+fn without_hard_links_versions_are_copied_aside() {
+    let disk = FaultDisk::new();
+    disk.lack("link");
+    let rig = Rig::open(Arc::new(disk.clone())).unwrap();
+    let long = content(1, 700_000);
+    rig.files.write(&path("a"), &long).unwrap();
+    rig.files.write(&path("b"), b"b").unwrap();
+    let expected = live(&rig);
+    let (one, two) = (rig.files.snapshot(), rig.files.snapshot());
+    rig.files.write(&path("a"), b"new").unwrap();
+    rig.files.rename(&path("b"), &path("c")).unwrap();
+    assert_eq!(pinned(&one), expected);
+    drop(one);
+    rig.check_ledger();
+    assert_eq!(pinned(&two), expected);
+    drop(two);
+    assert_eq!(rig.leftovers(), 0);
+    rig.check_ledger();
+}
+
+/// What cannot be set aside must not be replaced: the snapshot would lose it.
+#[test]
+fn a_version_that_cannot_be_set_aside_stays() {
+    let disk = FaultDisk::new();
+    let rig = Rig::open(Arc::new(disk.clone())).unwrap();
+    rig.files.write(&path("a"), b"old").unwrap();
+    let expected = live(&rig);
+    let snapshot = rig.files.snapshot();
+    disk.fail_at(disk.operations() + 1, macula_testkit::Fault::Full);
+    assert!(rig.files.delete(&path("a")).is_err());
+    assert!(rig.files.rename(&path("a"), &path("b")).is_err());
+    assert_eq!(live(&rig), expected);
+    disk.heal();
+    rig.files.delete(&path("a")).unwrap();
+    assert_eq!(pinned(&snapshot), expected);
+    rig.check_ledger();
+}
+
 /// Writers, deleters and movers at full speed; each snapshot, taken with the gate closed, must give
 /// exactly what was there at that moment, and the ledger must be exact in the end.
 #[test]

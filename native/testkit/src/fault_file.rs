@@ -2,7 +2,7 @@
 //! works on the machine that opened it, never on the one found after a crash.
 
 use crate::content::{Change, FileData};
-use crate::fault_disk::{fault_error, Core, Fault};
+use crate::machine::{fault_error, Core, Fault};
 use crate::tree::*;
 use macula_core::{DiskFile, Stat};
 use parking_lot::{Mutex, MutexGuard};

@@ -5,10 +5,12 @@ mod content;
 mod contract;
 mod fault_disk;
 mod fault_file;
+mod machine;
 mod seams;
 mod tree;
 
 pub use content::CrashMode;
 pub use contract::disk_contract;
-pub use fault_disk::{path, Fault, FaultDisk};
+pub use fault_disk::{path, FaultDisk};
+pub use machine::Fault;
 pub use seams::{SeededChance, SimClock};

@@ -257,3 +257,26 @@ fn time_and_chance_obey() {
     assert_eq!(SeededChance::new(7).next_u64(), SeededChance::new(7).next_u64());
     assert_ne!(SeededChance::new(7).next_u64(), SeededChance::new(8).next_u64());
 }
+
+#[test]
+fn a_hook_runs_once_at_the_moment_asked_for() {
+    let disk = FaultDisk::new();
+    create(&disk, "a", b"abc");
+    let other = disk.clone();
+    disk.before_look(&path("a"), move || other.rename(&path("a"), &path("b")).unwrap());
+    assert!(disk.stat(&path("b")).is_err());
+    assert!(disk.open(&path("a"), Open::Read).is_err(), "it moved in the nick of time");
+    assert!(disk.open(&path("b"), Open::Read).is_ok());
+}
+
+#[test]
+fn a_lacking_operation_is_unsupported_from_then_on() {
+    let disk = FaultDisk::new();
+    let file = create(&disk, "a", b"abc");
+    disk.lack("set_tag");
+    disk.fail_at(disk.operations() + 2, Fault::Unsupported);
+    for _ in 0..2 {
+        assert_eq!(file.set_tag("b3", b"x").unwrap_err().kind(), std::io::ErrorKind::Unsupported);
+    }
+    disk.hard_link(&path("a"), &path("b")).unwrap();
+}
