@@ -13,8 +13,9 @@ use macula_core::{create_dir_all, remove_tree, AppName, Disk, Gate, Ledger, Part
 use macula_files::Files;
 use macula_kv::Store;
 use macula_sqlite::Database;
-use parking_lot::{Condvar, Mutex, MutexGuard};
+use parking_lot::{Mutex, MutexGuard, RwLock};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,9 +30,13 @@ pub struct App {
     gate: Arc<Gate>,
     ledger: Arc<Ledger>,
     lock: Mutex<Option<OwnerLock>>,
-    state: Mutex<State>,
-    swapped: Condvar,
+    /// Held while engines are opened, exchanged or closed, which takes I/O; never by a reader.
+    changing: Mutex<()>,
+    /// Held for a look or a store of pointers only.
+    state: RwLock<State>,
     reconciled_at: Mutex<Option<Duration>>,
+    usage_known: AtomicBool,
+    usage_saved: Mutex<Option<Usage>>,
     backup_turn: Mutex<()>,
     restore_turn: Mutex<()>,
 }
@@ -39,8 +44,6 @@ pub struct App {
 #[derive(Debug)]
 enum State {
     Open(Engines),
-    /// A restore exchanges the directories: whoever asks for an engine waits.
-    Swapping,
     Closed,
 }
 
@@ -79,7 +82,7 @@ impl App {
         let disk = base.disk.subtree(&Layout::app(name)).map_err(|e| StoreError::io("open", &path, e))?;
         let ledger = Arc::new(Ledger::new());
         let known = usage::load(base, name, &ledger);
-        let app = Arc::new(Self {
+        Ok(Arc::new(Self {
             name: name.clone(),
             path,
             base_disk: base.disk.clone(),
@@ -88,17 +91,14 @@ impl App {
             gate: Arc::new(Gate::new()),
             ledger,
             lock: Mutex::new(Some(lock)),
-            state: Mutex::new(State::Open(Engines::on(disk))),
-            swapped: Condvar::new(),
+            changing: Mutex::new(()),
+            state: RwLock::new(State::Open(Engines::on(disk))),
             reconciled_at: Mutex::new(None),
+            usage_known: AtomicBool::new(known),
+            usage_saved: Mutex::new(None),
             backup_turn: Mutex::new(()),
             restore_turn: Mutex::new(()),
-        });
-        if !known {
-            // the first opening, or a lost record: nothing else can tell what is there
-            app.reconcile()?;
-        }
-        Ok(app)
+        }))
     }
 
     /// Its name.
@@ -113,7 +113,8 @@ impl App {
 
     /// The key-value store, opened on first use.
     pub fn kv(&self) -> Result<Store, StoreError> {
-        self.engine(|engines| engines.kv.clone(), |engines| self.open_kv(engines))
+        let keep = |engines: &mut Engines, kv: &Store| engines.kv = Some(kv.clone());
+        self.engine(|engines| engines.kv.clone(), |disk| self.open_kv(disk), keep)
     }
 
     /// The key-value store, if it is open: never waits for a disk.
@@ -123,32 +124,29 @@ impl App {
 
     /// The SQLite database, opened (and created) on first use.
     pub fn sqlite(&self) -> Result<Arc<Database>, StoreError> {
-        self.engine(|engines| engines.sqlite.clone(), |engines| self.open_sqlite(engines))
+        let keep = |engines: &mut Engines, sqlite: &Arc<Database>| engines.sqlite = Some(sqlite.clone());
+        self.engine(|engines| engines.sqlite.clone(), |_| self.open_sqlite(), keep)
     }
 
     /// The files, opened on first use.
     pub fn files(&self) -> Result<Files, StoreError> {
-        self.engine(|engines| engines.files.clone(), |engines| self.open_files(engines))
-    }
-
-    /// The files, if opened: never waits for a disk.
-    pub fn files_if_open(&self) -> Option<Files> {
-        self.peek(|engines| engines.files.clone())
+        let keep = |engines: &mut Engines, files: &Files| engines.files = Some(files.clone());
+        self.engine(|engines| engines.files.clone(), |disk| self.open_files(disk), keep)
     }
 
     /// The tree of the app's directory.
     pub(crate) fn disk(&self) -> Result<Arc<dyn Disk>, StoreError> {
-        self.engine(|engines| Some(engines.disk.clone()), |engines| Ok(engines.disk.clone()))
+        self.peek(|engines| Some(engines.disk.clone())).ok_or(StoreError::Closed)
     }
 
     /// One archive of an app is made at a time.
-    pub(crate) fn backup_turn(&self) -> MutexGuard<'_, ()> {
-        self.backup_turn.lock()
+    pub(crate) fn backup_turn(&self, task: &Task) -> Result<MutexGuard<'_, ()>, StoreError> {
+        turn(&self.backup_turn, task)
     }
 
     /// One restore of an app runs at a time.
-    pub(crate) fn restore_turn(&self) -> MutexGuard<'_, ()> {
-        self.restore_turn.lock()
+    pub(crate) fn restore_turn(&self, task: &Task) -> Result<MutexGuard<'_, ()>, StoreError> {
+        turn(&self.restore_turn, task)
     }
 
     pub(crate) fn gate(&self) -> &Gate {
@@ -170,7 +168,7 @@ impl App {
             self.sqlite()?;
         }
         self.files()?;
-        self.engine(|engines| Some(engines.all()), |engines| Ok(engines.all()))
+        self.peek(|engines| Some(engines.all())).ok_or(StoreError::Closed)
     }
 
     /// Copy one instant of the database to `dest`, a path on the machine.
@@ -190,15 +188,28 @@ impl App {
     }
 
     /// Bytes by part.
-    pub fn usage(&self) -> Usage {
-        usage::read(self)
+    ///
+    /// Walks once when no record was found at the app's opening: nothing else can tell then.
+    pub fn usage(&self) -> Result<Usage, StoreError> {
+        if !self.usage_known.load(Ordering::Acquire) {
+            self.reconcile()?;
+        }
+        Ok(usage::read(self))
     }
 
     /// Walk the tree and correct the ledger by what other programs wrote.
     pub fn reconcile(&self) -> Result<(), StoreError> {
         usage::reconcile(self)?;
         *self.reconciled_at.lock() = Some(self.seams.clock.monotonic());
+        self.usage_known.store(true, Ordering::Release);
         Ok(())
+    }
+
+    /// The figures, if they are known and not what was last saved.
+    pub(crate) fn usage_to_save(&self) -> Option<Usage> {
+        let now = self.usage_known.load(Ordering::Acquire).then(|| Usage { age_ms: None, ..usage::read(self) })?;
+        let mut saved = self.usage_saved.lock();
+        (saved.as_ref() != Some(&now)).then(|| saved.insert(now).clone())
     }
 
     pub(crate) fn usage_age(&self) -> Option<Duration> {
@@ -218,43 +229,30 @@ impl App {
 
     /// Close the engines, run `exchange`, and let the next call open them on what is there then.
     pub(crate) fn swap(&self, exchange: impl FnOnce() -> Result<(), StoreError>) -> Result<(), StoreError> {
-        let engines = {
-            let mut state = self.state.lock();
-            match std::mem::replace(&mut *state, State::Swapping) {
-                State::Open(engines) => engines,
-                other => {
-                    let busy = matches!(other, State::Swapping);
-                    *state = other;
-                    return Err(if busy { StoreError::Timeout("another restore") } else { StoreError::Closed });
-                }
+        let _changing = self.changing.lock();
+        let engines = match &mut *self.state.write() {
+            State::Open(engines) => {
+                let disk = engines.disk.clone();
+                std::mem::replace(engines, Engines::on(disk))
             }
+            State::Closed => return Err(StoreError::Closed),
         };
         engines.all().iter().for_each(|engine| engine.close());
         let exchanged = exchange();
         let reopened = self.base_disk.subtree(&Layout::app(&self.name));
-        let reopened = reopened.map_err(|e| StoreError::io("open", &self.path, e));
-        let (state, reopened) = match reopened {
+        let (state, reopened) = match reopened.map_err(|e| StoreError::io("open", &self.path, e)) {
             Ok(disk) => (State::Open(Engines::on(disk)), Ok(())),
             Err(error) => (State::Closed, Err(error)),
         };
-        *self.state.lock() = state;
-        self.swapped.notify_all();
+        *self.state.write() = state;
         exchanged.and(reopened)
     }
 
     /// Close the engines and let go of the lock.
     pub(crate) fn close(&self) {
-        let engines = {
-            let mut state = self.state.lock();
-            while matches!(*state, State::Swapping) {
-                self.swapped.wait(&mut state);
-            }
-            match std::mem::replace(&mut *state, State::Closed) {
-                State::Open(engines) => Some(engines),
-                _ => None,
-            }
-        };
-        if let Some(engines) = engines {
+        let _changing = self.changing.lock();
+        let state = std::mem::replace(&mut *self.state.write(), State::Closed);
+        if let State::Open(engines) = state {
             for engine in engines.all() {
                 engine.close();
                 if let Some(bytes) = engine.bytes() {
@@ -265,58 +263,71 @@ impl App {
         *self.lock.lock() = None;
     }
 
+    /// What `opened` finds among the engines, or what `open` makes of it.
     fn engine<T>(
         &self,
         opened: impl Fn(&Engines) -> Option<T>,
-        open: impl FnOnce(&mut Engines) -> Result<T, StoreError>,
+        open: impl FnOnce(&Arc<dyn Disk>) -> Result<T, StoreError>,
+        keep: impl FnOnce(&mut Engines, &T),
     ) -> Result<T, StoreError> {
-        let mut state = self.state.lock();
-        while matches!(*state, State::Swapping) {
-            self.swapped.wait(&mut state);
+        let look = || match &*self.state.read() {
+            State::Open(engines) => Ok((opened(engines), engines.disk.clone())),
+            State::Closed => Err(StoreError::Closed),
+        };
+        if let (Some(found), _) = look()? {
+            return Ok(found);
         }
-        match &mut *state {
-            State::Open(engines) => match opened(engines) {
-                Some(engine) => Ok(engine),
-                None => open(engines),
-            },
-            State::Swapping | State::Closed => Err(StoreError::Closed),
+        let _changing = self.changing.lock();
+        let (found, disk) = look()?;
+        if let Some(found) = found {
+            return Ok(found);
         }
+        let engine = open(&disk)?;
+        if let State::Open(engines) = &mut *self.state.write() {
+            keep(engines, &engine);
+        }
+        Ok(engine)
     }
 
     fn peek<T>(&self, look: impl FnOnce(&Engines) -> Option<T>) -> Option<T> {
-        match &*self.state.try_lock()? {
+        match &*self.state.read() {
             State::Open(engines) => look(engines),
-            State::Swapping | State::Closed => None,
+            State::Closed => None,
         }
     }
 
-    fn open_kv(&self, engines: &mut Engines) -> Result<Store, StoreError> {
+    fn open_kv(&self, disk: &Arc<dyn Disk>) -> Result<Store, StoreError> {
         let dir = RelPath::literal("data/kv");
         let failed = |e| StoreError::io("open", self.path.join("data/kv"), e);
-        create_dir_all(&*engines.disk, &dir).map_err(failed)?;
-        let tree = engines.disk.subtree(&dir).map_err(failed)?;
+        create_dir_all(&**disk, &dir).map_err(failed)?;
+        let tree = disk.subtree(&dir).map_err(failed)?;
         let options = macula_kv::Options { cache_bytes: self.options.kv_cache_bytes, ..Default::default() };
-        let kv = Store::open(tree, self.gate.clone(), self.seams.clock.clone(), &*self.seams.chance, options)?;
-        engines.kv = Some(kv.clone());
-        Ok(kv)
+        let seams = &self.seams;
+        Ok(Store::open(tree, self.gate.clone(), seams.clock.clone(), &*seams.chance, options)?)
     }
 
-    fn open_sqlite(&self, engines: &mut Engines) -> Result<Arc<Database>, StoreError> {
+    fn open_sqlite(&self) -> Result<Arc<Database>, StoreError> {
         let path = self.path.join("data/app.db");
         let options = macula_sqlite::Options::default();
-        let database = Database::open(&path, self.gate.clone(), self.seams.clock.clone(), options)?;
-        let database = Arc::new(database);
-        engines.sqlite = Some(database.clone());
-        Ok(database)
+        Ok(Arc::new(Database::open(&path, self.gate.clone(), self.seams.clock.clone(), options)?))
     }
 
-    fn open_files(&self, engines: &mut Engines) -> Result<Files, StoreError> {
-        let data = engines.disk.subtree(&RelPath::literal("data"));
+    fn open_files(&self, disk: &Arc<dyn Disk>) -> Result<Files, StoreError> {
+        let data = disk.subtree(&RelPath::literal("data"));
         let data = data.map_err(|e| StoreError::io("open", self.path.join("data"), e))?;
         let seams = &self.seams;
-        let files =
-            Files::open(data, self.gate.clone(), self.ledger.clone(), seams.clock.clone(), seams.chance.clone())?;
-        engines.files = Some(files.clone());
-        Ok(files)
+        Ok(Files::open(data, self.gate.clone(), self.ledger.clone(), seams.clock.clone(), seams.chance.clone())?)
+    }
+}
+
+/// Wait for a turn, unless the work is cancelled meanwhile.
+fn turn<'a>(turn: &'a Mutex<()>, task: &Task) -> Result<MutexGuard<'a, ()>, StoreError> {
+    loop {
+        if let Some(guard) = turn.try_lock_for(Duration::from_millis(50)) {
+            return Ok(guard);
+        }
+        if task.cancel.is_cancelled() {
+            return Err(StoreError::Cancelled);
+        }
     }
 }

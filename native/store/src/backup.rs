@@ -130,7 +130,7 @@ impl Base {
             return Err(StoreError::Exists(dest.to_owned()));
         }
         let app = self.app(name)?;
-        let _turn = app.backup_turn();
+        let _turn = app.backup_turn(task)?;
         let scratch = self.scratch(name)?;
         let result = self.write_archive(&app, &dir, &file_name, dest, &scratch, options, task);
         // scratch copies of a failed archive are removed by the next one at the latest
@@ -214,7 +214,7 @@ impl Base {
         let mut pack = PackOptions::new(stem).format(options.format.of_archive());
         pack.level = options.level.unwrap_or(pack.level);
         pack.about = serde_json::json!({ "app": app.name().as_str(), "created_us": at_us, "cache": options.cache });
-        pack.bytes_total = app.usage().total;
+        pack.bytes_total = app.usage()?.total;
         let (items, wanted) = channel();
         let scope = Scope { cache: options.cache };
         let packed = std::thread::scope(|threads| {

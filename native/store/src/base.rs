@@ -146,8 +146,8 @@ impl Base {
 
     /// Count what other programs wrote into the apps that are open.
     ///
-    /// Returns how long to wait before the next time: twenty times what this one took, so that
-    /// walking never costs more than a twentieth of one core.
+    /// Returns how long to wait before the next time: fifty times what this one took, so that
+    /// walking never costs more than a fiftieth of one core.
     pub fn reconcile_open_apps(&self) -> Duration {
         let begun = self.seams.clock.monotonic();
         for app in self.open_apps() {
@@ -156,7 +156,7 @@ impl Base {
                 usage::save(self, &app);
             }
         }
-        20 * self.seams.clock.monotonic().saturating_sub(begun)
+        50 * self.seams.clock.monotonic().saturating_sub(begun)
     }
 
     /// Names of the apps that have a directory, sorted.

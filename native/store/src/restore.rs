@@ -54,7 +54,7 @@ impl Base {
     ) -> Result<RestoreInfo, StoreError> {
         let archive = open_machine_file(path)?;
         let app = self.app(name)?;
-        let _turn = app.restore_turn();
+        let _turn = app.restore_turn(task)?;
         swap::discard_staging(self, name)?;
         let unpacked = self.unpack(name, archive, options, task);
         let info = match unpacked.and_then(|info| self.exchange(&app, task).map(|()| info)) {
@@ -114,6 +114,8 @@ impl Base {
         if task.cancel.is_cancelled() {
             return Err(StoreError::Cancelled);
         }
+        // a backup under way reads the old tree to its end
+        let _turn = app.backup_turn(task)?;
         let database = self.layout.database(app.name());
         app.swap(|| {
             // our own connections are closed by now: whoever still has it open is another

@@ -97,10 +97,12 @@ pub(crate) fn read(app: &App) -> Usage {
     Usage { parts, total, age_ms: app.usage_age().map(|age| age.as_millis() as u64) }
 }
 
-/// Keep the figures for the next opening. A lost record costs one walk, so failure is no error.
+/// Keep the figures for the next opening, if they are new. A lost record costs one walk, so failure
+/// is no error.
 pub(crate) fn save(base: &Base, app: &App) {
+    let Some(usage) = app.usage_to_save() else { return };
     let path = Layout::usage(app.name());
-    let record = Record { version: 1, parts: read(app).parts };
+    let record = Record { version: 1, parts: usage.parts };
     let text = serde_json::to_vec(&record).unwrap_or_default();
     if let Ok(temporary) = RelPath::new(format!("{path}.new")) {
         let _ = write_durably(&*base.disk, &path, &temporary, &text);
