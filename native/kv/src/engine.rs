@@ -160,7 +160,7 @@ impl Engine {
         &mut self,
         group: &[&Batch],
         gate: &Gate,
-        publish: impl FnOnce(Arc<View>),
+        publish: impl FnOnce(Result<Arc<View>, KvError>),
     ) -> Result<Outcomes, Failed> {
         let db = self.db().map_err(Failed::Before)?;
         self.blocks.take_full();
@@ -182,10 +182,7 @@ impl Engine {
             return Err(if self.blocks.take_full() && untouched { Failed::Full } else { Failed::Unknown(error) });
         }
         self.revision = revision;
-        // durable already: a view that fails shows at the next call
-        if let Ok(view) = self.view() {
-            publish(view);
-        }
+        publish(self.view());
         Ok(outcomes)
     }
 

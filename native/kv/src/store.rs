@@ -57,9 +57,9 @@ pub(crate) struct Shared {
     pub blocks: Arc<BlockFile>,
 }
 
-#[derive(Default)]
 struct State {
-    view: Option<Arc<View>>,
+    /// What readers get.
+    view: Result<Arc<View>, KvError>,
     poisoned: Option<String>,
     closed: bool,
 }
@@ -67,18 +67,24 @@ struct State {
 impl Shared {
     /// The newest view; a poisoned store still has its last.
     pub fn view(&self) -> Result<Arc<View>, KvError> {
-        self.state.read().view.clone().ok_or(KvError::Closed)
+        self.state.read().view.clone()
     }
 
-    pub fn publish(&self, view: Arc<View>) {
-        let old = {
-            let mut state = self.state.write();
-            if state.closed {
-                return;
+    /// Read from the newest view. redb closes the views of a database that is opened anew (see
+    /// `Engine::revive`): then there is a newer one, or will be in a moment.
+    fn read<T>(&self, read: impl Fn(&View) -> Result<T, KvError>) -> Result<T, KvError> {
+        loop {
+            match read(&*self.view()?) {
+                Err(KvError::Closed) if self.writable().is_ok() => std::thread::yield_now(),
+                result => return result,
             }
-            state.view.replace(view)
-        };
-        drop(old);
+        }
+    }
+
+    /// What readers get from now on.
+    pub fn publish(&self, view: Result<Arc<View>, KvError>) {
+        // what is dropped may take a lock of redb's: not under ours
+        let _old = std::mem::replace(&mut self.state.write().view, view);
     }
 
     /// Nothing is written any more.
@@ -87,12 +93,8 @@ impl Shared {
     }
 
     pub fn close(&self) {
-        let view = {
-            let mut state = self.state.write();
-            state.closed = true;
-            state.view.take()
-        };
-        drop(view);
+        self.state.write().closed = true;
+        self.publish(Err(KvError::Closed));
     }
 
     pub fn writable(&self) -> Result<(), KvError> {
@@ -145,7 +147,7 @@ impl Store {
     ) -> Result<Self, KvError> {
         let engine = Engine::open(&*disk, chance, options.cache_bytes)?;
         let view = engine.view()?;
-        let state = State { view: Some(view), ..State::default() };
+        let state = State { view: Ok(view), poisoned: None, closed: false };
         let blocks = engine.blocks.clone();
         let shared = Arc::new(Shared { state: RwLock::new(state), bytes_queued: AtomicUsize::new(0), blocks });
         let (jobs, jobs_waiting) = bounded(options.queue_len_max.max(1));
@@ -227,18 +229,17 @@ impl Store {
 
     /// The value of a key.
     pub fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, KvError> {
-        self.0.shared.view()?.get(key)
+        self.0.shared.read(|view| view.get(key))
     }
 
     /// What `f` makes of the value of a key, without a copy.
     pub fn get_with<R>(&self, key: &[u8], f: impl FnOnce(&[u8]) -> R) -> Result<Option<R>, KvError> {
-        self.0.shared.view()?.get_with(key, f)
+        Ok(self.0.shared.read(|view| view.find(key))?.map(|value| f(value.value())))
     }
 
     /// The values of many keys, of one instant.
     pub fn get_many(&self, keys: &[impl AsRef<[u8]>]) -> Result<Vec<Option<Vec<u8>>>, KvError> {
-        let view = self.0.shared.view()?;
-        keys.iter().map(|key| view.get(key.as_ref())).collect()
+        self.0.shared.read(|view| keys.iter().map(|key| view.get(key.as_ref())).collect())
     }
 
     /// Entries. O(1).
@@ -337,7 +338,7 @@ impl Snapshot {
 
     /// What `f` makes of the value of a key, without a copy.
     pub fn get_with<R>(&self, key: &[u8], f: impl FnOnce(&[u8]) -> R) -> Result<Option<R>, KvError> {
-        self.view()?.get_with(key, f)
+        Ok(self.view()?.find(key)?.map(|value| f(value.value())))
     }
 
     /// The values of many keys.

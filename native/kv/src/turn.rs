@@ -103,7 +103,7 @@ impl State {
         match self.writes.get(key) {
             Some(written) => Ok(written.is_some()),
             None if self.cleared => Ok(false),
-            None => Ok(view.get_with(key, |_| ())?.is_some()),
+            None => Ok(view.find(key)?.is_some()),
         }
     }
 

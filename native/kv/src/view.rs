@@ -47,7 +47,8 @@ pub struct Page {
 
 /// One version.
 pub(crate) struct View {
-    table: ReadOnlyTable<&'static [u8], &'static [u8]>,
+    /// Taken on drop only.
+    table: Option<ReadOnlyTable<&'static [u8], &'static [u8]>>,
     blocks: Arc<BlockFile>,
     pub revision: u64,
     pub len: u64,
@@ -61,21 +62,21 @@ impl View {
             let len = table.len()?;
             Ok((table, len))
         })?;
-        Ok(Arc::new(Self { table, blocks: blocks.clone(), revision, len }))
+        Ok(Arc::new(Self { table: Some(table), blocks: blocks.clone(), revision, len }))
     }
 
-    pub fn get_with<R>(&self, key: &[u8], f: impl FnOnce(&[u8]) -> R) -> Result<Option<R>, KvError> {
-        let found = fence(&self.blocks, || {
-            let found = self.table.get(key)?;
-            // a bad page would panic here, inside the fence, and not below
+    pub fn find(&self, key: &[u8]) -> Result<Option<Value>, KvError> {
+        let Some(table) = &self.table else { return Ok(None) };
+        fence(&self.blocks, || {
+            let found = table.get(key)?;
+            // a bad page would panic here, inside the fence, and not at the caller's
             let _ = found.as_ref().map(|guard| guard.value().len());
             Ok(found)
-        })?;
-        Ok(found.map(|guard| f(guard.value())))
+        })
     }
 
     pub fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, KvError> {
-        self.get_with(key, <[u8]>::to_vec)
+        Ok(self.find(key)?.map(|value| value.value().to_vec()))
     }
 
     pub fn page(&self, range: &KeyRange, reverse: bool, limits: PageLimits) -> Result<Page, KvError> {
@@ -85,15 +86,25 @@ impl View {
     /// Entries in key order, or the reverse.
     pub fn scan(&self, range: &KeyRange, reverse: bool) -> Result<Scan, KvError> {
         let (low, high) = (range.0.as_ref().map(Vec::as_slice), range.1.as_ref().map(Vec::as_slice));
-        let range = match is_empty(range) {
-            true => None,
-            false => Some(fence(&self.blocks, || Ok(self.table.range::<&[u8]>((low, high))?))?),
+        let range = match &self.table {
+            Some(table) if !is_empty(range) => Some(fence(&self.blocks, || Ok(table.range::<&[u8]>((low, high))?))?),
+            _ => None,
         };
         Ok(Scan { range, blocks: self.blocks.clone(), reverse })
     }
 }
 
-/// An iteration over a view.
+impl Drop for View {
+    fn drop(&mut self) {
+        let table = self.table.take();
+        let _ = fence(&self.blocks, || {
+            drop(table);
+            Ok(())
+        });
+    }
+}
+
+/// An iteration over a view, which must outlive it.
 pub(crate) struct Scan {
     range: Option<redb::Range<'static, &'static [u8], &'static [u8]>>,
     blocks: Arc<BlockFile>,

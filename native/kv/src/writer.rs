@@ -116,11 +116,11 @@ impl Writer {
                 }
             }
             Err(Failed::Full) => {
-                let revived = self.engine.revive().and_then(|()| self.engine.view());
-                match revived {
-                    Ok(view) => self.shared.publish(view),
-                    Err(error) => self.shared.poison(&error),
+                let view = self.engine.revive().and_then(|()| self.engine.view());
+                if let Err(error) = &view {
+                    self.shared.poison(error);
                 }
+                self.shared.publish(view);
                 answer_all(group, &KvError::DiskFull);
             }
             Err(Failed::Before(error)) => {

@@ -209,7 +209,9 @@ fn power_loss_at_every_operation_loses_nothing() {
     eprintln!("operations={operations}");
     let rounds = count(1, 20);
     for n in 1..=operations {
-        let mut modes = vec![CrashMode::LoseAll, CrashMode::KeepAll];
+        // keeping all is what a killed process leaves, tested below too
+        let mut modes = vec![CrashMode::LoseAll];
+        modes.extend((n % count(4, 1) == 0).then_some(CrashMode::KeepAll));
         modes.extend((0..rounds).map(|round| CrashMode::Random(seed ^ (n << 8) ^ round)));
         crash_at(n, &modes, survives);
     }
@@ -219,7 +221,7 @@ fn power_loss_at_every_operation_loses_nothing() {
 fn power_loss_during_recovery_loses_nothing() {
     let seed = seed();
     let (operations, _) = operations();
-    let step = count(29, 3) as usize;
+    let step = count(61, 3) as usize;
     for n in (1..=operations).rev().step_by(step) {
         crash_at(n, &[CrashMode::KeepAll, CrashMode::Random(seed ^ n)], |found, promise, what| {
             let probe = found.after_crash(CrashMode::KeepAll);
@@ -329,7 +331,7 @@ fn a_failed_write_changes_nothing_or_is_unknown() {
 #[test]
 fn a_full_disk_refuses_writes_and_they_come_back_by_themselves() {
     let (operations, _) = operations();
-    for n in 1..=operations {
+    for n in (1..=operations).step_by(count(4, 1) as usize) {
         let disk = FaultDisk::new();
         disk.fail_at(n, Fault::Full);
         let mut promise = Promise::default();
@@ -372,6 +374,34 @@ fn a_disk_that_fills_up_keeps_its_readers() {
     store.write(Batch::put("last", "1")).expect("writes come back by themselves");
     store.close();
     assert_eq!(contents(&open(Arc::new(disk.clone())).expect("opens")).expect("reads").len(), model.len() + 1);
+}
+
+#[test]
+fn many_writers_share_commits_and_lose_nothing() {
+    let mut rng = fastrand::Rng::with_seed(seed());
+    for round in 0..count(40, 1000) {
+        let disk = FaultDisk::new();
+        let store = open(Arc::new(disk.clone())).expect("opens");
+        disk.fail_at(disk.operations() + rng.u64(1..400), Fault::Crash);
+        let acknowledged: Vec<u32> = std::thread::scope(|scope| {
+            let write = |writer: u32| {
+                let (store, two) =
+                    (&store, |n: u32| Batch { ops: vec![put(n, 50), put(n + 1, 50)], ..Batch::default() });
+                let mut n = writer * 100_000;
+                std::iter::from_fn(move || store.write(two(n)).ok().map(|_| std::mem::replace(&mut n, n + 2))).collect()
+            };
+            let writers: Vec<_> = (0..8).map(|writer| scope.spawn(move || -> Vec<u32> { write(writer) })).collect();
+            writers.into_iter().flat_map(|writer| writer.join().expect("writer")).collect()
+        });
+        drop(store);
+        let found =
+            contents(&open(Arc::new(disk.after_crash(CrashMode::Random(round)))).expect("opens")).expect("reads");
+        for n in acknowledged {
+            assert!(found.contains_key(&key(n)), "round {round}: lost {n}");
+        }
+        let halves = found.keys().filter(|key| key.last().is_some_and(|digit| digit % 2 == 0)).count();
+        assert_eq!(halves * 2, found.len(), "round {round}: half a batch");
+    }
 }
 
 /// The file of an interrupted creation has another name, and the next opening clears it away.

@@ -41,7 +41,7 @@ fn killed_at_random_moments_loses_nothing() {
     let mut rng = fastrand::Rng::with_seed(seed());
     let dir = tempfile::tempdir().expect("a directory");
     let mut acknowledged = None;
-    for round in 0..count(20, 200) {
+    for round in 0..count(10, 200) {
         let mut child = Command::new(std::env::current_exe().expect("myself"))
             .args(["--exact", "child", "--nocapture"])
             .env(DIR, dir.path())
