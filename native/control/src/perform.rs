@@ -92,7 +92,7 @@ fn perform_here(base: &Arc<Base>, command: &Command, task: &Task) -> Result<Outc
             if *fresh {
                 app.reconcile()?;
             }
-            Outcome::Usage(app.usage())
+            Outcome::Usage(app.usage()?)
         }
         Command::Backup { app, options } => Outcome::Backup(base.backup(&name(app)?, options, task)?),
         Command::Archive { app, dest, options } => {
