@@ -383,14 +383,13 @@ fn many_writers_share_commits_and_lose_nothing() {
         let disk = FaultDisk::new();
         let store = open(Arc::new(disk.clone())).expect("opens");
         disk.fail_at(disk.operations() + rng.u64(1..400), Fault::Crash);
+        let write = |writer: u32| -> Vec<u32> {
+            let two = |n: u32| Batch { ops: vec![put(n, 50), put(n + 1, 50)], ..Batch::default() };
+            (writer * 10_000..).step_by(2).take_while(|n| store.write(two(*n)).is_ok()).collect()
+        };
         let acknowledged: Vec<u32> = std::thread::scope(|scope| {
-            let write = |writer: u32| {
-                let (store, two) =
-                    (&store, |n: u32| Batch { ops: vec![put(n, 50), put(n + 1, 50)], ..Batch::default() });
-                let mut n = writer * 100_000;
-                std::iter::from_fn(move || store.write(two(n)).ok().map(|_| std::mem::replace(&mut n, n + 2))).collect()
-            };
-            let writers: Vec<_> = (0..8).map(|writer| scope.spawn(move || -> Vec<u32> { write(writer) })).collect();
+            let write = &write;
+            let writers: Vec<_> = (0..8).map(|writer| scope.spawn(move || write(writer))).collect();
             writers.into_iter().flat_map(|writer| writer.join().expect("writer")).collect()
         });
         drop(store);
