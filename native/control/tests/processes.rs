@@ -58,7 +58,10 @@ fn child() {
 
 fn own(root: &Path, socket: Option<String>) {
     let base = base(root, socket.clone());
-    let app = base.app(&app_name()).expect("free");
+    let app = match base.app(&app_name()) {
+        Err(error) if error.kind() == Kind::Locked => return say("taken"),
+        app => app.expect("free"),
+    };
     std::fs::write(app.path().join("uploads/first"), b"one").expect("written");
     let server = socket.as_ref().map(|name| Server::start(base.clone(), &root.join("run"), name).expect("started"));
     say(&format!("ready {}", socket.unwrap_or_default()));

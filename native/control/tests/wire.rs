@@ -41,7 +41,7 @@ impl Actor {
 impl Handler for Actor {
     fn handle(&self, command: &Command, task: &Task) -> Result<Outcome, ControlError> {
         let act = command.app().unwrap_or_default();
-        if act != "" {
+        if !act.is_empty() {
             self.tell("began");
         }
         match act {
