@@ -299,7 +299,9 @@ fn a_failed_sync_poisons_and_reopening_decides_for_good() {
         let store = open(Arc::new(disk.clone())).unwrap_or_else(|error| panic!("sync {n}: {error}"));
         let found = contents(&store).expect("reads");
         assert!(promise.allows(&found), "sync {n}");
-        let decided = Promise { acknowledged: found, possible: vec![], revision: promise.revision };
+        // nor is a revision used again that the failed group may have had
+        let revision = promise.revision + promise.possible.len() as u64;
+        let decided = Promise { acknowledged: found, possible: vec![], revision };
         for mode in [CrashMode::LoseAll, CrashMode::Random(n), CrashMode::KeepAll] {
             survives(&disk.after_crash(mode), &decided, &format!("sync {n}, then {mode:?}"));
         }
@@ -347,6 +349,35 @@ fn a_full_disk_refuses_writes_and_they_come_back_by_themselves() {
         store.close();
         survives(&disk.after_crash(CrashMode::LoseAll), &promise, &format!("full at {n}"));
     }
+}
+
+/// When the disk fills in the middle of a commit, redb refuses to go on and is opened anew below
+/// the handle; readers must not see it closed meanwhile.
+#[test]
+fn readers_go_on_while_the_disk_fills_in_a_commit() {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    let mut refused = 0;
+    for _ in 0..30 {
+        let disk = FaultDisk::new();
+        let store = open(Arc::new(disk.clone())).expect("opens");
+        store.write(Batch::put("first", "1")).expect("fits");
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let reader = scope.spawn(|| {
+                while !done.load(Ordering::Acquire) {
+                    assert_eq!(store.get(b"first").expect("reads"), Some(b"1".to_vec()));
+                }
+            });
+            // growing the file fails, and so do the writes that need its room
+            disk.fail_at(disk.operations() + 1, Fault::Full);
+            refused += u32::from(store.write(Batch::put("large", vec![1; 400_000])).is_err());
+            disk.heal();
+            store.write(Batch::put("large", vec![2; 400_000])).expect("writes come back");
+            done.store(true, Ordering::Release);
+            reader.join().expect("reads");
+        });
+    }
+    assert!(refused > 10, "refused={refused}");
 }
 
 #[test]
