@@ -9,6 +9,9 @@ use crate::request::Work;
 use crate::writer::Writer;
 use crate::{Failure, Rows, SqliteError};
 use rusqlite::ffi;
+use std::time::Duration;
+
+const WAITING: &str = "waiting for its turn";
 
 /// How one member of a transaction ended.
 enum Member {
@@ -34,23 +37,14 @@ impl Writer {
     fn begin_for(&mut self, mut works: Vec<Work>) -> Vec<Work> {
         let since = self.now();
         for tries in 0.. {
-            let now = self.now();
-            self.shared.sweep(now);
-            self.give_up(&mut works, |work| work.patience.verdict(now, "waiting for its turn"));
+            self.shared.sweep(self.now());
+            self.give_up(&mut works, since, tries > 0);
             if works.is_empty() {
                 return works;
             }
             match self.connection.control("BEGIN IMMEDIATE") {
                 Ok(()) => return works,
                 Err(error) if code_of(&error) & 0xff == ffi::SQLITE_BUSY => {
-                    let locked = self.locked_by_other(since);
-                    let busy_timeout = self.shared.options.busy_timeout;
-                    let closing = self.shared.closing_error();
-                    self.give_up(&mut works, |work| match work.patience.deadline {
-                        _ if closing.is_some() => closing.clone(),
-                        Some(deadline) => (now >= deadline).then(|| locked.clone()),
-                        None => (now.saturating_sub(since) >= busy_timeout).then(|| locked.clone()),
-                    });
                     self.pause_for_lock(tries, works.iter().filter_map(|work| work.patience.deadline).min());
                 }
                 Err(error) => {
@@ -63,11 +57,26 @@ impl Writer {
         works
     }
 
-    fn give_up(&self, works: &mut Vec<Work>, verdict: impl Fn(&Work) -> Option<SqliteError>) {
+    /// Answer those who wait no longer; without a deadline a foreign lock is waited for until `busy_timeout`.
+    fn give_up(&self, works: &mut Vec<Work>, since: Duration, locked: bool) {
+        let now = self.now();
+        let closing = self.shared.closing_error();
+        let impatient = locked && now.saturating_sub(since) >= self.shared.options.busy_timeout;
+        let verdict = |work: &Work| match work.patience.verdict(now, WAITING) {
+            None if closing.is_some() => closing.clone(),
+            None if impatient && work.patience.deadline.is_none() => Some(SqliteError::Timeout(WAITING)),
+            verdict => verdict,
+        };
+        let mut holder = None;
         for work in std::mem::take(works) {
             match verdict(&work) {
-                Some(error) => work.reply.send(Err(error)),
                 None => works.push(work),
+                Some(SqliteError::Timeout(_)) if locked => {
+                    // looked up once: it reads /proc
+                    let error = holder.get_or_insert_with(|| self.locked_by_other(since)).clone();
+                    work.reply.send(Err(error));
+                }
+                Some(error) => work.reply.send(Err(error)),
             }
         }
     }
@@ -113,7 +122,7 @@ impl Writer {
     }
 
     fn member(&self, work: &Work) -> Member {
-        if let Some(error) = work.patience.verdict(self.now(), "waiting for its turn") {
+        if let Some(error) = work.patience.verdict(self.now(), WAITING) {
             return Member::Failed(error);
         }
         if let Err(error) = self.connection.control("SAVEPOINT macula_member") {

@@ -61,31 +61,34 @@ impl Connection {
         sql.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
         sql.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
         sql.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+        let synchronous = match self.options.synchronous {
+            Synchronous::Full => "FULL",
+            Synchronous::Normal => "NORMAL",
+        };
+        let cache_kib = self.options.cache_bytes >> 10;
         self.policy.trusted(|| {
-            let cache_kib = self.options.cache_bytes >> 10;
-            sql.execute_batch(&format!("PRAGMA cache_size=-{cache_kib}; PRAGMA foreign_keys=ON"))?;
+            if role == Role::Writer {
+                self.use_log()?;
+            }
+            sql.execute_batch(&format!(
+                "PRAGMA cache_size=-{cache_kib}; PRAGMA foreign_keys=ON;
+                 PRAGMA synchronous={synchronous}; PRAGMA wal_autocheckpoint=0"
+            ))?;
             match role {
                 Role::Foreign => Ok(()),
-                Role::Reader => sql.execute_batch("PRAGMA wal_autocheckpoint=0; PRAGMA query_only=ON"),
-                Role::Writer => self.configure_writer(),
+                Role::Reader => sql.execute_batch("PRAGMA query_only=ON"),
+                Role::Writer => sql.execute_batch(&format!("PRAGMA journal_size_limit={}", self.options.wal_bytes_max)),
             }
         })
     }
 
-    fn configure_writer(&self) -> rusqlite::Result<()> {
+    fn use_log(&self) -> rusqlite::Result<()> {
         let mode: String = self.sql.query_row("PRAGMA journal_mode=WAL", [], |row| row.get(0))?;
         if mode != "wal" {
             let message = Some(format!("the file system does not take a write-ahead log, journal_mode={mode}"));
             return Err(rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_CANTOPEN), message));
         }
-        let synchronous = match self.options.synchronous {
-            Synchronous::Full => "FULL",
-            Synchronous::Normal => "NORMAL",
-        };
-        self.sql.execute_batch(&format!(
-            "PRAGMA synchronous={synchronous}; PRAGMA wal_autocheckpoint=0; PRAGMA journal_size_limit={}",
-            self.options.wal_bytes_max
-        ))
+        Ok(())
     }
 
     /// Run a statement of ours (transaction control), prepared once.
@@ -105,7 +108,10 @@ impl Connection {
     pub(crate) fn explain(&self, error: rusqlite::Error) -> SqliteError {
         let (denied, stopped) = (self.policy.take_denied(), self.watch.take_stopped());
         match code_of(&error) & 0xff {
-            ffi::SQLITE_AUTH => denied.unwrap_or_else(|| classify(error)),
+            // a refused function is an ordinary error of the parser
+            ffi::SQLITE_AUTH | ffi::SQLITE_ERROR if error.to_string().contains("not authorized") => {
+                denied.unwrap_or_else(|| classify(error))
+            }
             ffi::SQLITE_INTERRUPT | ffi::SQLITE_BUSY => stopped.unwrap_or_else(|| classify(error)),
             _ => classify(error),
         }

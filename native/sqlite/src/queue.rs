@@ -128,7 +128,8 @@ impl<J: Waiting> Queue<J> {
     /// Let nothing in any more and answer what waits.
     pub(crate) fn close(&self, error: SqliteError) {
         let mut state = self.state.lock();
-        let error = state.closed.get_or_insert(error).clone();
+        // after an `end` too: what still waited is told the real reason
+        state.closed = Some(error.clone());
         let jobs = std::mem::take(&mut state.jobs);
         drop(state);
         self.ready.notify_all();

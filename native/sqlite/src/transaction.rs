@@ -13,6 +13,7 @@ use crate::{Mode, Rows, SqliteError};
 use macula_core::{Cancel, Clock};
 use rusqlite::ffi;
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,7 +30,10 @@ pub struct Transaction {
 struct Session {
     commands: Queue<Command>,
     patience: Patience,
+    /// The handle was dropped with nothing decided.
     gone: Cancel,
+    /// A commit or rollback was accepted.
+    decided: AtomicBool,
     clock: Arc<dyn Clock>,
 }
 
@@ -95,6 +99,7 @@ impl Transaction {
 
     fn finish(&self, command: impl FnOnce(Patience) -> Command) -> Result<(), SqliteError> {
         self.session.commands.push(command(self.session.patience.clone()))?;
+        self.session.decided.store(true, Ordering::Release);
         self.session.commands.end(SqliteError::Closed("the transaction is over"));
         Ok(())
     }
@@ -102,9 +107,11 @@ impl Transaction {
 
 impl Drop for Transaction {
     fn drop(&mut self) {
-        // lets a commit that is queued happen; otherwise the writer finds the end and rolls back
         self.session.commands.end(SqliteError::Closed("the transaction was dropped"));
-        self.session.gone.cancel();
+        // a commit on its way happens, whatever becomes of the handle
+        if !self.session.decided.load(Ordering::Acquire) {
+            self.session.gone.cancel();
+        }
     }
 }
 
@@ -126,6 +133,7 @@ impl Writer {
             commands: Queue::new(QUEUE_LEN_MAX),
             patience: patience.clone().also(gone.clone()),
             gone,
+            decided: AtomicBool::new(false),
             clock: self.shared.clock.clone(),
         });
         reply.send(Ok(Transaction { session: session.clone() }));
@@ -177,9 +185,8 @@ impl Writer {
                 }
                 Pop::Job(Command::Commit(_, reply)) => {
                     let result = match session.patience.verdict(self.now(), "the transaction was open") {
-                        // the handle's drop after commit is no reason to undo it
-                        Some(error) if !matches!(error, SqliteError::Cancelled) => Err(error),
-                        _ => self.commit(),
+                        Some(error) => Err(error),
+                        None => self.commit(),
                     };
                     self.connection.rollback();
                     reply.send(result);

@@ -1,0 +1,279 @@
+//! What statements take and give: values, parameters, several statements, errors, refusals.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use common::*;
+use macula_core::{Kind, Kinded};
+use macula_sqlite::{ConstraintKind, Params, Request, SqliteError, Value};
+use std::time::Duration;
+
+#[test]
+fn every_value_comes_back_as_it_was() {
+    let fixture = Fixture::new();
+    let db = fixture.open();
+    exec(&db, "CREATE TABLE t(id INTEGER PRIMARY KEY, v)");
+    let values = [
+        Value::Null,
+        Value::Integer(0),
+        Value::Integer(i64::MIN),
+        Value::Integer(i64::MAX),
+        Value::Real(-0.0),
+        Value::Real(f64::MIN_POSITIVE),
+        Value::Real(f64::INFINITY),
+        Value::Real(1.0),
+        Value::text(""),
+        Value::text("grüße \u{1f600}"),
+        Value::Text(b"a\0b".to_vec()),
+        Value::Text(vec![0xff, 0xfe]),
+        Value::Blob(vec![]),
+        Value::Blob(vec![0, 1, 255]),
+        Value::Blob(vec![7; 3 << 20]),
+    ];
+    for value in &values {
+        let insert = Request::execute("INSERT INTO t(v) VALUES (?)").params(Params::Positional(vec![value.clone()]));
+        assert_eq!(db.run(insert).unwrap().changes, 1);
+    }
+    let rows = query(&db, "SELECT v FROM t ORDER BY id");
+    let back: Vec<Value> = rows.into_iter().map(|mut row| row.remove(0)).collect();
+    assert_eq!(back, values);
+    assert_eq!(format!("{:?}", back[4]), "Real(-0.0)");
+
+    assert_eq!(Value::try_from(u64::MAX).unwrap_err().kind(), Kind::Invalid);
+    assert_eq!(Value::try_from(5_u64).unwrap(), Value::Integer(5));
+    let nan = Request::execute("INSERT INTO t(v) VALUES (?)").params(Params::Positional(vec![Value::Real(f64::NAN)]));
+    assert_eq!(error(&db, nan).kind(), Kind::Invalid);
+}
+
+#[test]
+fn parameters_are_bound_exactly_once() {
+    let fixture = Fixture::new();
+    let db = fixture.open();
+    let one = || Value::Integer(1);
+    let named = |names: &[&str]| Params::Named(names.iter().map(|n| ((*n).to_owned(), one())).collect());
+    let positional = |n: usize| Params::Positional(vec![one(); n]);
+    let good = [
+        ("SELECT ?, ?", positional(2)),
+        ("SELECT ?2, ?1", positional(2)),
+        ("SELECT :a, :a", positional(1)),
+        ("SELECT :a, @b, $c", named(&["a", "b", "c"])),
+        ("SELECT :a, @b, $c", named(&["$c", ":a", "@b"])),
+        ("SELECT :a, @a", named(&["a"])),
+        ("SELECT :a, @a", named(&[":a", "@a"])),
+        ("SELECT ?1", named(&["1"])),
+        ("SELECT 1", named(&[])),
+        ("SELECT 1", Params::None),
+    ];
+    for (sql, params) in good {
+        db.run(Request::query(sql).params(params.clone())).unwrap_or_else(|e| panic!("{sql} {params:?}: {e}"));
+    }
+    let bad = [
+        ("SELECT ?, ?", positional(1), "expected=2 got=1"),
+        ("SELECT ?", positional(2), "expected=1 got=2"),
+        ("SELECT ?", Params::None, "expected=1 got=0"),
+        ("SELECT :a, :b", named(&["a"]), "missing name=:b"),
+        ("SELECT :a", named(&["a", "b"]), "no such parameter name=b"),
+        ("SELECT :a", named(&["a", "a"]), "twice"),
+        ("SELECT :a", named(&["a", ":a"]), "twice"),
+        ("SELECT ?", named(&["a"]), "no name"),
+        ("SELECT :a", named(&["@a"]), "missing name=:a"),
+        ("SELECT 1", named(&["a"]), "no such parameter"),
+    ];
+    for (sql, params, text) in bad {
+        let error = error(&db, Request::query(sql).params(params));
+        assert_eq!(error.kind(), Kind::Invalid, "{sql}");
+        assert!(error.to_string().contains(text), "{sql}: {error}");
+    }
+}
+
+#[test]
+fn execute_takes_several_statements_as_one_transaction_and_query_exactly_one() {
+    let fixture = Fixture::new();
+    let db = fixture.open();
+    let rows = exec(
+        &db,
+        "CREATE TABLE t(id INTEGER PRIMARY KEY); INSERT INTO t VALUES (1),(2); -- x\nINSERT INTO t VALUES (7);",
+    );
+    assert_eq!((rows.changes, rows.last_insert_rowid), (3, 7));
+    let failing = error(&db, Request::execute("INSERT INTO t VALUES (8); INSERT INTO t VALUES (8)"));
+    assert_eq!(failing.kind(), Kind::Sql);
+    assert_eq!(int(&db, "SELECT count(*) FROM t"), 3, "the first of the two is undone");
+    exec(&db, "SELECT 1; INSERT INTO t VALUES (9)");
+    assert_eq!(int(&db, "SELECT count(*) FROM t"), 4);
+    for (sql, mode) in [("", "execute"), (" -- nothing\n;", "execute")] {
+        assert_eq!(db.run(Request::execute(sql)).unwrap().changes, 0, "{mode}");
+        assert_eq!(error(&db, Request::query(sql)).kind(), Kind::Invalid);
+    }
+    let several = [
+        Request::query("SELECT 1; SELECT 2"),
+        Request::query("INSERT INTO t VALUES (20); SELECT 2"),
+        Request::execute("INSERT INTO t VALUES (?); SELECT 2").params(Params::Positional(vec![Value::Integer(21)])),
+        Request::execute("SELECT 1\0"),
+    ];
+    for request in several {
+        assert_eq!(error(&db, request).kind(), Kind::Invalid);
+    }
+    assert!(matches!(error(&db, Request::query("SELECT 1; garbage")), SqliteError::Statement(_)));
+    assert_eq!(int(&db, "SELECT count(*) FROM t"), 4);
+    assert_eq!(query(&db, "SELECT 1;  -- fine\n ;").len(), 1);
+}
+
+#[test]
+fn rows_are_bounded_and_a_write_still_complete() {
+    let fixture = Fixture::new();
+    let db = fixture.open();
+    exec(&db, "CREATE TABLE t(id INTEGER PRIMARY KEY)");
+    let returning = "INSERT INTO t SELECT value FROM generate RETURNING id";
+    let returning = returning.replace("generate", "json_each('[1,2,3,4,5,6,7,8,9]')");
+    let rows = db.run(Request::query(returning).rows_max(2)).unwrap();
+    assert_eq!((rows.rows.len(), rows.more, rows.changes), (2, true, 9));
+    assert_eq!(rows.columns, ["id"]);
+    let rows = db.run(Request::query("SELECT id, id + 1 AS next FROM t ORDER BY id").rows_max(9)).unwrap();
+    assert_eq!((rows.rows.len(), rows.more), (9, false));
+    assert_eq!(rows.columns, ["id", "next"]);
+    let none = db.run(Request::query("SELECT id FROM t WHERE id > 100")).unwrap();
+    assert_eq!((none.columns.len(), none.rows.len()), (1, 0));
+
+    let mut small = Fixture::new();
+    small.options.result_bytes_max = 1 << 20;
+    let db = small.open();
+    assert_eq!(error(&db, Request::query(ENDLESS.replace("count(*)", "i"))).kind(), Kind::TooLarge);
+}
+
+#[test]
+fn writes_that_look_like_reads_reach_the_writer() {
+    let fixture = Fixture::new();
+    let db = fixture.open();
+    exec(&db, "CREATE TABLE t(id INTEGER PRIMARY KEY)");
+    let rows =
+        db.run(Request::query("WITH n(i) AS (VALUES (1),(2)) INSERT INTO t SELECT i FROM n RETURNING id")).unwrap();
+    assert_eq!((rows.rows.len(), rows.changes), (2, 2));
+    exec(&db, "PRAGMA user_version=7");
+    assert_eq!(int(&db, "PRAGMA user_version"), 7);
+    assert_eq!(int(&db, "PRAGMA foreign_keys"), 1);
+    exec(&db, "ALTER TABLE t ADD COLUMN c INTEGER DEFAULT 5 CHECK (c > 1)");
+    exec(&db, "ALTER TABLE t RENAME COLUMN c TO d");
+    exec(&db, "CREATE VIRTUAL TABLE f USING fts5(body); INSERT INTO f VALUES ('hello world')");
+    assert_eq!(query(&db, "SELECT body FROM f WHERE f MATCH 'hello'").len(), 1);
+    exec(&db, "ANALYZE; PRAGMA optimize; REINDEX");
+}
+
+#[test]
+fn constraints_are_named() {
+    let fixture = Fixture::new();
+    let db = fixture.open();
+    exec(
+        &db,
+        "CREATE TABLE p(id INTEGER PRIMARY KEY, a, b, UNIQUE(a, b));
+         CREATE TABLE t(id INTEGER PRIMARY KEY, n INT NOT NULL, p REFERENCES p(id), c INT CONSTRAINT small CHECK (c < 10));
+         CREATE TABLE s(i INT) STRICT;
+         INSERT INTO p VALUES (1, 2, 3); INSERT INTO t VALUES (1, 1, 1, 1)",
+    );
+    let cases = [
+        ("INSERT INTO p VALUES (2, 2, 3)", ConstraintKind::Unique, vec!["p.a", "p.b"]),
+        ("INSERT INTO p VALUES (1, 5, 5)", ConstraintKind::PrimaryKey, vec!["p.id"]),
+        ("INSERT INTO t VALUES (2, NULL, 1, 1)", ConstraintKind::NotNull, vec!["t.n"]),
+        ("INSERT INTO t VALUES (2, 1, 99, 1)", ConstraintKind::ForeignKey, vec![]),
+        ("INSERT INTO t VALUES (2, 1, 1, 11)", ConstraintKind::Check, vec!["small"]),
+        ("INSERT INTO s VALUES ('x')", ConstraintKind::DataType, vec!["s.i"]),
+    ];
+    for (sql, kind, names) in cases {
+        match error(&db, Request::execute(sql)) {
+            SqliteError::Constraint { constraint, .. } => {
+                assert_eq!(
+                    (constraint.kind, constraint.names),
+                    (kind, names.iter().map(|n| (*n).to_owned()).collect())
+                );
+            }
+            other => panic!("{sql}: {other:?}"),
+        }
+    }
+    match error(&db, Request::query("SELECT * FRM t")) {
+        SqliteError::Statement(failure) => assert_eq!(failure.offset, Some(9), "{failure}"),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn statements_that_reach_beyond_the_database_are_refused() {
+    let fixture = Fixture::new();
+    let db = fixture.open();
+    exec(&db, "CREATE TABLE t(id INTEGER PRIMARY KEY)");
+    let other = fixture.dir.path().join("other.db");
+    let other = other.display();
+    let refused = [
+        format!("ATTACH '{other}' AS o"),
+        format!("/* */ -- x\n ;attach '{other}' AS o"),
+        "DETACH main".to_owned(),
+        format!("VACUUM INTO '{other}'"),
+        "VACUUM".to_owned(),
+        "SELECT load_extension('x')".to_owned(),
+        "SELECT LOAD_EXTENSION('x', 'y')".to_owned(),
+        "PRAGMA journal_mode=DELETE".to_owned(),
+        "PRAGMA wal_autocheckpoint=1000".to_owned(),
+        "PRAGMA locking_mode=EXCLUSIVE".to_owned(),
+        "PRAGMA synchronous=OFF".to_owned(),
+        "PRAGMA foreign_keys=OFF".to_owned(),
+        "PRAGMA writable_schema=ON".to_owned(),
+        "PRAGMA wal_checkpoint(TRUNCATE)".to_owned(),
+        "PRAGMA query_only=OFF".to_owned(),
+        "PRAGMA trusted_schema=ON".to_owned(),
+        "PRAGMA mmap_size=1000000".to_owned(),
+        "CREATE TEMP TABLE x(y)".to_owned(),
+    ];
+    for sql in &refused {
+        for request in [Request::query(sql.clone()), Request::execute(sql.clone())] {
+            let error = error(&db, request);
+            assert_eq!(error.kind(), Kind::Unsupported, "{sql}: {error}");
+            assert!(error.hint().is_some());
+        }
+        let hidden = error(&db, Request::execute(format!("INSERT INTO t VALUES (1); {sql}")));
+        assert!(matches!(hidden.kind(), Kind::Unsupported | Kind::Sql), "{sql}: {hidden}");
+    }
+    for sql in [
+        "BEGIN",
+        "begin immediate",
+        "COMMIT",
+        "end",
+        "ROLLBACK",
+        "SAVEPOINT x",
+        "RELEASE x",
+        "ROLLBACK TO macula_member",
+    ] {
+        assert_eq!(error(&db, Request::execute(sql)).kind(), Kind::Invalid, "{sql}");
+        let hidden = error(&db, Request::execute(format!("INSERT INTO t VALUES (1); {sql}; INSERT INTO t VALUES (2)")));
+        assert_eq!(hidden.kind(), Kind::Invalid, "{sql}: {hidden}");
+    }
+    assert!(error(&db, Request::execute("INSERT INTO sqlite_schema(name) VALUES ('x')")).kind() == Kind::Sql);
+    assert_eq!(int(&db, "SELECT count(*) FROM t"), 0);
+    assert_eq!((int(&db, "PRAGMA synchronous"), int(&db, "PRAGMA foreign_keys")), (2, 1));
+    assert_eq!(fixture.names(), ["app.db", "app.db-shm", "app.db-wal"]);
+}
+
+#[test]
+fn endless_sql_ends_with_its_deadline_its_caller_or_the_database() {
+    let fixture = Fixture::new();
+    let db = fixture.open();
+    exec(&db, "CREATE TABLE t(id INTEGER PRIMARY KEY)");
+    let endless_write = format!("INSERT INTO t {ENDLESS}");
+    for sql in [ENDLESS, &endless_write] {
+        let error = error(&db, Request::execute(sql).deadline(Duration::from_millis(50)));
+        assert_eq!(error.kind(), Kind::Timeout, "{sql}: {error}");
+        let cancel = macula_core::Cancel::new();
+        let (answer, answered) = std::sync::mpsc::channel();
+        db.submit(Request::execute(sql).cancel(cancel.clone()), move |r| answer.send(r).unwrap()).unwrap();
+        cancel.cancel();
+        assert_eq!(answered.recv().unwrap().unwrap_err().kind(), Kind::Cancelled);
+    }
+    db.run(insert(1)).unwrap();
+    assert_eq!(int(&db, "SELECT count(*) FROM t"), 1);
+    let (answer, answered) = std::sync::mpsc::channel();
+    for sql in [ENDLESS, ENDLESS, ENDLESS, &endless_write, &endless_write] {
+        let answer = answer.clone();
+        db.submit(Request::execute(sql), move |r| answer.send(r).unwrap()).unwrap();
+    }
+    db.close();
+    drop(answer);
+    let ends: Vec<_> = answered.iter().map(|r| r.unwrap_err().kind()).collect();
+    assert_eq!(ends, [Kind::Closed; 5]);
+}
