@@ -1,5 +1,5 @@
 //! Puts and gets per second of one store on a real disk:
-//! `cargo run --release -p macula_kv --example bench_puts [DIR]`
+//! `cargo run --release -p macula_kv --example bench_puts [DIR [CACHE_MIB]]`
 //! 16-byte random keys, 100-byte values, each put durable before the next of its client.
 #![allow(clippy::print_stdout, clippy::unwrap_used)]
 
@@ -41,8 +41,9 @@ fn main() {
     let dir = std::env::args().nth(1).map_or_else(std::env::temp_dir, PathBuf::from);
     let dir = dir.join(format!("macula-kv-bench-{:x}", SystemChance.next_u64()));
     let disk: Arc<dyn Disk> = Arc::new(RealDisk::create_at(&dir).unwrap());
-    let store =
-        Store::open(disk, Arc::new(Gate::new()), Arc::new(SystemClock), &SystemChance, Options::default()).unwrap();
+    let cache_mib: usize = std::env::args().nth(2).map_or(16, |mib| mib.parse().unwrap());
+    let options = Options { cache_bytes: cache_mib << 20, ..Options::default() };
+    let store = Store::open(disk, Arc::new(Gate::new()), Arc::new(SystemClock), &SystemChance, options).unwrap();
     let keys: Vec<[u8; 16]> = (0..100_000).map(|_| random_key()).collect();
     for some in keys.chunks(10_000) {
         let ops = some.iter().map(|key| Op::Put { key: key.to_vec(), value: vec![1; 100] }).collect();
