@@ -10,7 +10,8 @@ pub fn create_dir_all(disk: &dyn Disk, dir: &RelPath) -> io::Result<()> {
     }
     match disk.create_dir(dir) {
         Ok(()) => disk.sync_dir(&dir.parent()),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+        // when the tree's own directory is gone there is nothing above to create
+        Err(error) if error.kind() == io::ErrorKind::NotFound && !dir.parent().is_root() => {
             create_dir_all(disk, &dir.parent())?;
             create_dir_all(disk, dir)
         }
@@ -30,6 +31,10 @@ pub fn remove_tree(disk: &dyn Disk, path: &RelPath) -> io::Result<()> {
     };
     if stat.kind != FileKind::Dir {
         return gone(disk.remove_file(path));
+    }
+    if stat.mode & 0o700 != 0o700 {
+        // only root removes what is in a directory that it may not write
+        disk.set_dir_meta(path, stat.mode | 0o700, stat.mtime_ns)?;
     }
     for entry in disk.list(path)? {
         let below = path.join(std::os::unix::ffi::OsStrExt::as_bytes(entry.name.as_os_str()));
@@ -66,4 +71,22 @@ pub fn write_durably(disk: &dyn Disk, path: &RelPath, temporary: &RelPath, bytes
     file.sync_data()?;
     disk.rename(temporary, path)?;
     disk.sync_dir(&path.parent())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::RealDisk;
+
+    /// A tree whose own directory was removed made this recurse until the stack ended.
+    #[test]
+    fn creating_in_a_tree_that_is_gone_is_an_error() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let gone = dir.path().join("gone");
+        let disk = RealDisk::create_at(&gone).expect("created");
+        disk.remove_dir(&RelPath::literal("x")).expect_err("nothing there");
+        RealDisk::at(dir.path()).and_then(|above| above.remove_dir(&RelPath::literal("gone"))).expect("removed");
+        let error = create_dir_all(&disk, &RelPath::literal("a/b")).expect_err("no tree");
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
+    }
 }

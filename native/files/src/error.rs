@@ -69,6 +69,9 @@ pub enum FilesError {
     /// A sync of a directory failed earlier.
     #[error("a sync failed earlier, files can be changed again after a reopen")]
     Poisoned,
+    /// The files were closed.
+    #[error("the files are closed")]
+    Closed,
     /// An earlier step of this writer failed.
     #[error("the writer failed earlier: path={path}")]
     WriterFailed {
@@ -114,6 +117,7 @@ impl Kinded for FilesError {
             Self::DiskFull { .. } => Kind::DiskFull,
             Self::UnknownResult { .. } => Kind::UnknownResult,
             Self::Poisoned => Kind::Poisoned,
+            Self::Closed => Kind::Closed,
             Self::WriterFailed { .. } => Kind::Closed,
             Self::Io { source, .. } => io_kind(source),
         }

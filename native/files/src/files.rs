@@ -97,14 +97,12 @@ impl Files {
 
     /// Delete a file, and the directories that become empty. `Ok`: durable.
     pub fn delete(&self, path: &RelPath) -> Result<(), FilesError> {
-        self.0.check_usable()?;
         let owed = self.0.remove(path)?;
         self.0.settle(owed, path)
     }
 
     /// Give a file another name in one step, replacing a file that has it. `Ok`: durable.
     pub fn rename(&self, from: &RelPath, to: &RelPath) -> Result<(), FilesError> {
-        self.0.check_usable()?;
         match self.0.rename(from, to)? {
             Some(owed) => self.0.settle(owed, from),
             None => Ok(()),
@@ -134,6 +132,37 @@ impl Files {
         let more = names.len() > limit;
         names.truncate(limit);
         Ok(Page { names, more })
+    }
+
+    /// Read every file that carries a digest and compare.
+    ///
+    /// # Errors
+    /// [`FilesError::Corrupt`] names the first that differs.
+    pub fn verify(&self, cancelled: &dyn Fn() -> bool) -> Result<(), FilesError> {
+        const NAMES_MAX: usize = 1_000;
+        let mut bytes = vec![0; 1 << 20];
+        let mut after = None;
+        loop {
+            let page = self.list(None, after.as_ref(), NAMES_MAX)?;
+            for path in &page.names {
+                match self.reader(path) {
+                    Ok(reader) => read_through(&reader, &mut bytes, cancelled)?,
+                    // deleted since it was listed
+                    Err(FilesError::NotFound { .. }) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            after = page.names.last().cloned();
+            if !page.more || cancelled() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Refuse every change from now on with [`FilesError::Closed`]; what was under way is in its
+    /// place when this returns. Waits for the app's gate.
+    pub fn close(&self) {
+        self.0.close();
     }
 
     /// Pin this instant; to be called while the gate is closed, so that it is the same instant for
@@ -171,6 +200,18 @@ fn make_dir(data: &dyn Disk, dir: &RelPath, ledger: &Ledger, part: Part) -> io::
 fn clear(data: &dyn Disk, dir: &RelPath) -> io::Result<()> {
     for entry in data.list(dir)? {
         remove_tree(data, &dir.join(entry.name.as_bytes()).map_err(io::Error::other)?)?;
+    }
+    Ok(())
+}
+
+/// From the first byte to the last, which compares the digest.
+fn read_through(reader: &Reader, bytes: &mut [u8], cancelled: &dyn Fn() -> bool) -> Result<(), FilesError> {
+    let mut offset = 0;
+    while !cancelled() {
+        match reader.read_at(bytes, offset)? {
+            0 => break,
+            n => offset += n as u64,
+        }
     }
     Ok(())
 }

@@ -12,6 +12,7 @@ use macula_core::{Chance, Clock, Disk, FileKind, Gate, Ledger, Part, RelPath, St
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::HashSet;
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 
 pub(crate) const FILES: &str = "files";
@@ -32,6 +33,7 @@ pub(crate) struct Inner {
     pub chance: Arc<dyn Chance>,
     names: Mutex<Names>,
     syncs: Syncs,
+    closed: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -70,15 +72,25 @@ impl Inner {
         clock: Arc<dyn Clock>,
         chance: Arc<dyn Chance>,
     ) -> Self {
-        let (names, syncs) = Default::default();
-        Self { data, gate, ledger, clock, chance, names, syncs }
+        let (names, syncs, closed) = Default::default();
+        Self { data, gate, ledger, clock, chance, names, syncs, closed }
     }
 
     pub fn names(&self) -> MutexGuard<'_, Names> {
         self.names.lock()
     }
 
+    /// Refuse every change from now on; changes under way are visible when this returns.
+    pub fn close(&self) {
+        let _closed = self.gate.close();
+        self.closed.store(true, Ordering::Release);
+    }
+
+    /// Whether changes are taken; holds until the end of a gate's pass that was taken before.
     pub fn check_usable(&self) -> Result<(), FilesError> {
+        if self.closed.load(Ordering::Acquire) {
+            return Err(FilesError::Closed);
+        }
         if self.syncs.is_poisoned() {
             return Err(FilesError::Poisoned);
         }
@@ -116,6 +128,7 @@ impl Inner {
     /// Rename a finished temporary into its place.
     pub fn place(&self, temporary: &RelPath, path: &RelPath) -> Result<Owed, FilesError> {
         let _pass = self.gate.pass();
+        self.check_usable()?;
         let mut names = self.names.lock();
         let mut tries = 0;
         loop {
@@ -153,6 +166,7 @@ impl Inner {
     /// Remove a file or symlink and the directories that it leaves empty.
     pub fn remove(&self, path: &RelPath) -> Result<Owed, FilesError> {
         let _pass = self.gate.pass();
+        self.check_usable()?;
         let mut names = self.names.lock();
         let old = self.look_at_source(path)?;
         let from = place_of(path)?;
@@ -167,6 +181,7 @@ impl Inner {
     /// Give a file another name, replacing what is there.
     pub fn rename(&self, from: &RelPath, to: &RelPath) -> Result<Option<Owed>, FilesError> {
         let _pass = self.gate.pass();
+        self.check_usable()?;
         let mut names = self.names.lock();
         let moved = self.look_at_source(from)?;
         if moved.kind != FileKind::File {

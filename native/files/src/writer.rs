@@ -35,6 +35,8 @@ pub struct Writer {
 
 impl Writer {
     pub(crate) fn new(inner: Arc<Inner>, path: &RelPath) -> Result<Self, FilesError> {
+        // no temporary appears in a tree that is being replaced
+        let pass = inner.gate.pass();
         inner.check_usable()?;
         inner.look_at_target(path)?;
         let (temporary, file) = create_temporary(&inner).map_err(|e| match FilesError::of("create", path, e) {
@@ -44,6 +46,7 @@ impl Writer {
             }
             error => error,
         })?;
+        drop(pass);
         let hasher = Box::new(Hasher::new());
         Ok(Self { inner, path: path.clone(), temporary, file, hasher, len: 0, failed: false, placed: false })
     }
@@ -65,7 +68,6 @@ impl Writer {
     /// other error: nothing changed.
     pub fn commit(mut self) -> Result<Written, FilesError> {
         self.check()?;
-        self.inner.check_usable()?;
         let hash = *self.hasher.finalize().as_bytes();
         self.seal(&hash).map_err(|e| FilesError::of("sync", &self.path, e))?;
         let owed = self.inner.place(&self.temporary, &self.path)?;

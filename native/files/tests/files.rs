@@ -317,3 +317,21 @@ fn a_directory_that_came_back_is_synced_again() {
         assert_eq!(found.files.read(&path("d/b"), 9).unwrap(), b"2", "who={who}");
     }
 }
+
+/// A restore exchanges the directory under the files: what was acknowledged through an old handle
+/// afterwards would be gone with the old directory.
+#[test]
+fn a_closed_handle_takes_no_change() {
+    let rig = simulated();
+    let files = &rig.files;
+    files.write(&path("a"), b"kept").unwrap();
+    let mut late = files.writer(&path("late")).unwrap();
+    late.write_chunk(b"late").unwrap();
+    files.close();
+    assert!(matches!(late.commit(), Err(FilesError::Closed)));
+    assert!(matches!(files.write(&path("b"), b"x"), Err(FilesError::Closed)));
+    assert!(matches!(files.delete(&path("a")), Err(FilesError::Closed)));
+    assert!(matches!(files.rename(&path("a"), &path("c")), Err(FilesError::Closed)));
+    assert_eq!(files.read(&path("a"), 100).unwrap(), b"kept");
+    assert!(files.verify(&|| false).is_ok());
+}
