@@ -231,13 +231,20 @@ defmodule MaculaStorage.CubDB do
     refuse_nested!(app)
 
     with {:ok, handle} <- store(app),
-         {:ok, tx} <-
-           Call.run(&Native.kv_begin(handle, &1, options.timeout),
-             op: :transaction,
-             app: app,
-             timeout: :infinity
-           ) do
+         {:ok, tx} <- begin(handle, app, options.timeout) do
       run_transaction(Tx.new(tx, app), fun)
+    end
+  end
+
+  defp begin(handle, app, deadline_ms) do
+    begin = &Native.kv_begin(handle, &1, deadline_ms)
+
+    case Call.run(begin, op: :transaction, app: app, timeout: :infinity) do
+      {:error, :not_open} ->
+        with :ok <- open(handle, app), do: begin(handle, app, deadline_ms)
+
+      result ->
+        result
     end
   end
 
