@@ -22,7 +22,13 @@ defmodule MaculaStorage.Case do
   @spec unique_app(String.t()) :: String.t()
   def unique_app(prefix \\ "app") do
     app = "#{prefix}-#{System.unique_integer([:positive])}"
-    on_exit(fn -> File.rm_rf!(Path.join([base_path(), "apps", app])) end)
+
+    on_exit(fn ->
+      # closed first: engines that go on writing would put back what is removed
+      MaculaStorage.close_app(app)
+      File.rm_rf!(Path.join([base_path(), "apps", app]))
+    end)
+
     app
   end
 

@@ -1,0 +1,84 @@
+defmodule MaculaStorage.Load do
+  @moduledoc """
+  Processes that write and read everything an app has, until they are stopped or the VM ends.
+
+  Invariant: an operation that does not answer as it should ends its process, and with it whoever
+  started the load.
+  """
+  alias MaculaStorage.{CubDB, SQLite}
+
+  @doc "Starts `count` linked processes; each sends `{:done_one, kind}` to the caller for each operation."
+  @spec start(String.t(), pos_integer) :: [pid]
+  def start(app, count) do
+    :ok = SQLite.execute(app, "CREATE TABLE IF NOT EXISTS load (n INTEGER, t TEXT)")
+    caller = self()
+    kinds = Stream.cycle([:put, :get, :select, :sql, :query, :write, :read])
+
+    for {kind, n} <- kinds |> Stream.with_index() |> Enum.take(count) do
+      spawn_link(fn -> forever(caller, app, kind, n, 0) end)
+    end
+  end
+
+  @doc "Ends them."
+  @spec stop([pid]) :: :ok
+  def stop(pids) do
+    for pid <- pids do
+      Process.unlink(pid)
+      ref = Process.monitor(pid)
+      Process.exit(pid, :kill)
+      receive do: ({:DOWN, ^ref, _, _, _} -> :ok)
+    end
+
+    flush()
+  end
+
+  @doc "Takes messages until each kind of operation was done `times` times."
+  @spec await(pos_integer) :: :ok
+  def await(times), do: await(times, %{})
+
+  defp await(times, seen) do
+    if map_size(seen) == 7 and Enum.all?(seen, fn {_, n} -> n >= times end) do
+      :ok
+    else
+      receive do
+        {:done_one, kind} -> await(times, Map.update(seen, kind, 1, &(&1 + 1)))
+      end
+    end
+  end
+
+  defp flush do
+    receive do
+      {:done_one, _} -> flush()
+    after
+      0 -> :ok
+    end
+  end
+
+  defp forever(caller, app, kind, n, i) do
+    one(kind, app, n, i)
+    send(caller, {:done_one, kind})
+    forever(caller, app, kind, n, i + 1)
+  end
+
+  defp one(:put, app, n, i), do: :ok = CubDB.put(app, {n, rem(i, 500)}, {i, "some value"})
+  defp one(:get, app, n, i), do: CubDB.get(app, {n, rem(i, 500)})
+  defp one(:select, app, _n, _i), do: app |> CubDB.select() |> Enum.take(600)
+
+  defp one(:sql, app, n, i),
+    do: :ok = SQLite.execute(app, "INSERT INTO load VALUES (?, ?)", [i, "text #{n}"])
+
+  defp one(:query, app, _n, _i),
+    do: {:ok, _} = SQLite.query(app, "SELECT * FROM load ORDER BY rowid DESC LIMIT 100")
+
+  defp one(:write, app, n, i),
+    do: :ok = MaculaStorage.file_write(app, "load/#{n}/#{rem(i, 20)}", :binary.copy("x", 10_000))
+
+  defp one(:read, app, n, i) do
+    name = "load/#{n - 1}/#{rem(i, 20)}"
+
+    case MaculaStorage.file_read(app, name) do
+      {:ok, bytes} -> 10_000 = byte_size(bytes)
+      {:error, :not_found} -> :ok
+    end
+  end
+end

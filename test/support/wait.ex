@@ -1,0 +1,37 @@
+defmodule MaculaStorage.Wait do
+  @moduledoc """
+  Waiting for what sends no message: a look again and again, until it is so or a generous limit passes.
+
+  Invariant: a test never waits for a fixed time, and never goes on when the awaited did not come.
+  """
+  import ExUnit.Assertions, only: [flunk: 1]
+
+  @every_ms 10
+  @limit_ms 30_000
+
+  @doc "Looks until `fun` answers something truthy, which is returned; fails after `limit_ms`."
+  @spec until(String.t(), (() -> term), pos_integer) :: term
+  def until(what, fun, limit_ms \\ @limit_ms) do
+    until(what, fun, System.monotonic_time(:millisecond) + limit_ms, limit_ms)
+  end
+
+  defp until(what, fun, deadline, limit_ms) do
+    cond do
+      found = fun.() ->
+        found
+
+      System.monotonic_time(:millisecond) > deadline ->
+        flunk("did not come: #{what} limit_ms=#{limit_ms}")
+
+      true ->
+        receive do
+        after
+          @every_ms -> until(what, fun, deadline, limit_ms)
+        end
+    end
+  end
+
+  @doc "How many file descriptors this VM has open."
+  @spec descriptors() :: non_neg_integer
+  def descriptors, do: length(File.ls!("/proc/self/fd"))
+end
