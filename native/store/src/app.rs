@@ -4,18 +4,20 @@
 //! which a restore exchanges the directories. A handle taken before that answers `Closed`; asking
 //! the app again gives the engine on the restored data.
 
-use crate::backup::publish;
-use crate::engine::Engine;
+use crate::backup::{publish, remove_leftover};
+use crate::engine::{Engine, Pinned};
 use crate::lock::OwnerLock;
+use crate::plain::unless_gone;
 use crate::restore::machine_dir;
+use crate::turns::Turns;
 use crate::{usage, Base, Layout, Options, Seams, StoreError, Usage};
-use macula_core::{create_dir_all, remove_tree, AppName, Disk, Gate, Ledger, Part, RelPath, Task};
+use macula_core::{create_dir_all, AppName, Disk, Gate, Ledger, Part, RelPath, Task};
 use macula_files::Files;
 use macula_kv::Store;
 use macula_sqlite::Database;
-use parking_lot::{Mutex, MutexGuard, RwLock};
+use parking_lot::{Mutex, RwLock};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -37,8 +39,10 @@ pub struct App {
     reconciled_at: Mutex<Option<Duration>>,
     usage_known: AtomicBool,
     usage_saved: Mutex<Option<Usage>>,
-    backup_turn: Mutex<()>,
-    restore_turn: Mutex<()>,
+    walking: Mutex<()>,
+    /// Grows with each exchange of the app's directory.
+    generation: AtomicU64,
+    turns: Turns,
 }
 
 #[derive(Debug)]
@@ -96,8 +100,9 @@ impl App {
             reconciled_at: Mutex::new(None),
             usage_known: AtomicBool::new(known),
             usage_saved: Mutex::new(None),
-            backup_turn: Mutex::new(()),
-            restore_turn: Mutex::new(()),
+            walking: Mutex::new(()),
+            generation: AtomicU64::new(0),
+            turns: Turns::default(),
         }))
     }
 
@@ -139,36 +144,40 @@ impl App {
         self.peek(|engines| Some(engines.disk.clone())).ok_or(StoreError::Closed)
     }
 
-    /// One archive of an app is made at a time.
-    pub(crate) fn backup_turn(&self, task: &Task) -> Result<MutexGuard<'_, ()>, StoreError> {
-        turn(&self.backup_turn, task)
-    }
-
-    /// One restore of an app runs at a time.
-    pub(crate) fn restore_turn(&self, task: &Task) -> Result<MutexGuard<'_, ()>, StoreError> {
-        turn(&self.restore_turn, task)
-    }
-
-    pub(crate) fn gate(&self) -> &Gate {
-        &self.gate
+    /// The turns of long work on the app.
+    pub(crate) fn turns(&self) -> &Turns {
+        &self.turns
     }
 
     pub(crate) fn ledger(&self) -> &Ledger {
         &self.ledger
     }
 
-    /// Every engine that has something on the disk, opened.
-    pub(crate) fn engines_on_disk(&self) -> Result<Vec<Box<dyn Engine>>, StoreError> {
+    /// Open every engine that has something on the disk.
+    fn open_engines(&self) -> Result<(), StoreError> {
         let disk = self.disk()?;
-        let there = |path: &'static str| disk.stat(&RelPath::literal(path)).is_ok();
-        if there("data/kv") {
+        let there = |path| unless_gone(&path, disk.stat(&path)).map(|stat| stat.is_some());
+        if there(RelPath::literal("data/kv"))? {
             self.kv()?;
         }
-        if there("data/app.db") {
+        if there(RelPath::literal("data/app.db"))? {
             self.sqlite()?;
         }
-        self.files()?;
+        self.files().map(|_| ())
+    }
+
+    fn engines(&self) -> Result<Vec<Box<dyn Engine>>, StoreError> {
         self.peek(|engines| Some(engines.all())).ok_or(StoreError::Closed)
+    }
+
+    /// Pin this instant in every engine.
+    pub(crate) fn pin(&self) -> Result<Vec<Box<dyn Pinned>>, StoreError> {
+        self.open_engines()?;
+        // an engine that is first opened, and written to, from here on would be missed
+        let _changing = self.changing.lock();
+        let engines = self.engines()?;
+        let _closed = self.gate.close();
+        engines.iter().map(|engine| engine.pin()).collect()
     }
 
     /// Copy one instant of the database to `dest`, a path on the machine.
@@ -182,7 +191,7 @@ impl App {
         }
         let partial = RelPath::new(format!(".{name}.partial"))?;
         let failed = |e| StoreError::io("name", dest, e);
-        remove_tree(&dir, &partial).map_err(failed)?;
+        remove_leftover(&dir, &partial).map_err(failed)?;
         database.backup(&dest.with_file_name(partial.as_path()), task)?;
         publish(&dir, &partial, &name, overwrite).map_err(failed)
     }
@@ -199,7 +208,10 @@ impl App {
 
     /// Walk the tree and correct the ledger by what other programs wrote.
     pub fn reconcile(&self) -> Result<(), StoreError> {
-        usage::reconcile(self)?;
+        let _walking = self.walking.lock();
+        let generation = self.generation.load(Ordering::Acquire);
+        let same = || self.generation.load(Ordering::Acquire) == generation;
+        usage::reconcile(self, &*self.disk()?, same)?;
         *self.reconciled_at.lock() = Some(self.seams.clock.monotonic());
         self.usage_known.store(true, Ordering::Release);
         Ok(())
@@ -224,7 +236,8 @@ impl App {
 
     /// Read everything and compare with its checksums.
     pub fn verify(&self, task: &Task) -> Result<(), StoreError> {
-        self.engines_on_disk()?.iter().try_for_each(|engine| engine.verify(task))
+        self.open_engines()?;
+        self.engines()?.iter().try_for_each(|engine| engine.verify(task))
     }
 
     /// Close the engines, run `exchange`, and let the next call open them on what is there then.
@@ -244,12 +257,14 @@ impl App {
             Ok(disk) => (State::Open(Engines::on(disk)), Ok(())),
             Err(error) => (State::Closed, Err(error)),
         };
+        self.generation.fetch_add(1, Ordering::AcqRel);
         *self.state.write() = state;
         exchanged.and(reopened)
     }
 
-    /// Close the engines and let go of the lock.
+    /// Cancel long work, close the engines. The lock stays until [`App::release`].
     pub(crate) fn close(&self) {
+        let _turns = self.turns.end();
         let _changing = self.changing.lock();
         let state = std::mem::replace(&mut *self.state.write(), State::Closed);
         if let State::Open(engines) = state {
@@ -260,6 +275,10 @@ impl App {
                 }
             }
         }
+    }
+
+    /// Let another process own the app.
+    pub(crate) fn release(&self) {
         *self.lock.lock() = None;
     }
 
@@ -317,17 +336,5 @@ impl App {
         let data = data.map_err(|e| StoreError::io("open", self.path.join("data"), e))?;
         let seams = &self.seams;
         Ok(Files::open(data, self.gate.clone(), self.ledger.clone(), seams.clock.clone(), seams.chance.clone())?)
-    }
-}
-
-/// Wait for a turn, unless the work is cancelled meanwhile.
-fn turn<'a>(turn: &'a Mutex<()>, task: &Task) -> Result<MutexGuard<'a, ()>, StoreError> {
-    loop {
-        if let Some(guard) = turn.try_lock_for(Duration::from_millis(50)) {
-            return Ok(guard);
-        }
-        if task.cancel.is_cancelled() {
-            return Err(StoreError::Cancelled);
-        }
     }
 }

@@ -6,11 +6,11 @@
 
 use crate::backup_name::BackupName;
 use crate::layout::BACKUPS;
-use crate::plain::Scope;
+use crate::pack::{Done, Pack};
 use crate::restore::machine_dir;
-use crate::tree::{channel, AppTree, Scratch};
+use crate::tree::Scratch;
 use crate::{App, Base, StoreError};
-use macula_archive::{PackOptions, Packed, UnpackOptions};
+use macula_archive::UnpackOptions;
 use macula_core::{create_dir_all, remove_tree, AppName, Disk, Open, RelPath, Task};
 use serde::{Deserialize, Serialize};
 use std::io;
@@ -39,7 +39,7 @@ impl Format {
         [Format::Zst, Format::Gz].into_iter().find(|format| format.suffix() == suffix)
     }
 
-    fn of_archive(self) -> macula_archive::Format {
+    pub(crate) fn of_archive(self) -> macula_archive::Format {
         match self {
             Format::Zst => macula_archive::Format::Zst,
             Format::Gz => macula_archive::Format::Gz,
@@ -103,13 +103,15 @@ impl Base {
         task: &Task,
     ) -> Result<BackupInfo, StoreError> {
         let dir = self.layout.absolute(&RelPath::literal(BACKUPS));
+        let app = self.app(name)?;
+        let _turn = app.turns().archive(task)?;
         let mut at_us = self.seams.clock.wall_ms() * 1000;
         loop {
-            let backup = BackupName::new(name, at_us, options.format);
-            match self.archive(name, &dir.join(backup.to_string()), options, task) {
+            let dest = dir.join(BackupName::new(name, at_us, options.format).to_string());
+            match self.write_archive(&app, &dest, options, at_us, task) {
                 // two backups in one instant of the clock: the next microsecond is free
                 Err(StoreError::Exists(_)) => at_us += 1,
-                result => return result.map(|info| BackupInfo { at_us, ..info }),
+                result => return result,
             }
         }
     }
@@ -125,121 +127,29 @@ impl Base {
         options: &BackupOptions,
         task: &Task,
     ) -> Result<BackupInfo, StoreError> {
+        let app = self.app(name)?;
+        let _turn = app.turns().archive(task)?;
+        self.write_archive(&app, dest, options, self.seams.clock.wall_ms() * 1000, task)
+    }
+
+    fn write_archive(
+        &self,
+        app: &App,
+        dest: &Path,
+        options: &BackupOptions,
+        at_us: u64,
+        task: &Task,
+    ) -> Result<BackupInfo, StoreError> {
         let (dir, file_name) = machine_dir(dest)?;
         if !options.overwrite && dir.stat(&file_name).is_ok() {
             return Err(StoreError::Exists(dest.to_owned()));
         }
-        let app = self.app(name)?;
-        let _turn = app.backup_turn(task)?;
-        let scratch = self.scratch(name)?;
-        let result = self.write_archive(&app, &dir, &file_name, dest, &scratch, options, task);
+        let scratch = self.scratch(app.name())?;
+        let pack = Pack { app, scratch: &scratch, options, at_us, task };
+        let result = write_archive(&pack, &dir, &file_name, dest);
         // scratch copies of a failed archive are removed by the next one at the latest
-        let _ = remove_tree(&*self.disk, &scratch_path(name)?);
+        let _ = remove_tree(&*self.disk, &scratch_path(app.name())?);
         result
-    }
-
-    #[allow(clippy::too_many_arguments)] // one step of `archive`, split for length
-    fn write_archive(
-        &self,
-        app: &Arc<App>,
-        dir: &dyn Disk,
-        name: &RelPath,
-        dest: &Path,
-        scratch: &Arc<Scratch>,
-        options: &BackupOptions,
-        task: &Task,
-    ) -> Result<BackupInfo, StoreError> {
-        let failed = |verb| move |e: io::Error| StoreError::io(verb, dest, e);
-        let partial = RelPath::new(format!(".{name}.partial"))?;
-        remove_tree(dir, &partial).map_err(failed("clear the way for"))?;
-        let at_us = self.seams.clock.wall_ms() * 1000;
-        let write = || -> Result<(Packed, Vec<String>, u64), StoreError> {
-            let file = dir.open(&partial, Open::CreateNew).map_err(failed("create"))?;
-            let (packed, left_out) = self.pack(app, &*file, name, scratch, options, at_us, task)?;
-            file.set_mode(0o600).and_then(|()| file.sync_data()).map_err(failed("sync"))?;
-            let bytes = file.len().map_err(failed("read"))?;
-            if options.verify {
-                let archive = dir.open(&partial, Open::Read).map_err(failed("read back"))?;
-                macula_archive::verify(&archive, &UnpackOptions::default(), task)?;
-                // a disk without extended attributes keeps no mark: the listing then says so
-                let _ = file.set_tag(VERIFIED, &bytes.to_le_bytes());
-            }
-            publish(dir, &partial, name, options.overwrite).map_err(|error| match error.kind() {
-                io::ErrorKind::AlreadyExists => StoreError::Exists(dest.to_owned()),
-                _ => failed("name")(error),
-            })?;
-            Ok((packed, left_out, bytes))
-        };
-        let written = write();
-        if written.is_err() {
-            let _ = dir.remove_file(&partial);
-        }
-        let (packed, left_out, bytes) = written?;
-        Ok(BackupInfo {
-            name: name.to_string(),
-            path: dest.to_owned(),
-            bytes,
-            at_us,
-            verified: Some(options.verify),
-            entries: packed.totals.entries,
-            bytes_in: packed.totals.bytes,
-            changed: packed.totals.changed,
-            left_out,
-        })
-    }
-
-    #[allow(clippy::too_many_arguments)] // one step of `archive`, split for length
-    fn pack(
-        &self,
-        app: &Arc<App>,
-        out: &dyn macula_core::DiskFile,
-        name: &RelPath,
-        scratch: &Arc<Scratch>,
-        options: &BackupOptions,
-        at_us: u64,
-        task: &Task,
-    ) -> Result<(Packed, Vec<String>), StoreError> {
-        let pinned = {
-            let engines = app.engines_on_disk()?;
-            let _closed = app.gate().close();
-            engines.iter().map(|engine| engine.pin()).collect::<Result<Vec<_>, _>>()?
-        };
-        let mut tree = AppTree::new(app.disk()?, app.path().to_owned(), scratch.clone());
-        let mut first = Vec::new();
-        for pin in pinned {
-            tree.add(pin.stage(scratch, task)?, &mut first)?;
-        }
-        let stem = name.to_string();
-        let stem = stem.strip_suffix(options.format.suffix()).unwrap_or(&stem).trim_start_matches('.');
-        let mut pack = PackOptions::new(stem).format(options.format.of_archive());
-        pack.level = options.level.unwrap_or(pack.level);
-        pack.about = serde_json::json!({ "app": app.name().as_str(), "created_us": at_us, "cache": options.cache });
-        pack.bytes_total = app.usage()?.total;
-        let (items, wanted) = channel();
-        let scope = Scope { cache: options.cache };
-        let packed = std::thread::scope(|threads| {
-            let tree = &tree;
-            threads.spawn(move || tree.produce(first, scope, task, &items));
-            let mut failure = None;
-            let mut items = wanted.into_iter().map(|item| {
-                item.map_err(|error| {
-                    let told = io::Error::other(error.to_string());
-                    failure = Some(error);
-                    told
-                })
-            });
-            let packed = macula_archive::pack(&mut items, tree, out, &pack, task);
-            drop(items);
-            match failure {
-                Some(error) => Err(error),
-                None => Ok(packed?),
-            }
-        })?;
-        let mut left_out = tree.left_out();
-        let remarked = packed.remarked.iter().filter(|entry| entry.remark.is_some_and(|remark| !remark.is_packed()));
-        left_out
-            .extend(remarked.map(|entry| format!("{}: {:?}", String::from_utf8_lossy(&entry.path()), entry.remark)));
-        Ok((packed, left_out))
     }
 
     /// A fresh scratch directory. One archive of an app is made at a time.
@@ -297,6 +207,46 @@ impl Base {
     }
 }
 
+/// Pack under a hidden name, sync, read back, and give the archive its own name.
+fn write_archive(pack: &Pack, dir: &dyn Disk, name: &RelPath, dest: &Path) -> Result<BackupInfo, StoreError> {
+    let failed = |verb| move |e: io::Error| StoreError::io(verb, dest, e);
+    let partial = RelPath::new(format!(".{name}.partial"))?;
+    remove_leftover(dir, &partial).map_err(failed("clear the way for"))?;
+    let write = || -> Result<(Done, u64), StoreError> {
+        let file = dir.open(&partial, Open::CreateNew).map_err(failed("create"))?;
+        let done = pack.run(&*file, name)?;
+        file.set_mode(0o600).and_then(|()| file.sync_data()).map_err(failed("sync"))?;
+        let bytes = file.len().map_err(failed("read"))?;
+        if pack.options.verify {
+            let archive = dir.open(&partial, Open::Read).map_err(failed("read back"))?;
+            macula_archive::verify(&archive, &UnpackOptions::default(), pack.task)?;
+            // a disk without extended attributes keeps no mark: the listing then says so
+            if file.set_tag(VERIFIED, &bytes.to_le_bytes()).is_ok() {
+                file.sync_data().map_err(failed("sync"))?;
+            }
+        }
+        publish(dir, &partial, name, pack.options.overwrite).map_err(|error| match error.kind() {
+            io::ErrorKind::AlreadyExists => StoreError::Exists(dest.to_owned()),
+            _ => failed("name")(error),
+        })?;
+        Ok((done, bytes))
+    };
+    let (done, bytes) = write().inspect_err(|_| {
+        let _ = dir.remove_file(&partial);
+    })?;
+    Ok(BackupInfo {
+        name: name.to_string(),
+        path: dest.to_owned(),
+        bytes,
+        at_us: pack.at_us,
+        verified: Some(pack.options.verify),
+        entries: done.totals.entries,
+        bytes_in: done.totals.bytes,
+        changed: done.totals.changed,
+        left_out: done.left_out,
+    })
+}
+
 fn scratch_path(name: &AppName) -> Result<RelPath, StoreError> {
     Ok(RelPath::literal(BACKUPS).join(format!(".scratch-{name}"))?)
 }
@@ -305,9 +255,25 @@ fn scratch_path(name: &AppName) -> Result<RelPath, StoreError> {
 pub(crate) fn publish(dir: &dyn Disk, partial: &RelPath, name: &RelPath, overwrite: bool) -> io::Result<()> {
     if overwrite {
         dir.rename(partial, name)?;
-    } else {
-        dir.hard_link(partial, name)?;
-        dir.remove_file(partial)?;
+        return dir.sync_dir(&RelPath::root());
+    }
+    match dir.hard_link(partial, name) {
+        Ok(()) => {
+            // published: a second name that stays is rubbish, no failure
+            let _ = dir.remove_file(partial);
+        }
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Err(error),
+        // a file system without hard links (vfat)
+        Err(_) if dir.stat(name).is_err() => dir.rename(partial, name)?,
+        Err(error) => return Err(error),
     }
     dir.sync_dir(&RelPath::root())
+}
+
+/// A file that an interrupted archive of the same name left behind.
+pub(crate) fn remove_leftover(dir: &dyn Disk, partial: &RelPath) -> io::Result<()> {
+    match dir.remove_file(partial) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result,
+    }
 }

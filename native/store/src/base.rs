@@ -6,7 +6,7 @@ use crate::layout::{APPS, APP_DIRS, BACKUPS, RUN};
 use crate::lock::OwnerLock;
 use crate::{swap, usage, App, Layout, Owner, StoreError};
 use macula_core::{create_dir_all, AppName, Chance, Clock, Disk, FileKind, RealDisk, RelPath};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -39,12 +39,15 @@ pub struct Base {
     pub(crate) disk: Arc<dyn Disk>,
     pub(crate) seams: Seams,
     pub(crate) options: Options,
-    apps: Mutex<Apps>,
+    /// Held for a look or a change of the map only.
+    apps: RwLock<Apps>,
 }
 
 #[derive(Debug, Default)]
 struct Apps {
     open: HashMap<AppName, Arc<App>>,
+    /// The turn to open or close each app, which takes I/O.
+    turns: HashMap<AppName, Arc<Mutex<()>>>,
     closed: bool,
 }
 
@@ -72,7 +75,7 @@ impl Base {
         disk.set_dir_meta(&RelPath::literal(RUN), 0o700, i128::from(seams.clock.wall_ms()) * 1_000_000)
             .map_err(refuse)?;
         let layout = Layout::new(root.to_owned());
-        Ok(Arc::new(Self { layout, disk, seams, options, apps: Mutex::default() }))
+        Ok(Arc::new(Self { layout, disk, seams, options, apps: RwLock::default() }))
     }
 
     /// The layout below the base directory.
@@ -85,48 +88,64 @@ impl Base {
     /// # Errors
     /// [`StoreError::Locked`] when another process owns it.
     pub fn app(&self, name: &AppName) -> Result<Arc<App>, StoreError> {
-        let mut apps = self.apps.lock();
-        if apps.closed {
+        if let Some(app) = self.app_if_open(name) {
+            return Ok(app);
+        }
+        let turn = self.turn(name);
+        let _turn = turn.lock();
+        if let Some(app) = self.app_if_open(name) {
+            return Ok(app);
+        }
+        if self.is_closed() {
             return Err(StoreError::Closed);
         }
-        if let Some(app) = apps.open.get(name) {
-            return Ok(app.clone());
-        }
-        let lock = OwnerLock::acquire(&self.layout.absolute(&Layout::lock(name)), &self.options.owner)?;
+        let path = self.layout.absolute(&Layout::lock(name));
+        let lock = OwnerLock::acquire(&path, &self.options.owner, &*self.seams.clock)?;
         swap::recover(self, name)?;
         self.ensure_app_dirs(name)?;
         let app = App::open(self, name, lock)?;
+        let mut apps = self.apps.write();
+        if apps.closed {
+            drop(apps);
+            app.close();
+            app.release();
+            return Err(StoreError::Closed);
+        }
         apps.open.insert(name.clone(), app.clone());
         Ok(app)
     }
 
+    fn turn(&self, name: &AppName) -> Arc<Mutex<()>> {
+        self.apps.write().turns.entry(name.clone()).or_default().clone()
+    }
+
     /// The app, if this process has it open.
     pub fn app_if_open(&self, name: &AppName) -> Option<Arc<App>> {
-        self.apps.lock().open.get(name).cloned()
+        self.apps.read().open.get(name).cloned()
     }
 
     /// The apps that this process has open.
     pub fn open_apps(&self) -> Vec<Arc<App>> {
-        self.apps.lock().open.values().cloned().collect()
+        self.apps.read().open.values().cloned().collect()
     }
 
-    /// Close one app: its engines, then its lock.
+    /// Close one app: long work on it is cancelled, its engines are closed, its lock is let go of.
     pub fn close_app(&self, name: &AppName) {
-        // under the lock: whoever opens it next must find it closed
-        let mut apps = self.apps.lock();
-        if let Some(app) = apps.open.remove(name) {
+        let turn = self.turn(name);
+        let _turn = turn.lock();
+        let app = self.apps.write().open.remove(name);
+        if let Some(app) = app {
             app.close();
             usage::save(self, &app);
+            app.release();
         }
     }
 
     /// Close every app; nothing can be opened afterwards.
     pub fn close(&self) {
-        let mut apps = self.apps.lock();
-        apps.closed = true;
-        for (_, app) in apps.open.drain() {
-            app.close();
-            usage::save(self, &app);
+        self.apps.write().closed = true;
+        for app in self.open_apps() {
+            self.close_app(app.name());
         }
     }
 
@@ -141,7 +160,7 @@ impl Base {
 
     /// Whether [`Base::close`] was called.
     pub fn is_closed(&self) -> bool {
-        self.apps.lock().closed
+        self.apps.read().closed
     }
 
     /// Count what other programs wrote into the apps that are open.

@@ -74,14 +74,14 @@ struct PinnedKv {
 
 impl Pinned for PinnedKv {
     fn stage(self: Box<Self>, scratch: &Scratch, task: &Task) -> Result<Staged, StoreError> {
-        let name = RelPath::literal(KV_RECORDS);
-        let file = scratch.disk.open(&name, Open::CreateNew);
-        let file = file.map_err(|e| StoreError::io("create", scratch.path.join(KV_RECORDS), e))?;
+        let name = RelPath::literal("kv.records");
+        let at = scratch.path.join(name.as_path());
+        let file = scratch.disk.open(&name, Open::CreateNew).map_err(|e| StoreError::io("create", &at, e))?;
         let mut out = BufWriter::with_capacity(1 << 20, FileWriter::new(file));
         self.store.export(&self.snapshot, &mut out, task)?;
         self.snapshot.release();
-        out.flush().map_err(|e| StoreError::io("write", scratch.path.join(KV_RECORDS), e))?;
-        Ok(Staged::Copy { path: name.clone(), scratch: name })
+        out.flush().map_err(|e| StoreError::io("write", &at, e))?;
+        Ok(Staged::Copy { path: RelPath::literal(KV_RECORDS), scratch: name })
     }
 }
 
@@ -130,11 +130,13 @@ impl Engine for Files {
         Ok(Box::new(self.snapshot()))
     }
 
-    fn verify(&self, _task: &Task) -> Result<(), StoreError> {
-        Ok(())
+    fn verify(&self, task: &Task) -> Result<(), StoreError> {
+        Ok(Files::verify(self, &|| task.cancel.is_cancelled())?)
     }
 
-    fn close(&self) {}
+    fn close(&self) {
+        Files::close(self);
+    }
 }
 
 impl Pinned for FileSnapshot {

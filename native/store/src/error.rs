@@ -43,6 +43,9 @@ pub enum StoreError {
         /// The operating system's word.
         source: io::Error,
     },
+    /// It happened, but may not survive a power loss; the next opening decides.
+    #[error("the outcome is not known until the app is opened again: {0}")]
+    Unknown(String),
     /// No such backup.
     #[error("no such backup: {0}")]
     NoBackup(String),
@@ -89,6 +92,7 @@ impl Kinded for StoreError {
             Self::Cancelled => Kind::Cancelled,
             Self::Timeout(_) => Kind::Timeout,
             Self::Base { source, .. } | Self::Io { source, .. } => io_kind(source),
+            Self::Unknown(_) => Kind::UnknownResult,
             Self::NoBackup(_) => Kind::NotFound,
             Self::NotOurs(_) => Kind::Invalid,
             Self::Exists(_) => Kind::Exists,

@@ -14,10 +14,12 @@ mod engine;
 mod error;
 mod layout;
 mod lock;
+mod pack;
 mod plain;
 mod restore;
 mod swap;
 mod tree;
+mod turns;
 mod usage;
 
 pub use app::App;

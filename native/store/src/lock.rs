@@ -5,10 +5,12 @@
 //! the control socket; only the flock decides.
 
 use crate::StoreError;
+use macula_core::Clock;
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use serde::{Deserialize, Serialize};
 use std::io::{Read, Seek, Write};
 use std::path::Path;
+use std::time::Duration;
 
 /// The process that owns an app.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,6 +20,10 @@ pub struct Owner {
     /// The file name of its control socket under `run/`, if it has one.
     pub socket: Option<String>,
 }
+
+/// How often, and how long apart, a lock that is held is asked for.
+const TRIES: u32 = 10;
+const PAUSE: Duration = Duration::from_millis(3);
 
 /// Held for as long as the app is open. The kernel lets go of it when the process ends.
 #[derive(Debug)]
@@ -31,15 +37,21 @@ impl OwnerLock {
     /// # Errors
     /// [`StoreError::Locked`] with the owner when another process, or another opening in this
     /// process, holds it.
-    pub fn acquire(path: &Path, owner: &Owner) -> Result<Self, StoreError> {
+    pub fn acquire(path: &Path, owner: &Owner, clock: &dyn Clock) -> Result<Self, StoreError> {
         let mut file = open(path, OFlags::CREATE)?;
-        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(rustix::io::Errno::WOULDBLOCK) => return Err(StoreError::Locked(read(&mut file))),
-            Err(error) => return Err(StoreError::io("lock", path, error.into())),
+        for attempt in 1.. {
+            match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => break,
+                // it may be somebody who only asks who the owner is, for some microseconds; or an
+                // owner who is about to write its name
+                Err(rustix::io::Errno::WOULDBLOCK) if attempt < TRIES => clock.sleep(PAUSE),
+                Err(rustix::io::Errno::WOULDBLOCK) => return Err(StoreError::Locked(read(&mut file))),
+                Err(error) => return Err(StoreError::io("lock", path, error.into())),
+            }
         }
         let text = serde_json::to_vec(owner).unwrap_or_default();
-        let written = file.set_len(0).and_then(|()| file.write_all(&text));
+        // a longer text of the owner before makes the whole unreadable until it is cut
+        let written = file.write_all(&text).and_then(|()| file.set_len(text.len() as u64));
         written.map_err(|error| StoreError::io("write the owner into", path, error))?;
         Ok(Self { _file: file })
     }
@@ -74,6 +86,30 @@ fn read(file: &mut std::fs::File) -> Option<Owner> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use macula_core::SystemClock;
+
+    /// Asking who owns an app once made an opening at the same moment fail as locked.
+    #[test]
+    fn asking_does_not_keep_an_owner_out() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let path = dir.path().join("app.lock");
+        let owner = Owner { pid: 1, socket: None };
+        std::thread::scope(|threads| {
+            let (stop, stopped) = crossbeam_channel::bounded::<()>(0);
+            for _ in 0..3 {
+                let (path, stopped) = (&path, stopped.clone());
+                threads.spawn(move || {
+                    while stopped.try_recv() == Err(crossbeam_channel::TryRecvError::Empty) {
+                        OwnerLock::owner(path).expect("readable");
+                    }
+                });
+            }
+            for _ in 0..200 {
+                drop(OwnerLock::acquire(&path, &owner, &SystemClock).expect("free"));
+            }
+            drop(stop);
+        });
+    }
 
     #[test]
     fn a_second_owner_learns_the_first_ones_pid() {
@@ -81,8 +117,8 @@ mod tests {
         let path = dir.path().join("app.lock");
         let owner = Owner { pid: 42, socket: Some("s".into()) };
         assert_eq!(OwnerLock::owner(&path).expect("no file yet"), None);
-        let lock = OwnerLock::acquire(&path, &owner).expect("free");
-        match OwnerLock::acquire(&path, &Owner { pid: 43, socket: None }) {
+        let lock = OwnerLock::acquire(&path, &owner, &SystemClock).expect("free");
+        match OwnerLock::acquire(&path, &Owner { pid: 43, socket: None }, &SystemClock) {
             Err(StoreError::Locked(Some(found))) => assert_eq!(found, owner),
             other => panic!("expected Locked, got {other:?}"),
         }

@@ -9,6 +9,7 @@ use crate::layout::is_database;
 use crate::StoreError;
 use macula_archive::{Item, Source};
 use macula_core::{Disk, FileKind, RelPath, Stat};
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
@@ -40,14 +41,13 @@ fn walk_dir(
     scope: Scope,
     visit: &mut dyn FnMut(RelPath, Stat) -> Result<(), StoreError>,
 ) -> Result<(), StoreError> {
-    // what vanishes while we walk is not there
-    let Ok(entries) = app.list(dir) else { return Ok(()) };
+    let Some(entries) = unless_gone(dir, app.list(dir))? else { return Ok(()) };
     for entry in entries {
         let path = dir.join(entry.name.as_bytes())?;
         if is_left_out(&path, scope) {
             continue;
         }
-        let Ok(stat) = app.stat(&path) else { continue };
+        let Some(stat) = unless_gone(&path, app.stat(&path))? else { continue };
         let kind = stat.kind;
         visit(path.clone(), stat)?;
         if kind == FileKind::Dir {
@@ -55,6 +55,16 @@ fn walk_dir(
         }
     }
     Ok(())
+}
+
+/// What vanishes while we walk is not there; anything else that cannot be read must not be left out
+/// of a backup in silence.
+pub(crate) fn unless_gone<T>(path: &RelPath, result: io::Result<T>) -> Result<Option<T>, StoreError> {
+    match result {
+        Ok(found) => Ok(Some(found)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(StoreError::io("read", path.as_path(), error)),
+    }
 }
 
 /// The archive's item for a name; `None` for what cannot be archived (sockets, devices, fifos).

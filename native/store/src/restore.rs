@@ -6,6 +6,7 @@
 //! or when the app is opened next.
 
 use crate::layout::APP_DIRS;
+use crate::plain::unless_gone;
 use crate::{swap, App, Base, Layout, StoreError};
 use macula_archive::{UnpackOptions, Unpacked};
 use macula_core::{create_dir_all, AppName, Disk, Open, RealDisk, RelPath, Task};
@@ -37,7 +38,7 @@ pub struct RestoreInfo {
 }
 
 /// The key-value store inside an archive, in the app's directory until it is imported.
-pub(crate) const KV_RECORDS: &str = "kv.records";
+pub(crate) const KV_RECORDS: &str = "data/.macula/kv.records";
 
 impl Base {
     /// Replace the app's directory by what the archive at `path` holds.
@@ -54,20 +55,16 @@ impl Base {
     ) -> Result<RestoreInfo, StoreError> {
         let archive = open_machine_file(path)?;
         let app = self.app(name)?;
-        let _turn = app.restore_turn(task)?;
-        swap::discard_staging(self, name)?;
+        let _turn = app.turns().restore(task)?;
+        swap::discard_rubbish(self, name);
         let unpacked = self.unpack(name, archive, options, task);
-        let info = match unpacked.and_then(|info| self.exchange(&app, task).map(|()| info)) {
-            Ok(info) => info,
-            Err(error) => {
-                // the next opening removes it too; the first error is the one to tell
-                let _ = swap::discard_staging(self, name);
-                return Err(error);
-            }
-        };
-        swap::discard_staging(self, name)?;
-        app.reconcile()?;
-        Ok(info)
+        let restored = unpacked.and_then(|info| self.exchange(&app, task).map(|()| info));
+        if !matches!(restored, Err(StoreError::Unknown(_))) {
+            swap::discard_rubbish(self, name);
+        }
+        // done is done: figures that cannot be had now come with the next walk
+        let _ = app.reconcile();
+        restored
     }
 
     /// Unpack into the staging directory and make it durable.
@@ -99,7 +96,7 @@ impl Base {
     /// Turn the record stream back into a store.
     fn import_kv(&self, tree: &dyn Disk, task: &Task) -> Result<(), StoreError> {
         let records = RelPath::literal(KV_RECORDS);
-        let Ok(file) = tree.open(&records, Open::Read) else { return Ok(()) };
+        let Some(file) = unless_gone(&records, tree.open(&records, Open::Read))? else { return Ok(()) };
         let dir = RelPath::literal("data/kv");
         let failed = |e| StoreError::io("write", Path::new("data/kv"), e);
         create_dir_all(tree, &dir).map_err(failed)?;
@@ -115,8 +112,10 @@ impl Base {
             return Err(StoreError::Cancelled);
         }
         // a backup under way reads the old tree to its end
-        let _turn = app.backup_turn(task)?;
+        let _turn = app.turns().archive(task)?;
         let database = self.layout.database(app.name());
+        // asked twice, so that a refusal costs nobody their connection
+        refuse_if_in_use(&database)?;
         app.swap(|| {
             // our own connections are closed by now: whoever still has it open is another
             refuse_if_in_use(&database)?;

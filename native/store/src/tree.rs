@@ -8,8 +8,9 @@ use crate::plain::{self, Scope};
 use crate::StoreError;
 use crossbeam_channel::{bounded, Receiver, Sender};
 use macula_archive::{Item, Source, Tree};
-use macula_core::{Disk, DiskFile, FileKind, Open, RelPath, Task};
+use macula_core::{Disk, DiskFile, FileKind, Kind, Kinded, Open, RelPath, Task};
 use macula_files::{FileSnapshot, SnapEntry};
+use macula_sqlite::guard;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::io;
@@ -82,7 +83,7 @@ impl AppTree {
     }
 
     /// Walk and send items until done or nobody takes them.
-    pub fn produce(&self, first: Vec<Item>, scope: Scope, task: &Task, items: &Sender<Result<Item, StoreError>>) {
+    pub fn produce(&self, first: Vec<Item>, scope: Scope, task: &Task, items: &Sender<Found>) {
         let result =
             self.produce_all(first, scope, task, &mut |item| items.send(Ok(item)).map_err(|_| StoreError::Cancelled));
         if let Err(error) = result {
@@ -103,16 +104,21 @@ impl AppTree {
             if task.cancel.is_cancelled() {
                 return Err(StoreError::Cancelled);
             }
-            if stat.kind == FileKind::File && self.is_sqlite_helper(&path) {
+            if stat.kind == FileKind::File && self.is_sqlite_helper(&path)? {
                 return Ok(());
             }
-            if stat.kind == FileKind::File && self.is_sqlite(&path) {
+            if stat.kind == FileKind::File && self.is_sqlite(&path)? {
                 databases += 1;
-                return send(self.copy_database(path, databases, task)?);
+                if let Some(item) = self.copy_database(&path, databases, task)? {
+                    return send(item);
+                }
             }
             match plain::item(path.clone(), &stat, PLAIN, || self.app.read_link(&path).ok()) {
                 Some(item) => send(item),
-                None => Ok(self.leave_out(&path)),
+                None => {
+                    self.leave_out(&path);
+                    Ok(())
+                }
             }
         })?;
         self.files.iter().try_for_each(|snapshot| self.produce_files(snapshot, task, send))
@@ -134,7 +140,8 @@ impl AppTree {
                 let path = data.join(entry.archive_path().as_bytes())?;
                 let target = || entry.target().map(Path::to_owned);
                 let Some(mut item) = plain::item(path.clone(), entry.stat(), PLAIN, target) else {
-                    return Ok(self.leave_out(&path));
+                    self.leave_out(&path);
+                    return Ok(());
                 };
                 if item.source == Source::File {
                     item.token = self.remember(Origin::Snapshot(entry));
@@ -157,22 +164,33 @@ impl AppTree {
     }
 
     /// SQLite's own files beside a database: part of the copy that SQLite makes.
-    fn is_sqlite_helper(&self, path: &RelPath) -> bool {
+    fn is_sqlite_helper(&self, path: &RelPath) -> Result<bool, StoreError> {
         let bytes = path.as_bytes();
         let database = ["-wal", "-shm", "-journal"].iter().find_map(|end| bytes.strip_suffix(end.as_bytes()));
-        let database = database.and_then(|bytes| RelPath::new(bytes).ok());
-        database.is_some_and(|database| self.app.stat(&database).is_ok() && self.is_sqlite(&database))
+        match database.map(RelPath::new) {
+            Some(Ok(database)) if self.app.stat(&database).is_ok() => self.is_sqlite(&database),
+            _ => Ok(false),
+        }
     }
 
-    fn is_sqlite(&self, path: &RelPath) -> bool {
-        macula_sqlite::guard::looks_like_sqlite(&self.app_path.join(path.as_path())).unwrap_or(false)
+    fn is_sqlite(&self, path: &RelPath) -> Result<bool, StoreError> {
+        let at = self.app_path.join(path.as_path());
+        match guard::looks_like_sqlite(&at) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            result => result.map_err(|e| StoreError::io("look at", at, e)),
+        }
     }
 
-    fn copy_database(&self, path: RelPath, number: u64, task: &Task) -> Result<Item, StoreError> {
+    /// A copy that SQLite makes of a database beside the app's own; `None` for a file that only looks
+    /// like one, or is damaged: nobody has it open, so it goes in as the file it is.
+    fn copy_database(&self, path: &RelPath, number: u64, task: &Task) -> Result<Option<Item>, StoreError> {
         let scratch = RelPath::new(format!("database-{number}"))?;
         let source = self.app_path.join(path.as_path());
-        macula_sqlite::copy_other(&source, &self.scratch.path.join(scratch.as_path()), task)?;
-        self.copied(path, scratch)
+        match macula_sqlite::copy_other(&source, &self.scratch.path.join(scratch.as_path()), task) {
+            Ok(_) => self.copied(path.clone(), scratch).map(Some),
+            Err(error) if error.kind() == Kind::Corrupt => Ok(None),
+            Err(error) => Err(error.into()),
+        }
     }
 }
 
@@ -180,6 +198,8 @@ impl Tree for AppTree {
     fn open(&self, item: &Item) -> io::Result<Option<Arc<dyn DiskFile>>> {
         let origin = self.origins.lock().remove(&item.token);
         match origin {
+            // each item is opened once; its path may be a live database's
+            None if item.token != PLAIN => Err(io::Error::other("an item was opened twice")),
             None => match self.app.open(&item.path, Open::Read) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
                 file => file.map(Some),
@@ -194,8 +214,11 @@ impl Tree for AppTree {
     }
 }
 
+/// An item, or why the walk ended.
+pub(crate) type Found = Result<Item, StoreError>;
+
 /// The channel between a walk and the archive.
-pub(crate) fn channel() -> (Sender<Result<Item, StoreError>>, Receiver<Result<Item, StoreError>>) {
+pub(crate) fn channel() -> (Sender<Found>, Receiver<Found>) {
     bounded(ITEMS_AHEAD_MAX)
 }
 

@@ -60,14 +60,17 @@ pub(crate) fn walk(app: &dyn Disk) -> io::Result<Found> {
     Ok(found)
 }
 
-/// Walk and set the ledger, unless writers moved under the walk every time.
-pub(crate) fn reconcile(app: &App) -> Result<(), StoreError> {
+/// Walk and set the ledger, unless writers moved under the walk every time. One at a time per app;
+/// `same` says whether the walked tree is still the app's, which a restore ends.
+pub(crate) fn reconcile(app: &App, disk: &dyn Disk, same: impl Fn() -> bool) -> Result<(), StoreError> {
     const TRIES: usize = 3;
     let ledger = app.ledger();
-    let disk = app.disk()?;
-    for attempt in 1..=TRIES {
+    for _ in 0..TRIES {
         let before = ledger.get(Part::Files);
-        let found = walk(&*disk).map_err(|e| StoreError::io("walk", app.path(), e))?;
+        let found = walk(disk).map_err(|e| StoreError::io("walk", app.path(), e))?;
+        if !same() {
+            return Ok(());
+        }
         let after = ledger.get(Part::Files);
         for part in Part::ALL {
             if part != Part::Files {
@@ -78,10 +81,8 @@ pub(crate) fn reconcile(app: &App) -> Result<(), StoreError> {
             // a writer may come between the comparison and this: add the difference, never set
             ledger.add(Part::Files, found[Part::Files as usize] as i64 - after as i64);
             break;
-        } else if attempt == TRIES {
-            // the ledger's own sums are then nearer the truth than a walk under load
-            break;
         }
+        // under load the ledger's own sums are nearer the truth than a walk
     }
     Ok(())
 }

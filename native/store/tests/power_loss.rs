@@ -2,7 +2,7 @@
 //!
 //! The oracle knows what was acknowledged; a write that did not answer may be there or not, whole.
 //! The last test replaces every sync by nothing and sees the suite fail: it can.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 mod support;
 

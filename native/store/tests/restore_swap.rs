@@ -1,10 +1,10 @@
 //! A restore stopped at every operation leaves wholly the old or wholly the new app, on disks that
 //! can exchange two directories and on disks that cannot.
-#![allow(clippy::unwrap_used, clippy::disallowed_methods)]
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::print_stdout)]
 
 mod support;
 
-use macula_core::{RelPath, Task};
+use macula_core::{Kind, Kinded, RelPath, Task};
 use macula_store::kv::Batch;
 use macula_store::{App, BackupOptions, RestoreOptions};
 use macula_testkit::{CrashMode, Fault, FaultDisk};
@@ -115,4 +115,53 @@ fn wholly_old_or_new_where_directories_can_be_exchanged() {
 #[test]
 fn wholly_old_or_new_where_they_cannot() {
     every_crash(false);
+}
+
+/// A call that fails, at every operation of a restore, with the process going on: the answer is true
+/// of what is there, now and after the next opening.
+fn every_failure(exchange: bool) {
+    let dir = tempfile::tempdir().unwrap();
+    let archive = archive(dir.path());
+    let real = tempfile::tempdir().unwrap();
+    let (mut refused, mut unknown) = (0, 0);
+    for n in 1.. {
+        let disk = FaultDisk::new();
+        if !exchange {
+            disk.lack("exchange");
+        }
+        let base = base_over(&disk, real.path(), n).unwrap();
+        fill(&base.app(&app()).unwrap(), "old");
+        let before = disk.operations();
+        disk.fail_at(before + n, Fault::Io);
+        let restored = base.restore(&app(), &archive, &RestoreOptions::default(), &Task::quiet());
+        let ended = disk.operations() < before + n;
+        base.close();
+        let base = base_over(&disk, real.path(), n + 1).unwrap();
+        let found = base.app(&app()).map_err(|e| e.to_string()).and_then(|app| holds(&app));
+        base.close();
+        let step = disk.operation(before + n).unwrap_or("none");
+        let found = found.unwrap_or_else(|what| panic!("failed at {n} ({step}), exchange={exchange}: {what}"));
+        match restored {
+            Ok(_) => assert_eq!(found, "new", "failed at {n} ({step}): an acknowledged restore is gone"),
+            Err(error) if error.kind() == Kind::UnknownResult => unknown += 1,
+            Err(error) => {
+                refused += 1;
+                assert_eq!(found, "old", "failed at {n} ({step}): refused with {error}, but it happened");
+            }
+        }
+        if ended {
+            break;
+        }
+    }
+    assert!(refused > 10 && unknown > 0, "refused={refused} unknown={unknown}");
+}
+
+#[test]
+fn a_failed_call_is_told_truly_where_directories_can_be_exchanged() {
+    every_failure(true);
+}
+
+#[test]
+fn a_failed_call_is_told_truly_where_they_cannot() {
+    every_failure(false);
 }
