@@ -4,41 +4,6 @@
 //! (`==`) but not identical, such as `1` and `1.0`, have distinct, adjacent keys. Input and output
 //! are the External Term Format, so this crate knows no BEAM. The bytes are a file format:
 //! `FORMAT.md` beside this crate describes each one, and none may ever change its meaning.
-//!
-//! # The order
-//!
-//! number < atom < reference < fun < port < pid < tuple < map < nil < list < bitstring.
-//!
-//! - Numbers by exact value, integers of any size and floats together. Of equal ones the integer
-//!   comes first, then -0.0, then 0.0; but this is asked only after the whole key compared equal,
-//!   at the first place where the two differ: `{1, b} > {1.0, a}`.
-//! - Atoms by code points. Tuples by size, then elements. Lists by elements, `[]` before any other;
-//!   an improper tail compares as a term with the other list's tail.
-//! - Maps by size, then keys in ascending order, then values in the order of the keys. Inside keys
-//!   integers come before floats, and -0.0 before 0.0 (as OTP 27 and later have it; to OTP 25
-//!   and 26 the two are one map key).
-//! - Bitstrings bit by bit; a prefix before what continues it.
-//! - References by node, creation, number. Ports by node, creation, id. Pids by serial, id, node,
-//!   creation. Local funs, before external ones, by module, index, old uniq, number of held terms,
-//!   held terms; external ones by module, name, arity.
-//!
-//! What the external format can not tell: a pid, port or reference of this node belongs to the node's
-//! name and creation at the time of `term_to_binary`; after a restart it is another one. Two local
-//! funs that differ in the checksum of their module's code only are `=:=` to the BEAM, but only the
-//! right one can be called, so they have two adjacent keys. The process that made a fun is
-//! forgotten.
-//!
-//! # Ranges
-//!
-//! [`bound`] makes the edge of a term's whole equal class, and a range is the keys `k` with
-//! `low <= k < high`, where
-//!
-//! | wanted | `low` | wanted | `high` |
-//! |---|---|---|---|
-//! | from `a` | `bound(a, Side::Below)` | up to `b` | `bound(b, Side::Above)` |
-//! | after `a` | `bound(a, Side::Above)` | before `b` | `bound(b, Side::Below)` |
-//!
-//! so that "from 1.0" begins with `1`, and "after 1" leaves out `1.0`.
 
 #![forbid(unsafe_code)]
 
@@ -79,6 +44,29 @@ pub enum Side {
 ///
 /// One pass; costs time and memory proportional to the input. Errors: [`TermError::Malformed`],
 /// [`TermError::Unsupported`], [`TermError::TooLarge`], [`TermError::TooDeep`].
+///
+/// # The order
+///
+/// number < atom < reference < fun < port < pid < tuple < map < nil < list < bitstring.
+///
+/// - Numbers by exact value, integers of any size and floats together. Of equal ones the integer
+///   comes first, then -0.0, then 0.0; but this is asked only after the whole key compared equal,
+///   at the first place where the two differ: `{1, b} > {1.0, a}`.
+/// - Atoms by code points. Tuples by size, then elements. Lists by elements, `[]` before any other;
+///   an improper tail compares as a term with the other list's tail.
+/// - Maps by size, then keys in ascending order, then values in the order of the keys. Inside keys
+///   integers come before floats, and -0.0 before 0.0 (as OTP 27 and later have it; to OTP 25
+///   and 26 the two are one map key).
+/// - Bitstrings bit by bit; a prefix before what continues it.
+/// - References by node, creation, number. Ports by node, creation, id. Pids by serial, id, node,
+///   creation. Local funs, before external ones, by module, index, old uniq, number of held terms,
+///   held terms; external ones by module, name, arity.
+///
+/// What the external format can not tell: a pid, port or reference of this node belongs to the node's
+/// name and creation at the time of `term_to_binary`; after a restart it is another one. Two local
+/// funs that differ in the checksum of their module's code only are `=:=` to the BEAM, but only the
+/// right one can be called, so they have two adjacent keys. The process that made a fun is
+/// forgotten.
 pub fn encode(etf: &[u8]) -> Result<Vec<u8>, TermError> {
     let encoder = encode::Encoder::run(etf)?;
     let mut key = encoder.out;
@@ -99,9 +87,21 @@ pub fn decode(key: &[u8]) -> Result<Vec<u8>, TermError> {
 }
 
 /// The edge of the class of terms that are equal (`==`) to this one, to be compared with keys; see
-/// the table at the head of this crate. Up to one byte longer than a key may be.
+/// the table below. Up to one byte longer than a key may be.
 ///
 /// Errors: as [`encode`].
+///
+/// # Ranges
+///
+/// [`bound`] makes the edge of a term's whole equal class, and a range is the keys `k` with
+/// `low <= k < high`, where
+///
+/// | wanted | `low` | wanted | `high` |
+/// |---|---|---|---|
+/// | from `a` | `bound(a, Side::Below)` | up to `b` | `bound(b, Side::Above)` |
+/// | after `a` | `bound(a, Side::Above)` | before `b` | `bound(b, Side::Below)` |
+///
+/// so that "from 1.0" begins with `1`, and "after 1" leaves out `1.0`.
 pub fn bound(etf: &[u8], side: Side) -> Result<Vec<u8>, TermError> {
     let mut key = encode::Encoder::run(etf)?.out;
     if side == Side::Above {
