@@ -21,7 +21,8 @@ defmodule MaculaStorage.ChildVM do
   Starts a child that evaluates `code` and ends with it. The application is not started: `code` does it.
 
   Options: `:base` (default: this run's base directory), `:env` (a list of `{name, value}`),
-  `:cd`, `:erl` (flags for the VM as one string).
+  `:cd`, `:erl` (flags for the VM as one string), `:stderr` (`true`: its lines come too; default: they
+  go where ours go).
   """
   @spec start(String.t(), keyword()) :: t()
   def start(code, opts \\ []) do
@@ -38,6 +39,7 @@ defmodule MaculaStorage.ChildVM do
         {:args, erl ++ ["-pa", ebin(), "-e", code]},
         {:env, for({name, value} <- env, do: {to_charlist(name), to_charlist(value)})},
         {:cd, Keyword.get(opts, :cd, File.cwd!())}
+        | if(opts[:stderr], do: [:stderr_to_stdout], else: [])
       ])
 
     # elixir, erl and erlexec each exec the next, so this is the VM itself.
