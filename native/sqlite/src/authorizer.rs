@@ -67,10 +67,15 @@ pub(crate) struct Policy {
 impl Policy {
     /// Run statements of our own.
     pub(crate) fn trusted<T>(&self, act: impl FnOnce() -> T) -> T {
+        struct Until<'a>(&'a AtomicBool);
+        impl Drop for Until<'_> {
+            fn drop(&mut self) {
+                self.0.store(false, Ordering::Relaxed);
+            }
+        }
         self.trusted.store(true, Ordering::Relaxed);
-        let result = act();
-        self.trusted.store(false, Ordering::Relaxed);
-        result
+        let _until = Until(&self.trusted);
+        act()
     }
 
     /// What the last refusal was about, once.

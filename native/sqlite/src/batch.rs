@@ -60,7 +60,7 @@ impl Writer {
     /// Answer those who wait no longer; without a deadline a foreign lock is waited for until `busy_timeout`.
     fn give_up(&self, works: &mut Vec<Work>, since: Duration, locked: bool) {
         let now = self.now();
-        let closing = self.shared.closing_error();
+        let closing = self.shared.closing_error().or_else(|| self.shared.poisoned());
         let impatient = locked && now.saturating_sub(since) >= self.shared.options.busy_timeout;
         let verdict = |work: &Work| match work.patience.verdict(now, WAITING) {
             None if closing.is_some() => closing.clone(),

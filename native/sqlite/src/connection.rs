@@ -83,6 +83,10 @@ impl Connection {
     }
 
     fn use_log(&self) -> rusqlite::Result<()> {
+        // SQLite opens a file that it may not write for reading, without a word
+        if self.sql.is_readonly("main")? {
+            return Err(rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_READONLY), None));
+        }
         let mode: String = self.sql.query_row("PRAGMA journal_mode=WAL", [], |row| row.get(0))?;
         if mode != "wal" {
             let message = Some(format!("the file system does not take a write-ahead log, journal_mode={mode}"));

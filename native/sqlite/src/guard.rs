@@ -84,17 +84,18 @@ struct Opener {
 
 /// The descriptors of this process on that file.
 fn openers(file: &Stat) -> io::Result<Vec<Opener>> {
-    let own = syscalls::own_fds();
+    // by path, not by number: a descriptor closed meanwhile is then merely not there
+    let is_open = |fd: RawFd| fs::stat(format!("/proc/self/fd/{fd}")).is_ok_and(|other| is_same(&other, file));
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc/self/fd")? {
-        let entry = entry?;
-        let Some(fd) = entry.file_name().to_str().and_then(|name| name.parse::<RawFd>().ok()) else { continue };
-        // by path, not by number: a descriptor closed meanwhile is then merely not there
-        if fs::stat(entry.path()).is_ok_and(|other| is_same(&other, file)) {
-            found.push(Opener { fd, ours: own.contains(&fd) });
-        }
+        let name = entry?.file_name();
+        found.extend(name.to_str().and_then(|name| name.parse::<RawFd>().ok()).filter(|fd| is_open(*fd)));
     }
-    Ok(found)
+    // whose they are is only known while none of ours is opened or closed; all the others were looked
+    // at before, since one of them may hang (a dead network mount)
+    let own = syscalls::own_fds();
+    found.retain(|fd| is_open(*fd));
+    Ok(found.into_iter().map(|fd| Opener { fd, ours: own.contains(&fd) }).collect())
 }
 
 /// Read the head through somebody's descriptor: `pread` moves no position and closes nothing.

@@ -16,6 +16,9 @@ use std::sync::atomic::Ordering;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// A clean, idle database does not wake a small machine; the wait only has some end.
+const NOTHING_TO_DO: Duration = Duration::from_secs(3600);
+
 /// What waits for the writer.
 pub(crate) enum Job {
     Run(Work),
@@ -66,7 +69,8 @@ impl Writer {
         // what an earlier crash left in the log is decided now, once, and durably
         self.checkpoint(Depth::Truncate);
         loop {
-            match self.shared.writes.pop(self.shared.options.checkpoint_after_idle) {
+            let wait = if self.committed { self.shared.options.checkpoint_after_idle } else { NOTHING_TO_DO };
+            match self.shared.writes.pop(wait) {
                 Pop::Closed => break,
                 Pop::Idle if self.committed => self.checkpoint(Depth::Truncate),
                 Pop::Idle => {}
