@@ -59,10 +59,12 @@ pub enum Format {
 }
 
 impl Format {
-    /// The level that is taken when none is given: smaller than gzip's and at the speed goal.
+    /// The level that is taken when none is given. For zstd: on a tree of sources and programs level
+    /// 2 is 3 to 5 % smaller than gzip's 6 and compresses at twice the rate of level 3, which is 5 %
+    /// smaller again; level 1 is larger than gzip's.
     pub fn level_default(self) -> i32 {
         match self {
-            Format::Zst => 3,
+            Format::Zst => 2,
             Format::Gz => 6,
         }
     }
