@@ -58,7 +58,8 @@ defmodule MaculaStorage.Apps do
   defp ask(request) do
     GenServer.call(__MODULE__, request, @open_ms + 5_000)
   catch
-    :exit, {:noproc, _} -> {:error, :closed}
+    # not running, or stopped while it was asked
+    :exit, {reason, _} when reason in [:noproc, :shutdown, :normal] -> {:error, :closed}
   end
 
   @impl true

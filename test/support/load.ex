@@ -5,7 +5,7 @@ defmodule MaculaStorage.Load do
   Invariant: an operation that does not answer as it should ends its process, and with it whoever
   started the load.
   """
-  alias MaculaStorage.{CubDB, SQLite}
+  alias MaculaStorage.{CubDB, Error, SQLite}
 
   @doc "Starts `count` linked processes; each sends `{:done_one, kind}` to the caller for each operation."
   @spec start(String.t(), pos_integer) :: [pid]
@@ -55,30 +55,45 @@ defmodule MaculaStorage.Load do
   end
 
   defp forever(caller, app, kind, n, i) do
-    one(kind, app, n, i)
-    send(caller, {:done_one, kind})
+    case one(kind, app, n, i) do
+      {:error, reason} -> refused(reason)
+      _done -> send(caller, {:done_one, kind})
+    end
+
     forever(caller, app, kind, n, i + 1)
   end
 
-  defp one(:put, app, n, i), do: :ok = CubDB.put(app, {n, rem(i, 500)}, {i, "some value"})
-  defp one(:get, app, n, i), do: CubDB.get(app, {n, rem(i, 500)})
-  defp one(:select, app, _n, _i), do: app |> CubDB.select() |> Enum.take(600)
+  # The application is being stopped; how that goes on is for who stops it to see.
+  defp refused(:closed), do: receive(do: (:never -> :ok))
+  defp refused(reason), do: exit({:load_refused, reason})
+
+  defp one(:put, app, n, i), do: CubDB.put(app, {n, rem(i, 500)}, {i, "some value"})
+  defp one(:get, app, n, i), do: reading(fn -> CubDB.get(app, {n, rem(i, 500)}) end)
+
+  defp one(:select, app, _n, _i),
+    do: reading(fn -> app |> CubDB.select() |> Enum.take(600) end)
 
   defp one(:sql, app, n, i),
-    do: :ok = SQLite.execute(app, "INSERT INTO load VALUES (?, ?)", [i, "text #{n}"])
+    do: SQLite.execute(app, "INSERT INTO load VALUES (?, ?)", [i, "text #{n}"])
 
   defp one(:query, app, _n, _i),
-    do: {:ok, _} = SQLite.query(app, "SELECT * FROM load ORDER BY rowid DESC LIMIT 100")
+    do: SQLite.query(app, "SELECT * FROM load ORDER BY rowid DESC LIMIT 100")
 
   defp one(:write, app, n, i),
-    do: :ok = MaculaStorage.file_write(app, "load/#{n}/#{rem(i, 20)}", :binary.copy("x", 10_000))
+    do: MaculaStorage.file_write(app, "load/#{n}/#{rem(i, 20)}", :binary.copy("x", 10_000))
 
+  # what the process before this one writes, which may not have come to it yet
   defp one(:read, app, n, i) do
-    name = "load/#{n - 1}/#{rem(i, 20)}"
-
-    case MaculaStorage.file_read(app, name) do
+    case MaculaStorage.file_read(app, "load/#{n - 1}/#{rem(i, 20)}") do
       {:ok, bytes} -> 10_000 = byte_size(bytes)
       {:error, :not_found} -> :ok
+      {:error, _} = error -> error
     end
+  end
+
+  defp reading(read) do
+    read.()
+  rescue
+    error in Error -> {:error, error.kind}
   end
 end
