@@ -49,7 +49,7 @@ defmodule MaculaBackup do
   """
   @spec backup_app(app, keyword) :: {:ok, String.t()} | failure
   def backup_app(app, options \\ []) do
-    with {:ok, info} <- run(app, nil, options), do: {:ok, info.path}
+    with {:ok, info} <- backup(app, options), do: {:ok, info.path}
   end
 
   @doc false
@@ -58,6 +58,11 @@ defmodule MaculaBackup do
     format = if String.ends_with?(dest, [".gz", ".tgz"]), do: :gz, else: :zst
     run(app, dest, Keyword.put_new(options, :format, format))
   end
+
+  @doc false
+  # As `backup_app/2`, with all that is known of the archive.
+  @spec backup(app, keyword) :: {:ok, map} | failure
+  def backup(app, options), do: run(app, nil, options)
 
   defp run(app, dest, options) do
     app = Options.app!(app)
