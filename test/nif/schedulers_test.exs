@@ -1,0 +1,157 @@
+defmodule MaculaStorage.Nif.SchedulersTest do
+  @moduledoc """
+  No call of ours holds a scheduler: neither a normal one for over a millisecond, nor the dirty ones
+  that the VM's own file calls need.
+
+  The only timed assertions of the tests. A stall of ours is in every run and in every call of its kind;
+  a busy machine, which takes the processor from a scheduler thread, is not: hence shares, not single
+  events, a control beside it, and several tries.
+  """
+  use MaculaStorage.NifCase, async: false
+
+  alias MaculaStorage.Load
+
+  @tries 4
+  @run_ms 1_500
+  @processes 14
+  # of the calls of the kind that was called least: a kind that stalls at all stalls in each call
+  @stalled_share_max 0.2
+
+  test "no normal scheduler is held for over a millisecond under a mixed load" do
+    app = unique_app()
+
+    runs =
+      try_until(@tries, fn ->
+        {idle, _} = stalls(fn -> pids(@processes, &echo/0) end, &kill/1)
+        {ours, done} = stalls(fn -> Load.start(app, @processes) end, &Load.stop/1)
+        least = done |> Map.values() |> Enum.min()
+        run = %{stalls: ours, control: idle, done: done}
+        {ours - idle <= least * @stalled_share_max and map_size(done) == 7 and least > 50, run}
+      end)
+
+    assert {:ok, _} = runs
+  end
+
+  test "the check sees a function that holds a scheduler" do
+    tuple = Tuple.duplicate(0, 4_000_000)
+    test = self()
+    {seen, done} = stalls(fn -> pids(2, fn -> hold(test, tuple) end) end, &kill/1)
+    assert seen > done.hold * @stalled_share_max
+    assert done.hold > 20
+  end
+
+  test "File.read! of a small file goes on while 64 writers wait" do
+    app = unique_app()
+    path = Path.join(unique_dir(), "small.txt")
+    File.write!(path, "small")
+    :ok = CubDB.put(app, :a, 1)
+    :ok = SQLite.execute(app, "CREATE TABLE t (n)")
+    idle_us = median_us(path)
+
+    {:ok, loaded_us} =
+      SQLite.transaction(app, fn _tx ->
+        {:cancel, us} =
+          CubDB.transaction(app, fn _tx ->
+            # every one of these waits: for the database's turn or for the store's
+            writers =
+              for n <- 1..64 do
+                spawn_link(fn ->
+                  if rem(n, 2) == 0,
+                    do: :ok = SQLite.execute(app, "INSERT INTO t VALUES (1)"),
+                    else: :ok = CubDB.put(app, n, n)
+                end)
+              end
+
+            waiting = fn pid -> Process.info(pid, :status) == {:status, :waiting} end
+            Wait.until("64 waiting writers", fn -> Enum.all?(writers, waiting) end)
+            {:cancel, {:cancel, median_us(path)}}
+          end)
+
+        us
+      end)
+
+    # a stall of the file calls is a matter of seconds
+    assert loaded_us < idle_us * 20 + 50_000
+    Wait.until("the writers' turn", fn -> CubDB.size(app) == 33 end)
+  end
+
+  test "File.read! of a small file goes on while 64 writers write" do
+    app = unique_app()
+    path = Path.join(unique_dir(), "small.txt")
+    File.write!(path, "small")
+    idle_us = median_us(path)
+    pids = Load.start(app, 64)
+    Load.await(2)
+    loaded_us = median_us(path)
+    Load.stop(pids)
+    assert loaded_us < idle_us * 20 + 100_000
+  end
+
+  # {long schedules seen in processes of ours, operations done of each kind}
+  defp stalls(start, stop) do
+    collector = spawn_link(fn -> collect(0) end)
+    held = start.()
+    :erlang.system_monitor(collector, [{:long_schedule, 1}])
+    done = operations(System.monotonic_time(:millisecond) + @run_ms, %{})
+    :erlang.system_monitor(:undefined)
+    stop.(held)
+    send(collector, {:tell, self()})
+    receive do: ({:stalls, count} -> {count, done})
+  end
+
+  defp operations(deadline, done) do
+    receive do
+      {:done_one, kind} -> operations(deadline, Map.update(done, kind, 1, &(&1 + 1)))
+    after
+      max(deadline - System.monotonic_time(:millisecond), 0) -> done
+    end
+  end
+
+  defp collect(count) do
+    receive do
+      {:monitor, _pid, :long_schedule, info} ->
+        collect(if ours?(info[:in]) or ours?(info[:out]), do: count + 1, else: count)
+
+      {:tell, to} ->
+        send(to, {:stalls, count})
+    end
+  end
+
+  # A NIF is no place where a process is scheduled in or out: its caller is.
+  defp ours?({module, _, _}),
+    do: String.starts_with?(Atom.to_string(module), "Elixir.MaculaStorage.")
+
+  defp ours?(_), do: false
+
+  # As the load does: a message to somebody, and a wait for the answer.
+  defp echo do
+    self() |> send(:ping)
+    receive do: (:ping -> :ok)
+    receive do: (:never -> :ok), after: (1 -> echo())
+  end
+
+  # copies the tuple, milliseconds in one piece
+  defp hold(test, tuple) do
+    4_000_000 = tuple |> put_elem(5, test) |> tuple_size()
+    send(test, {:done_one, :hold})
+    receive do: (:never -> :ok), after: (1 -> hold(test, tuple))
+  end
+
+  defp pids(count, fun), do: for(_ <- 1..count, do: spawn_link(fun))
+  defp kill(pids), do: Enum.each(pids, &(Process.unlink(&1) && Process.exit(&1, :kill)))
+
+  defp try_until(tries, run, seen \\ [])
+  defp try_until(0, _run, seen), do: {:error, seen}
+
+  defp try_until(tries, run, seen) do
+    case run.() do
+      {true, figures} -> {:ok, figures}
+      {false, figures} -> try_until(tries - 1, run, [figures | seen])
+    end
+  end
+
+  defp median_us(path) do
+    times = for _ <- 1..101, do: elem(:timer.tc(fn -> "small" = File.read!(path) end), 0)
+    Enum.at(Enum.sort(times), 50)
+  end
+end
