@@ -16,7 +16,6 @@ mod files;
 mod handle;
 mod kv;
 mod options;
-mod pool;
 mod probe;
 mod reply;
 mod runtime;

@@ -3,9 +3,8 @@
 
 use crate::atoms;
 use crate::error::Failure;
-use crate::pool::{Pool, Refused};
 use crate::reply::Reply;
-use macula_core::Kind;
+use macula_core::{Kind, Pool, Refused};
 use rustler::{Encoder, Env, Term};
 
 /// Workers and queue for opens, file writes, commits.

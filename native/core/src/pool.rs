@@ -1,7 +1,7 @@
 //! Threads of ours for work that waits: a bounded queue, a fixed number of workers.
 //!
 //! A full queue is the submitter's to report (`busy`); a panic in a job is caught here and answered
-//! by the dropped [`crate::reply::Reply`].
+//! by what the job drops: whoever submits puts its answer inside.
 
 use crossbeam_channel::{bounded, Sender, TrySendError};
 use parking_lot::Mutex;
@@ -11,6 +11,7 @@ use std::thread::JoinHandle;
 type Job = Box<dyn FnOnce() + Send>;
 
 /// A pool of named threads.
+#[derive(Debug)]
 pub struct Pool {
     queue: Mutex<Option<Sender<Job>>>,
     workers: Mutex<Vec<JoinHandle<()>>>,
