@@ -47,6 +47,9 @@ fn alone(dir: &Path, level: Option<i32>) -> Outcome<()> {
     let start = Instant::now();
     ours_pack(dir, work.path(), name, Format::Zst, level)?;
     println!("pack {:.3} s", start.elapsed().as_secs_f64());
+    if std::env::var("TOPDIR").is_ok() {
+        run("chattr", &["+T", &work.path().to_string_lossy()])?;
+    }
     std::fs::create_dir(&to)?;
     if level.is_some_and(|level| level < 0) {
         return Ok(());

@@ -23,7 +23,12 @@ impl Packer {
             Format::Gz => Ok(Self::Gz(Compression::new(level.clamp(1, 9) as u32))),
             Format::Zst => {
                 let mut context = zstd_safe::CCtx::create();
-                for parameter in [CParameter::CompressionLevel(level.clamp(1, 19)), CParameter::ChecksumFlag(true)] {
+                let level = level.clamp(1, 19);
+                let common = [CParameter::CompressionLevel(level), CParameter::ChecksumFlag(true)];
+                // a window as long as a group and a hash table that stays in the nearer cache: as small
+                // as zstd's own level 2 and a tenth faster
+                let fast = [CParameter::WindowLog(22), CParameter::HashLog(15)];
+                for parameter in common.into_iter().chain(fast.into_iter().filter(|_| level == 2)) {
                     context.set_parameter(parameter).map_err(zstd_failed)?;
                 }
                 Ok(Self::Zst(Box::new(context)))

@@ -43,10 +43,11 @@ fn key(path: &[u8]) -> Key {
 
 impl Names {
     /// Takes a name before anything is written to it; gives how many names there are now, implied
-    /// directories included.
-    pub(crate) fn take(&mut self, path: &RelPath, is_dir: bool) -> Result<u64> {
+    /// directories included. `parent_known`: an entry beside it was taken before.
+    pub(crate) fn take(&mut self, path: &RelPath, is_dir: bool, parent_known: bool) -> Result<u64> {
         let bytes = path.as_bytes();
-        for (at, _) in bytes.iter().enumerate().filter(|(_, b)| **b == b'/') {
+        let above = if parent_known { &[] } else { bytes };
+        for (at, _) in above.iter().enumerate().filter(|(_, b)| **b == b'/') {
             let above = self.seen.entry(key(&bytes[..at])).or_insert(Seen::Implied);
             if !above.holds_others() {
                 return refused("an entry below a file or symlink", bytes);

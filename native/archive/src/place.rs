@@ -98,8 +98,9 @@ impl<'a> Place<'a> {
         }
     }
 
-    /// Checks an entry and takes its name. `None`: the root of a foreign archive.
-    fn admit(&self, meta: &Meta) -> Result<Option<RelPath>> {
+    /// Checks an entry and takes its name. `None`: the root of a foreign archive. `beside` is the
+    /// directory of the entry before, and becomes that of this one.
+    fn admit(&self, meta: &Meta, beside: &mut RelPath) -> Result<Option<RelPath>> {
         self.check_cancelled()?;
         let Some(path) = self.path_of(meta)? else { return Ok(None) };
         if meta.kind == EntryKind::Symlink {
@@ -113,8 +114,9 @@ impl<'a> Place<'a> {
             return too_large("bytes", self.options.bytes_max);
         }
         self.entries.fetch_add(1, Ordering::AcqRel);
+        let parent = path.parent();
         let mut late = self.late.lock();
-        if late.names.take(&path, meta.kind == EntryKind::Dir)? > self.options.entries_max {
+        if late.names.take(&path, meta.kind == EntryKind::Dir, parent == *beside)? > self.options.entries_max {
             return too_large("entries", self.options.entries_max);
         }
         match meta.kind {
@@ -122,6 +124,7 @@ impl<'a> Place<'a> {
             EntryKind::Dir => late.dirs.push((path.clone(), meta.mode, meta.mtime_ns)),
             EntryKind::File => {}
         }
+        *beside = parent;
         Ok(Some(path))
     }
 
@@ -224,11 +227,13 @@ pub(crate) struct LargePlace {
 pub(crate) struct Hand<'p, 'a> {
     place: &'p Place<'a>,
     dirs: HashMap<Vec<u8>, Arc<dyn Disk>>,
+    /// The directory of the entry before.
+    beside: RelPath,
 }
 
 impl<'p, 'a> Hand<'p, 'a> {
     pub(crate) fn new(place: &'p Place<'a>) -> Self {
-        Self { place, dirs: HashMap::new() }
+        Self { place, dirs: HashMap::new(), beside: RelPath::root() }
     }
 
     /// Places an entry whose content is next in the input.
@@ -241,7 +246,7 @@ impl<'p, 'a> Hand<'p, 'a> {
             }
             return input.take(header::padding(large.meta.len)).map(drop);
         }
-        let Some(path) = self.place.admit(&meta)? else { return Ok(()) };
+        let Some(path) = self.place.admit(&meta, &mut self.beside)? else { return Ok(()) };
         let dest = self.place.writes(&path);
         let hash = match meta.kind {
             EntryKind::Dir => {
@@ -270,7 +275,7 @@ impl<'p, 'a> Hand<'p, 'a> {
     }
 
     pub(crate) fn begin_large(&mut self, meta: Meta) -> Result<LargePlace> {
-        let Some(path) = self.place.admit(&meta)? else { return refused("empty", &meta.path) };
+        let Some(path) = self.place.admit(&meta, &mut self.beside)? else { return refused("empty", &meta.path) };
         let file = match self.place.writes(&path) {
             Some(dest) => Some(self.create(dest, &path)?),
             None => None,

@@ -89,8 +89,8 @@ impl<F: FnMut(&RelPath, FileKind) -> bool> Iterator for Walk<F> {
 
 /// Gone, or replaced by something else, between its listing and its opening.
 fn is_gone(error: &io::Error) -> bool {
-    // ELOOP: a symlink stands there now
-    let replaced = error.raw_os_error() == Some(40);
-    replaced
-        || matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::IsADirectory)
+    use io::ErrorKind::{InvalidInput, IsADirectory, NotADirectory, NotFound};
+    // a symlink (ELOOP) or a socket (ENXIO) stands there now; InvalidInput: a device or fifo
+    matches!(error.raw_os_error(), Some(40 | 6))
+        || matches!(error.kind(), NotFound | NotADirectory | IsADirectory | InvalidInput)
 }

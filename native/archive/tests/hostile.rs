@@ -180,7 +180,7 @@ fn more_than_the_limits() {
     refused(&deep, &limits(10, 500), Kind::TooLarge, "entries");
     // declared, not there: refused by what is declared
     let declared = Raw { len: Some(1 << 40), ..Raw::file("big", b"x") };
-    refused(&zst(&tar(&[declared.clone()])), &limits(1 << 30, 10), Kind::TooLarge, "bytes");
+    refused(&zst(&tar(std::slice::from_ref(&declared))), &limits(1 << 30, 10), Kind::TooLarge, "bytes");
     refused(&zst(&tar(&[declared])), &foreign(), Kind::Corrupt, "");
     let endless = Raw { len: Some(u64::MAX), ..Raw::file("big", b"x") };
     refused(&zst(&tar(&[endless])), &limits(1 << 30, 10), Kind::TooLarge, "bytes");
@@ -258,7 +258,7 @@ fn manifests_that_do_not_fit() {
         refused(&ours(entries, lines), &options, Kind::Corrupt, reason);
     };
     refuse(&both, &format!("{line_a}{}", totals(2, 2, head + 3)), "does not list");
-    refuse(&[a.clone()], &good, "what is not there");
+    refuse(std::slice::from_ref(&a), &good, "what is not there");
     refuse(&both, &format!("{line_a}{line_a}{}", totals(3, 3, head + 6)), "an entry twice");
     refuse(&both, &format!("{line_a}{}{}", line("b", b"owt"), totals(3, 3, head + 6)), "not what the manifest");
     refuse(&both, &good.replace("\"mode\":420", "\"mode\":493"), "not what the manifest");
@@ -269,7 +269,7 @@ fn manifests_that_do_not_fit() {
     refuse(&both, "{}\n", "cannot be read");
     refuse(&both, "\u{0}\n", "cannot be read");
     let gone = line_a.replace("\"blake3\"", "\"remark\":\"vanished\",\"blake3\"");
-    refuse(&[a.clone()], &format!("{gone}{}", totals(2, 1, head)), "as missing what is there");
+    refuse(std::slice::from_ref(&a), &format!("{gone}{}", totals(2, 1, head)), "as missing what is there");
     // no manifest: an archive cut between two entries
     let cut = zst(&tar(&[Raw::file("top/macula.json", &head_json(1, false)), a.clone()]));
     refused(&cut, &options, Kind::Corrupt, "no manifest");
