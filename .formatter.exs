@@ -1,4 +1,4 @@
 # Sources only: what cargo and mix build is never formatted.
 [
-  inputs: ["{mix,.formatter}.exs", "{lib,test,bench}/**/*.{ex,exs}"]
+  inputs: ["{mix,.formatter}.exs", "{lib,test,bench,bin}/**/*.{ex,exs}"]
 ]

@@ -109,6 +109,7 @@ defmodule Mix.MaculaOwnerTest do
     # n goes to SQLite, then to the file, then to the key-value store.
     assert {sql - file, file - kv, sql - kv} in [{0, 0, 0}, {1, 0, 1}, {0, 1, 1}]
     MaculaStorage.close_app(copy)
+    ChildVM.kill(child)
   end
 
   test "the owner restores, and goes on with the restored data", context do
@@ -127,6 +128,7 @@ defmodule Mix.MaculaOwnerTest do
     child = ChildVM.start(@writer, base: base, env: [{"OWNED_APP", app}])
     ChildVM.wait_for(child, "ready")
     assert next_written(child) >= before
+    ChildVM.kill(child)
   end
 
   test "an owner that is stopped is named within the deadline", context do
@@ -145,6 +147,7 @@ defmodule Mix.MaculaOwnerTest do
 
     ChildVM.signal(child, "CONT")
     assert {[_, _], 0} = mix("usage", [app], base)
+    ChildVM.kill(child)
   end
 
   test "the functions of releases do it too", %{app: app, base: base, child: child} do
@@ -154,5 +157,6 @@ defmodule Mix.MaculaOwnerTest do
     code = "MaculaStorage.Operator.usage()"
     assert {["APP" <> _, _], 0} = ChildVM.rest(ChildVM.start(code, base: base))
     assert capture_io(fn -> assert :ok = Operator.usage() end) =~ "APP"
+    ChildVM.kill(child)
   end
 end
