@@ -1,0 +1,85 @@
+defmodule MaculaStorage.CubDB.ServerTest do
+  @moduledoc "Stores as processes: started, supervised, named, and found by pid, name or app."
+  use MaculaStorage.Case, async: true
+
+  alias MaculaStorage.CubDB
+
+  setup do
+    %{app: unique_app()}
+  end
+
+  test "start_link, use by pid, stop", %{app: app} do
+    assert {:ok, pid} = CubDB.start_link(app)
+    assert :ok = CubDB.put(pid, :a, 1)
+    assert CubDB.get(pid, :a) == 1
+    assert CubDB.get(app, :a) == 1
+    assert CubDB.data_dir(pid) == CubDB.data_dir(app)
+    assert CubDB.transaction(pid, fn tx -> {:commit, tx, :done} end) == :done
+    assert CubDB.with_snapshot(pid, &CubDB.Snapshot.size/1) == 1
+    assert :ok = CubDB.stop(pid)
+    refute Process.alive?(pid)
+    # the app stays open for others
+    assert CubDB.get(app, :a) == 1
+    assert_raise ArgumentError, ~r/store's pid/, fn -> CubDB.get(pid, :a) end
+  end
+
+  test "two that stand for one app share its store", %{app: app} do
+    {:ok, one} = CubDB.start_link(app)
+    {:ok, two} = CubDB.start(app)
+    :ok = CubDB.put(one, :a, 1)
+    assert CubDB.get(two, :a) == 1
+    :ok = CubDB.stop(one)
+    assert CubDB.get(two, :a) == 1
+    :ok = CubDB.stop(two)
+  end
+
+  test "names, as atoms and strings, go before apps", %{app: app} do
+    name = unique_app("name")
+    {:ok, pid} = CubDB.start_link(app, name: name)
+    :ok = CubDB.put(name, :a, 1)
+    assert CubDB.get(app, :a) == 1
+    :ok = CubDB.stop(pid)
+    # nobody has the name any more: it is an app, and empty
+    assert CubDB.get(name, :a) == nil
+
+    {:ok, _} = CubDB.start_link(app, name: :"Elixir.Any Name")
+    assert CubDB.get(:"Elixir.Any Name", :a) == 1
+  end
+
+  test "a name that is taken is refused", %{app: app} do
+    Process.flag(:trap_exit, true)
+    name = unique_app("name")
+    {:ok, pid} = CubDB.start_link(app, name: name)
+    assert {:error, {:already_registered, ^pid}} = CubDB.start_link(unique_app(), name: name)
+  end
+
+  test "a registered process is no store", %{app: _app} do
+    name = :"cubdb-registered-#{System.unique_integer([:positive])}"
+    Process.register(self(), name)
+    on_exit(fn -> File.rm_rf!(Path.join([base_path(), "apps", to_string(name)])) end)
+    assert CubDB.get(name, :a) == nil
+    assert_raise ArgumentError, ~r/store's pid/, fn -> CubDB.get(self(), :a) end
+  end
+
+  test "under a supervisor, and again after it was killed", %{app: app} do
+    assert %{id: {CubDB, ^app}, start: {CubDB, :start_link, [^app, []]}} = CubDB.child_spec(app)
+    name = unique_app("name")
+    {:ok, sup} = Supervisor.start_link([{CubDB, {app, name: name}}], strategy: :one_for_one)
+    [{_, pid, :worker, _}] = Supervisor.which_children(sup)
+    :ok = CubDB.put(name, :a, 1)
+    ref = Process.monitor(pid)
+    Process.exit(pid, :kill)
+    assert_receive {:DOWN, ^ref, _, _, :killed}, 60_000
+    # which_children answers after the restart
+    [{_, again, :worker, _}] = Supervisor.which_children(sup)
+    assert again != pid
+    assert CubDB.get(name, :a) == 1
+    :ok = Supervisor.stop(sup)
+  end
+
+  test "misuse", %{app: app} do
+    assert_raise ArgumentError, ~r/app name/, fn -> CubDB.start_link("No App") end
+    assert_raise ArgumentError, ~r/unknown option/, fn -> CubDB.start_link(app, data_dir: "x") end
+    assert_raise ArgumentError, ~r/:name/, fn -> CubDB.start_link(app, name: {:via, A, :b}) end
+  end
+end
