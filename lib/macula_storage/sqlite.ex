@@ -169,7 +169,10 @@ defmodule MaculaStorage.SQLite do
 
     dest = Path.expand(dest)
     start = fn conn -> &Native.sqlite_backup(conn, &1, dest, options.overwrite) end
-    on_conn(target, :backup, options.timeout, start, progress: options.progress)
+
+    with {:ok, _nothing} <-
+           on_conn(target, :backup, options.timeout, start, progress: options.progress),
+         do: :ok
   end
 
   defp run(target, kind, sql, params, options) do
