@@ -254,6 +254,7 @@ defmodule MaculaStorage.SQLiteTest do
 
   test "backup to awkward paths, while writers go on", %{app: app} do
     dir = unique_dir("it's a \"dir\"; DROP")
+
     {:ok, _} =
       SQLite.transaction(app, fn tx ->
         for n <- 1..500, do: :ok = SQLite.execute(tx, "INSERT INTO t VALUES (?, 'v')", [n])
