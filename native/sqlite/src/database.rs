@@ -11,6 +11,7 @@ use crate::writer::{Begin, Job, Writer};
 use crate::{guard, Options, Pinned, Rows, SqliteError, Transaction};
 use macula_core::{Cancel, Clock, Gate, Task};
 use parking_lot::Mutex;
+use std::cell::Cell;
 use std::fmt;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -179,19 +180,16 @@ impl Database {
     /// threads; again is fine. A reply that calls it does not wait for its own thread.
     pub fn close(&self) {
         self.shared.closing.store(true, Ordering::Release);
+        let inside = Inside::enter();
         self.shared.reads.close(CLOSED);
+        // held over the joins, so that a second close returns when the first is done; but a reply that
+        // closes, from a thread that is being joined or from this very call, must not wait for it
+        let threads = if inside.before { self.threads.try_lock() } else { Some(self.threads.lock()) };
+        let Some(mut threads) = threads else { return };
+        std::mem::take(&mut threads.readers).into_iter().for_each(join);
+        // only now the writer's end, since its connection, which tidies up, must be the last one
         self.shared.writes.close(CLOSED);
-        // held over the joins: a second close returns when the first one is done
-        let mut threads = self.threads.lock();
-        // readers first: the last connection, which tidies up, is the writer's
-        let mut handles = std::mem::take(&mut threads.readers);
-        handles.extend(threads.writer.take());
-        for handle in handles {
-            if handle.thread().id() != std::thread::current().id() {
-                // an error is a panic that the thread could not catch; there is nothing left to stop
-                let _ = handle.join();
-            }
-        }
+        threads.writer.take().into_iter().for_each(join);
     }
 
     fn usable(&self) -> Result<(), SqliteError> {
@@ -269,6 +267,39 @@ fn open_writer(shared: &Arc<Shared>) -> Result<Connection, SqliteError> {
     Ok(connection)
 }
 
+thread_local! {
+    static INSIDE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// While it lives, what runs on this thread may be a reply called by us: a thread of some database, or
+/// a caller that is closing one.
+struct Inside {
+    before: bool,
+}
+
+impl Inside {
+    fn enter() -> Self {
+        Self { before: INSIDE.replace(true) }
+    }
+}
+
+impl Drop for Inside {
+    fn drop(&mut self) {
+        INSIDE.set(self.before);
+    }
+}
+
+fn join(handle: JoinHandle<()>) {
+    if handle.thread().id() != std::thread::current().id() {
+        // an error is a panic that the thread could not catch; there is nothing left to stop
+        let _ = handle.join();
+    }
+}
+
 fn spawn(name: &str, path: &Path, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, SqliteError> {
-    Builder::new().name(name.to_owned()).spawn(run).map_err(|error| SqliteError::io(&error, path))
+    let marked = || {
+        let _inside = Inside::enter();
+        run();
+    };
+    Builder::new().name(name.to_owned()).spawn(marked).map_err(|error| SqliteError::io(&error, path))
 }

@@ -87,7 +87,7 @@ impl Writer {
     }
 
     fn turn(&mut self, job: Job) {
-        if let Some(error) = self.shared.poisoned() {
+        if let Some(error) = self.shared.closing_error().or_else(|| self.shared.poisoned()) {
             return job.answer(error);
         }
         match job {

@@ -287,6 +287,29 @@ fn a_reply_that_panics_or_closes_the_database_harms_nobody() {
     assert_eq!(int(&db, "SELECT count(*) FROM t"), 3);
 }
 
+/// The writer's connection must be the last to go, or the files beside the database stay: a reader
+/// that ended later once left them, one close in thirty.
+#[test]
+fn nothing_stays_beside_a_closed_database() {
+    let fixture = Fixture::new();
+    exec(&fixture.open(), "CREATE TABLE t(id INTEGER PRIMARY KEY)");
+    for n in 0..200 {
+        let db = Arc::new(fixture.open());
+        db.run(insert(n)).unwrap();
+        query(&db, "SELECT count(*) FROM t");
+        if n % 2 == 0 {
+            // two threads of the database and one of ours close it at once
+            let (one, other) = (db.clone(), db.clone());
+            let _ = db.submit(Request::query("SELECT 1"), move |_| one.close());
+            let _ = db.submit(Request::execute("DELETE FROM t"), move |_| other.close());
+            db.close();
+        } else {
+            db.close();
+            assert_eq!(fixture.names(), ["app.db"], "round {n}");
+        }
+    }
+}
+
 #[test]
 fn the_gate_holds_commits_back_and_nothing_else() {
     let fixture = Fixture::new();
