@@ -11,6 +11,7 @@ use macula_core::{Kind, SystemChance, SystemClock};
 use macula_store::{App, Base, Options, Owner, Seams, StoreError};
 use parking_lot::Mutex;
 use rustler::{Binary, Encoder, Env, Resource, ResourceArc, Term};
+use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -22,6 +23,8 @@ pub struct Opened {
     pub runtime: Runtime,
     control: Mutex<Option<macula_control::Server>>,
     usage: Mutex<Option<UsageThread>>,
+    /// As it was asked for; the base itself knows where its symlinks lead.
+    path: PathBuf,
 }
 
 /// The thread that counts what other programs wrote.
@@ -65,7 +68,7 @@ fn open(path: &Binary, kv_cache_bytes: usize, usage_interval: Duration) -> Resul
     let path = machine_path(path)?;
     let mut current = CURRENT.lock();
     if let Some(opened) = current.upgrade() {
-        if opened.base.layout().root() == path && !opened.base.is_closed() {
+        if opened.path == path && !opened.base.is_closed() {
             return Ok(opened);
         }
     }
@@ -80,7 +83,7 @@ fn open(path: &Binary, kv_cache_bytes: usize, usage_interval: Duration) -> Resul
     let usage = UsageThread::start(base.clone(), usage_interval).map_err(threads)?;
     let runtime = Runtime::start().map_err(threads)?;
     let (control, usage) = (Mutex::new(Some(control)), Mutex::new(Some(usage)));
-    let opened = Arc::new(Opened { base, runtime, control, usage });
+    let opened = Arc::new(Opened { base, runtime, control, usage, path });
     *current = Arc::downgrade(&opened);
     Ok(opened)
 }

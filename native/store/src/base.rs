@@ -62,7 +62,9 @@ impl Base {
             return Err(refuse(std::io::Error::new(std::io::ErrorKind::InvalidInput, "not an absolute path")));
         }
         let disk = RealDisk::create_at(root).map_err(refuse)?;
-        Self::over(Arc::new(disk), root, options, seams)
+        // SQLite opens by path and follows no symlink in it
+        let root = root.canonicalize().map_err(refuse)?;
+        Self::over(Arc::new(disk), &root, options, seams)
     }
 
     /// As [`Base::open`], over any disk whose tree is also at `root`.
