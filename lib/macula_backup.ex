@@ -56,17 +56,18 @@ defmodule MaculaBackup do
   @spec archive(app, Path.t(), keyword) :: {:ok, map} | failure
   def archive(app, dest, options) do
     format = if String.ends_with?(dest, [".gz", ".tgz"]), do: :gz, else: :zst
-    run(app, dest, Keyword.put_new(options, :format, format))
+    known = [format: {format, {:one_of, [:zst, :gz]}}, cache: {true, :boolean}]
+    run(app, dest, options, Keyword.merge(@options, known))
   end
 
   @doc false
   # As `backup_app/2`, with all that is known of the archive.
   @spec backup(app, keyword) :: {:ok, map} | failure
-  def backup(app, options), do: run(app, nil, options)
+  def backup(app, options), do: run(app, nil, options, @options)
 
-  defp run(app, dest, options) do
+  defp run(app, dest, options, known) do
     app = Options.app!(app)
-    options = Options.validate!(options, @options)
+    options = Options.validate!(options, known)
     native = Map.take(options, [:format, :level, :cache, :verify, :overwrite])
     archive = &Native.archive(&1, &2, app, dest, native, MaculaStorage.rust_ms(options.timeout))
     op = if dest, do: :archive, else: :backup_app

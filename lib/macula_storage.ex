@@ -221,7 +221,7 @@ defmodule MaculaStorage do
   """
   @spec archive(app, Path.t(), keyword) :: {:ok, map} | failure
   def archive(app, dest, options \\ []) do
-    MaculaBackup.archive(app, Path.expand(dest), Keyword.put_new(options, :cache, true))
+    MaculaBackup.archive(app, Path.expand(dest), options)
   end
 
   @doc """

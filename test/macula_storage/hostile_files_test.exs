@@ -157,6 +157,18 @@ defmodule MaculaStorage.HostileFilesTest do
     end
   end
 
+  test "the database, or what it lies in, as a link", %{outside: outside} do
+    for part <- ["data", "data/app.db", "data/app.db-wal"] do
+      app = unique_app()
+      path = Path.join([base_path(), "apps", app, part])
+      File.mkdir_p!(Path.dirname(path))
+      File.ln_s!(if(part == "data", do: outside, else: Path.join(outside, "planted.db")), path)
+      MaculaStorage.SQLite.execute(app, "CREATE TABLE t (n)")
+      MaculaStorage.close_app(app)
+      assert File.ls!(outside) == ["secret"], part
+    end
+  end
+
   test "a fifo or a directory where a file is asked for does not hold anybody", %{
     app: app,
     files: files

@@ -29,20 +29,27 @@ defmodule MaculaStorage.CubDB.Server do
   @doc "The app that a pid, name or app stands for."
   @spec app!(term) :: String.t()
   def app!(pid) when is_pid(pid) do
-    case Registry.lookup(@registry, pid) do
+    case lookup(pid) do
       [{_, app}] -> app
       [] -> raise ArgumentError, "expected an app or a store's pid or name, got: #{inspect(pid)}"
     end
   end
 
   def app!(name) when is_atom(name) or is_binary(name) do
-    case Registry.lookup(@registry, to_string(name)) do
+    case lookup(to_string(name)) do
       [{_, app}] -> app
       [] -> Options.app!(name)
     end
   end
 
   def app!(other), do: Options.app!(other)
+
+  defp lookup(key) do
+    Registry.lookup(@registry, key)
+  rescue
+    # no registry: the application is not running, which the use of the app will tell
+    ArgumentError -> []
+  end
 
   @impl true
   def init({app, name}) do

@@ -2,7 +2,7 @@
 
 use crate::atoms;
 use crate::error::{self, Failure};
-use crate::handle::Handle;
+use crate::handle::{dispose, Handle};
 use crate::options::{app_name, machine_path};
 use crate::reply::Reply;
 use crate::runtime::Runtime;
@@ -12,7 +12,7 @@ use macula_store::{App, Base, Options, Owner, Seams, StoreError};
 use parking_lot::Mutex;
 use rustler::{Binary, Encoder, Env, Resource, ResourceArc, Term};
 use std::path::PathBuf;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// A base with the threads that serve it.
@@ -54,8 +54,9 @@ pub struct OpenApp {
     pub opened: Arc<Opened>,
 }
 
-/// The base of this VM: a supervisor that starts again finds what is still open.
-static CURRENT: Mutex<Weak<Opened>> = Mutex::new(Weak::new());
+/// The base of this VM: a supervisor that starts again finds what is still open. Held, and not only
+/// known, because a base that is being dropped still has its locks: the new one would meet them.
+static CURRENT: Mutex<Option<Arc<Opened>>> = Mutex::new(None);
 
 /// dirty io: use a base directory, creating what is missing of it.
 #[rustler::nif(schedule = "DirtyIo")]
@@ -67,9 +68,9 @@ fn base_open<'a>(env: Env<'a>, path: Binary, kv_cache_bytes: usize, usage_interv
 fn open(path: &Binary, kv_cache_bytes: usize, usage_interval: Duration) -> Result<Arc<Opened>, Failure> {
     let path = machine_path(path)?;
     let mut current = CURRENT.lock();
-    if let Some(opened) = current.upgrade() {
+    if let Some(opened) = &*current {
         if opened.path == path && !opened.base.is_closed() {
-            return Ok(opened);
+            return Ok(opened.clone());
         }
     }
     let pid = std::process::id();
@@ -84,7 +85,9 @@ fn open(path: &Binary, kv_cache_bytes: usize, usage_interval: Duration) -> Resul
     let runtime = Runtime::start().map_err(threads)?;
     let (control, usage) = (Mutex::new(Some(control)), Mutex::new(Some(usage)));
     let opened = Arc::new(Opened { base, runtime, control, usage, path });
-    *current = Arc::downgrade(&opened);
+    if let Some(before) = current.replace(opened.clone()) {
+        dispose(Box::new(before));
+    }
     Ok(opened)
 }
 

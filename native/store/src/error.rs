@@ -55,9 +55,20 @@ pub enum StoreError {
     /// The destination is already there.
     #[error("already there: path={0:?}")]
     Exists(PathBuf),
-    /// Another program has the app's database open, so that it cannot be replaced.
-    #[error("the database is in use by another program: {0}")]
-    DatabaseInUse(String),
+    /// Another OS process has the app's database open, so that it cannot be replaced.
+    #[error("the database is in use by another process: path={path:?} os_pids={pids:?}")]
+    DatabaseInUse {
+        /// The database.
+        path: PathBuf,
+        /// Who has it open.
+        pids: Vec<u32>,
+    },
+    /// Another copy of SQLite in this process has it open.
+    #[error("the database is open in another copy of SQLite in this process: path={0:?}")]
+    OpenedByOtherSqlite(PathBuf),
+    /// The app has no directory.
+    #[error("no such app: {0}")]
+    NoApp(String),
     /// A bad app name.
     #[error(transparent)]
     Name(#[from] NameError),
@@ -91,12 +102,19 @@ impl Kinded for StoreError {
             Self::Closed => Kind::Closed,
             Self::Cancelled => Kind::Cancelled,
             Self::Timeout(_) => Kind::Timeout,
-            Self::Base { source, .. } | Self::Io { source, .. } => io_kind(source),
+            // never an outcome such as "not found": whose base it is must read why
+            Self::Base { source, .. } => match io_kind(source) {
+                Kind::Permission => Kind::Permission,
+                _ => Kind::Io,
+            },
+            Self::Io { source, .. } => io_kind(source),
             Self::Unknown(_) => Kind::UnknownResult,
             Self::NoBackup(_) => Kind::NotFound,
             Self::NotOurs(_) => Kind::Invalid,
             Self::Exists(_) => Kind::Exists,
-            Self::DatabaseInUse(_) => Kind::OpenedByOtherSqlite,
+            Self::DatabaseInUse { .. } => Kind::Invalid,
+            Self::OpenedByOtherSqlite(_) => Kind::OpenedByOtherSqlite,
+            Self::NoApp(_) => Kind::NotFound,
             Self::Name(error) => error.kind(),
             Self::Path(error) => error.kind(),
             Self::Kv(error) => error.kind(),
@@ -112,6 +130,7 @@ impl Kinded for StoreError {
                 "set MACULA_STORAGE_BASE or `config :macula_storage, base_path:` to a directory that this user may write"
                     .into(),
             ),
+            Self::DatabaseInUse { .. } => Some("stop that process, or let it close the database, and try again".into()),
             Self::Kv(error) => error.hint(),
             Self::Sqlite(error) => error.hint(),
             Self::Files(error) => error.hint(),

@@ -1,0 +1,45 @@
+defmodule MaculaStorage.ConfigTest do
+  @moduledoc "Where the configuration comes from, which of two goes first, and what cannot be."
+  use MaculaStorage.Case, async: true
+
+  # In VMs of their own: the configuration is the whole VM's.
+  defp config(env, settings) do
+    base = unique_dir()
+
+    child =
+      ChildVM.start(
+        """
+        for {key, value} <- #{inspect(settings)}, do: Application.put_env(:macula_storage, key, value)
+        env = #{inspect(env)}
+        if env, do: System.put_env("MACULA_STORAGE_BASE", env), else: System.delete_env("MACULA_STORAGE_BASE")
+
+        try do
+          config = MaculaStorage.Config.load()
+          ^config = MaculaStorage.Config.get()
+          IO.puts(Enum.join([config.base_path, config.kv_cache_bytes, config.timeout_ms], " "))
+        rescue
+          error in ArgumentError -> IO.puts(error.message)
+        end
+        """,
+        base: base
+      )
+
+    assert {[line], 0} = ChildVM.rest(child)
+    line
+  end
+
+  test "the environment goes before the configuration, that before the default" do
+    assert config("/from/env", base_path: "/from/config") == "/from/env 16777216 15000"
+    assert config(nil, base_path: "/from/config/../there") == "/from/there 16777216 15000"
+    assert config(nil, []) == "/var/lib/maculaos 16777216 15000"
+    assert config("/b", kv_cache_bytes: 1_000_000, timeout_ms: 5) == "/b 1000000 5"
+  end
+
+  test "values that cannot be are refused by name" do
+    assert config("/b", kv_cache_bytes: 0) =~ "expected kv_cache_bytes to be a positive integer"
+    assert config("/b", timeout_ms: :infinity) =~ "expected timeout_ms"
+    assert config("/b", usage_interval_ms: "1") =~ "expected usage_interval_ms"
+    assert config(nil, base_path: :here) =~ "expected base_path to be a path"
+    assert config("", base_path: "/from/config") =~ "expected base_path to be a path"
+  end
+end
