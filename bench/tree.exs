@@ -27,14 +27,16 @@ defmodule MaculaStorage.Bench.Tree do
         end
       end)
 
-    {_, _, taken} =
-      Enum.reduce(files, {max_bytes, max_files, []}, fn file, {bytes, count, taken} ->
-        if count > 0 and file.size <= bytes and file.size <= max_bytes / 4,
-          do: {bytes - file.size, count - 1, [file | taken]},
-          else: {bytes, count, taken}
-      end)
+    {Enum.sort_by(fitting(files, max_bytes, max_files), & &1.name), Enum.reverse(notes)}
+  end
 
-    {Enum.sort_by(taken, & &1.name), Enum.reverse(notes)}
+  defp fitting(files, max_bytes, max_files) do
+    files
+    |> Enum.reject(&(&1.size > max_bytes / 4))
+    |> Enum.take(max_files)
+    |> Enum.scan({nil, 0}, fn file, {_, bytes} -> {file, bytes + file.size} end)
+    |> Enum.take_while(fn {_file, bytes} -> bytes <= max_bytes end)
+    |> Enum.map(fn {file, _} -> file end)
   end
 
   defp sources do
