@@ -88,7 +88,7 @@ fn perform_here(base: &Arc<Base>, command: &Command, task: &Task) -> Result<Outc
     let outcome = match command {
         Command::Ping => Outcome::Pong { pid: std::process::id() },
         Command::Usage { app, fresh } => {
-            let app = base.app(&name(app)?)?;
+            let app = base.existing_app(&name(app)?)?;
             if *fresh {
                 app.reconcile()?;
             }
@@ -103,7 +103,7 @@ fn perform_here(base: &Arc<Base>, command: &Command, task: &Task) -> Result<Outc
         }
         Command::Backups { app } => Outcome::Backups(base.backups(&name(app)?)?),
         Command::Verify { app } => {
-            base.app(&name(app)?)?.verify(task)?;
+            base.existing_app(&name(app)?)?.verify(task)?;
             Outcome::Verified
         }
     };

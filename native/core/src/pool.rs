@@ -53,10 +53,11 @@ impl Pool {
         })
     }
 
-    /// Take nothing more, finish what is queued, join the threads. Not from one of them.
+    /// Take nothing more, finish what is queued, join the threads (but the one that calls this).
     pub fn stop(&self) {
         self.queue.lock().take();
-        for worker in self.workers.lock().drain(..) {
+        let own = std::thread::current().id();
+        for worker in self.workers.lock().drain(..).filter(|worker| worker.thread().id() != own) {
             let _ = worker.join();
         }
     }

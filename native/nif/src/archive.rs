@@ -90,9 +90,16 @@ fn perform<'a>(
         Err(failure) => return failure.encode(env),
     };
     let job_base = opened.base.clone();
-    opened.runtime.long(env, reference, move |reply| {
+    // what is answered from memory does not wait behind backups
+    let quick = matches!(command, Command::Usage { fresh: false, .. } | Command::Backups { .. });
+    let job = move |reply: Reply| {
         with_progress(reply, |task| macula_control::perform(&job_base, &command, deadline, task).map(Answer));
-    })
+    };
+    if quick {
+        opened.runtime.io(env, reference, job)
+    } else {
+        opened.runtime.long(env, reference, job)
+    }
 }
 
 /// Run a long work that tells its progress, and send its result.

@@ -18,6 +18,8 @@ pub struct Call {
     state: AtomicU8,
     cancel: Cancel,
     monitor: Mutex<Option<Monitor>>,
+    /// Held while progress is being sent, for microseconds.
+    telling: Mutex<()>,
 }
 
 #[rustler::resource_impl]
@@ -33,7 +35,7 @@ impl Call {
     /// A pending call of the process that calls this NIF, cancelled when that process dies.
     pub fn of_caller(env: Env) -> ResourceArc<Call> {
         let state = AtomicU8::new(PENDING);
-        let call = ResourceArc::new(Call { state, cancel: Cancel::new(), monitor: Mutex::new(None) });
+        let call = ResourceArc::new(Call { state, cancel: Cancel::new(), monitor: Mutex::new(None), telling: Mutex::new(()) });
         let monitor = env.monitor(&call, &env.pid());
         *call.monitor.lock() = monitor;
         call
@@ -47,6 +49,14 @@ impl Call {
     /// Whether nobody waits any more.
     pub fn is_cancelled(&self) -> bool {
         self.state.load(Ordering::Acquire) == CANCELLED
+    }
+
+    /// Send a message on the way, unless nobody waits. Once [`Call::give_up`] returned, none is sent.
+    pub fn tell(&self, send: impl FnOnce()) {
+        let _telling = self.telling.lock();
+        if !self.is_cancelled() {
+            send();
+        }
     }
 
     /// Claim the right to send the one reply.
@@ -63,6 +73,8 @@ impl Call {
         let cancelled = self.state.compare_exchange(PENDING, CANCELLED, Ordering::AcqRel, Ordering::Acquire);
         if cancelled.is_ok() {
             self.cancel.cancel();
+            // a message that is being sent is in the mailbox when the caller empties it
+            drop(self.telling.lock());
         }
         cancelled != Err(REPLIED)
     }

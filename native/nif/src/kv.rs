@@ -58,9 +58,17 @@ impl Resource for TxHandle {
 
     fn down<'a>(&'a self, _env: Env<'a>, _pid: LocalPid, _monitor: Monitor) {
         if let Some(tx) = self.0.take() {
-            tx.cancel();
-            dispose(Box::new(tx));
+            dispose(Box::new(Abandoned(tx)));
         }
+    }
+}
+
+/// A transaction whose owner died: aborted on the closer thread, because that frees what it wrote.
+struct Abandoned(Arc<Tx>);
+
+impl Drop for Abandoned {
+    fn drop(&mut self) {
+        self.0.cancel();
     }
 }
 
@@ -85,11 +93,20 @@ impl Source {
         }
     }
 
-    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, KvError> {
+    /// What `look` makes of the value of a key, without a copy where there is none.
+    fn get_with<T>(&self, key: &[u8], look: impl FnOnce(&[u8]) -> T) -> Result<Option<T>, KvError> {
         match self {
-            Source::Store(store) => store.get(key),
-            Source::Snapshot(snapshot) => snapshot.get(key),
-            Source::Tx(tx) => tx.get(key),
+            Source::Store(store) => store.get_with(key, look),
+            Source::Snapshot(snapshot) => snapshot.get_with(key, look),
+            Source::Tx(tx) => Ok(tx.get(key)?.map(|value| look(&value))),
+        }
+    }
+
+    /// One instant, for reads that must agree.
+    fn pinned(self) -> Result<Self, KvError> {
+        match self {
+            Source::Store(store) => store.snapshot().map(Source::Snapshot),
+            pinned => Ok(pinned),
         }
     }
 
@@ -124,33 +141,30 @@ fn kv_open<'a>(env: Env<'a>, app: ResourceArc<AppHandle>, reference: Term<'a>) -
 /// dirty io: the value of a key.
 #[rustler::nif(schedule = "DirtyIo")]
 fn kv_get<'a>(env: Env<'a>, source: Term<'a>, key: Binary) -> Term<'a> {
-    match read(source, &key) {
-        Ok(Some(value)) => value_term(env, &value),
+    let read = || -> Result<Option<Term<'a>>, Failure> {
+        let source = Source::of(source)?;
+        let key = macula_term::encode(key.as_slice())?;
+        Ok(source.get_with(&key, |value| value_term(env, value))?)
+    };
+    match read() {
+        Ok(Some(term)) => term,
         Ok(None) => Failure::outcome(Kind::NotFound).encode(env),
         Err(failure) => failure.encode(env),
     }
 }
 
-fn read(source: Term, key: &Binary) -> Result<Option<Vec<u8>>, Failure> {
-    let source = Source::of(source)?;
-    Ok(source.get(&macula_term::encode(key.as_slice())?)?)
-}
-
-/// dirty io: the values of several keys, nil where there is none.
+/// dirty io: the values of several keys at one instant, nil where there is none.
 #[rustler::nif(schedule = "DirtyIo")]
 fn kv_get_many<'a>(env: Env<'a>, source: Term<'a>, keys: Vec<Binary>) -> Term<'a> {
-    let read = || -> Result<Vec<Option<Vec<u8>>>, Failure> {
-        let source = Source::of(source)?;
-        keys.iter().map(|key| Ok(source.get(&macula_term::encode(key.as_slice())?)?)).collect()
-    };
-    let terms = read().map(|values| {
-        let term = |value: &Option<Vec<u8>>| match value {
-            Some(value) => value_term(env, value),
-            None => atoms::nil().encode(env),
+    let read = || -> Result<Vec<Option<Term<'a>>>, Failure> {
+        let source = Source::of(source)?.pinned()?;
+        let value = |key: &Binary| {
+            let key = macula_term::encode(key.as_slice())?;
+            Ok(source.get_with(&key, |value| value_term(env, value))?)
         };
-        values.iter().map(term).collect::<Vec<_>>()
-    });
-    error::result(env, terms)
+        keys.iter().map(value).collect()
+    };
+    error::result(env, read())
 }
 
 /// dirty io: how many entries there are.
@@ -348,8 +362,8 @@ fn kv_tx_write<'a>(env: Env<'a>, tx: ResourceArc<TxHandle>, ops: Vec<Term<'a>>) 
     error::done(env, write())
 }
 
-/// own thread: make a transaction's writes durable.
-#[rustler::nif]
+/// own thread: make a transaction's writes durable; they are gathered on a dirty scheduler.
+#[rustler::nif(schedule = "DirtyCpu")]
 fn kv_tx_commit<'a>(env: Env<'a>, tx: ResourceArc<TxHandle>, reference: Term<'a>) -> Term<'a> {
     let Some(tx) = tx.0.take() else {
         return Failure::outcome(Kind::Closed).encode(env);
@@ -359,8 +373,8 @@ fn kv_tx_commit<'a>(env: Env<'a>, tx: ResourceArc<TxHandle>, reference: Term<'a>
     term
 }
 
-/// memory: forget a transaction's writes; after a commit this changes nothing.
-#[rustler::nif]
+/// dirty io: forget a transaction's writes; after a commit this changes nothing.
+#[rustler::nif(schedule = "DirtyIo")]
 fn kv_tx_abort(tx: ResourceArc<TxHandle>) -> Atom {
     abort(&tx);
     atoms::ok()

@@ -46,11 +46,8 @@ impl Reply {
 
     /// A message `{ref, {progress, value}}` on the way; the reply is still owed.
     pub fn send_progress(&self, encode: impl for<'a> Fn(Env<'a>) -> Term<'a>) {
-        if self.call.is_cancelled() {
-            return;
-        }
         let Some(owned) = &self.env else { return };
-        stop::unless_stopped(|| {
+        let send = || {
             // an environment of its own: sending clears it, and the reference must survive
             let reference = owned.run(|env| self.reference.load(env).to_binary());
             let mut message = OwnedEnv::new();
@@ -60,7 +57,8 @@ impl Reply {
                 let reference = reference.map_or_else(|| atoms::nil().encode(env), |(term, _)| term);
                 (reference, (atoms::progress(), encode(env)))
             });
-        });
+        };
+        self.call.tell(|| stop::unless_stopped(send));
     }
 
     fn send_once(&mut self, encode: impl for<'a> FnOnce(Env<'a>) -> Term<'a>) {

@@ -74,6 +74,32 @@ fn sqlite_run<'a>(
     kind: Atom,
     timeout_ms: u64,
 ) -> Term<'a> {
+    run(env, target, reference, sql, params, kind, timeout_ms)
+}
+
+/// own thread: as `sqlite_run`; large arguments are copied on a dirty scheduler.
+#[rustler::nif(schedule = "DirtyCpu")]
+fn sqlite_run_large<'a>(
+    env: Env<'a>,
+    target: Term<'a>,
+    reference: Term<'a>,
+    sql: Binary<'a>,
+    params: (Atom, Vec<Term<'a>>),
+    kind: Atom,
+    timeout_ms: u64,
+) -> Term<'a> {
+    run(env, target, reference, sql, params, kind, timeout_ms)
+}
+
+fn run<'a>(
+    env: Env<'a>,
+    target: Term<'a>,
+    reference: Term<'a>,
+    sql: Binary<'a>,
+    params: (Atom, Vec<Term<'a>>),
+    kind: Atom,
+    timeout_ms: u64,
+) -> Term<'a> {
     let request = match request(&sql, params, kind, timeout_ms) {
         Ok(request) => request,
         Err(failure) => return failure.encode(env),
@@ -224,7 +250,10 @@ fn value<'a>(env: Env<'a>, value: &Value) -> Term<'a> {
     match value {
         Value::Null => atoms::nil().encode(env),
         Value::Integer(integer) => integer.encode(env),
-        Value::Real(real) => real.encode(env),
+        // the BEAM has no infinite floats: handing one over would end the VM
+        Value::Real(real) if real.is_finite() => real.encode(env),
+        Value::Real(real) if *real > 0.0 => atoms::infinity().encode(env),
+        Value::Real(_) => atoms::neg_infinity().encode(env),
         Value::Text(bytes) | Value::Blob(bytes) => Bytes(bytes.clone()).encode(env),
     }
 }

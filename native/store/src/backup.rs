@@ -103,7 +103,7 @@ impl Base {
         task: &Task,
     ) -> Result<BackupInfo, StoreError> {
         let dir = self.layout.absolute(&RelPath::literal(BACKUPS));
-        let app = self.app(name)?;
+        let app = self.existing_app(name)?;
         let _turn = app.turns().archive(task)?;
         let mut at_us = self.seams.clock.wall_ms() * 1000;
         loop {
@@ -127,7 +127,7 @@ impl Base {
         options: &BackupOptions,
         task: &Task,
     ) -> Result<BackupInfo, StoreError> {
-        let app = self.app(name)?;
+        let app = self.existing_app(name)?;
         let _turn = app.turns().archive(task)?;
         self.write_archive(&app, dest, options, self.seams.clock.wall_ms() * 1000, task)
     }

@@ -121,6 +121,17 @@ impl Base {
         self.apps.write().turns.entry(name.clone()).or_default().clone()
     }
 
+    /// As [`Base::app`], for an app that is there: asking about a name must not make an app of it.
+    ///
+    /// # Errors
+    /// [`StoreError::NoApp`] when it has no directory.
+    pub fn existing_app(&self, name: &AppName) -> Result<Arc<App>, StoreError> {
+        if self.app_if_open(name).is_none() && !self.is_dir(&Layout::app(name)) {
+            return Err(StoreError::NoApp(name.to_string()));
+        }
+        self.app(name)
+    }
+
     /// The app, if this process has it open.
     pub fn app_if_open(&self, name: &AppName) -> Option<Arc<App>> {
         self.apps.read().open.get(name).cloned()

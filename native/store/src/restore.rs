@@ -44,8 +44,8 @@ impl Base {
     /// Replace the app's directory by what the archive at `path` holds.
     ///
     /// # Errors
-    /// Before the exchange every error leaves the app as it was. [`StoreError::DatabaseInUse`] when
-    /// another program has the app's database open.
+    /// Before the exchange every error leaves the app as it was. [`StoreError::DatabaseInUse`] and
+    /// [`StoreError::OpenedByOtherSqlite`] when another program has the app's database open.
     pub fn restore(
         self: &Arc<Self>,
         name: &AppName,
@@ -127,14 +127,13 @@ impl Base {
 fn refuse_if_in_use(database: &Path) -> Result<(), StoreError> {
     let failed = |e| StoreError::io("look for users of", database, e);
     if guard::opened_elsewhere(database).map_err(failed)? {
-        return Err(StoreError::DatabaseInUse(format!("path={database:?}, another copy of SQLite in this process")));
+        return Err(StoreError::OpenedByOtherSqlite(database.to_owned()));
     }
-    let holders = guard::other_processes(database).map_err(failed)?;
-    if holders.is_empty() {
+    let pids = guard::other_processes(database).map_err(failed)?;
+    if pids.is_empty() {
         return Ok(());
     }
-    let holders: Vec<_> = holders.iter().map(u32::to_string).collect();
-    Err(StoreError::DatabaseInUse(format!("path={database:?}, os_pid={}", holders.join(","))))
+    Err(StoreError::DatabaseInUse { path: database.to_owned(), pids })
 }
 
 fn check_origin(name: &AppName, unpacked: &Unpacked, options: &RestoreOptions) -> Result<(), StoreError> {
