@@ -5,7 +5,7 @@
 -export([app_data_path/1, app_uploads_path/1, app_cache_path/1, ensure_app_dirs/1, list_apps/0]).
 -export([close_app/1, app_owner/1, app_quota/1, app_usage/1, app_usage/2]).
 -export([data_put/3, data_put/4, data_get/2, data_get/3, data_delete/2, data_fold/4]).
--export([file_write/3, file_write/4, file_read/2, file_read/3, file_delete/2, file_list/1, file_list/2, file_stat/2]).
+-export([file_write/3, file_write/4, file_read/2, file_read/3, file_delete/2, file_delete/3, file_list/1, file_list/2, file_stat/2]).
 -export([archive/2, archive/3, restore/2, restore/3]).
 
 -define(M, 'Elixir.MaculaStorage').
@@ -36,6 +36,7 @@ file_write(App, Name, Content, Options) -> ?M:file_write(App, Name, Content, Opt
 file_read(App, Name) -> ?M:file_read(App, Name).
 file_read(App, Name, Options) -> ?M:file_read(App, Name, Options).
 file_delete(App, Name) -> ?M:file_delete(App, Name).
+file_delete(App, Name, Options) -> ?M:file_delete(App, Name, Options).
 file_list(App) -> ?M:file_list(App).
 file_list(App, Options) -> ?M:file_list(App, Options).
 file_stat(App, Name) -> ?M:file_stat(App, Name).

@@ -1,0 +1,64 @@
+defmodule MaculaStorage.ErlangFacadeTest do
+  @moduledoc "The Erlang modules, used from a real Erlang module, are the Elixir ones under the same names."
+  use MaculaStorage.Case, async: true
+
+  @source "test/support/facade_user.erl"
+
+  setup_all do
+    # no file of it stays
+    {:ok, module, beam} = :compile.file(to_charlist(@source), [:binary, :return_errors])
+    {:module, ^module} = :code.load_binary(module, to_charlist(@source), beam)
+
+    on_exit(fn ->
+      :code.purge(module)
+      :code.delete(module)
+    end)
+
+    %{user: module}
+  end
+
+  test "every tier from Erlang", %{user: user} do
+    app = unique_app()
+    dir = unique_dir()
+
+    on_exit(fn ->
+      for %{path: path} <- MaculaBackup.list_backups(app, details: true), do: File.rm!(path)
+    end)
+
+    assert :ok = apply(user, :directories, [app])
+    assert :ok = apply(user, :key_value, [app])
+    assert :ok = apply(user, :files, [app])
+    assert :ok = apply(user, :backups, [app])
+    assert :ok = apply(user, :archives, [app, Path.join(dir, "a.tar.gz")])
+    assert :ok = apply(user, :misuse, [app])
+  end
+
+  test "atoms are apps as well", %{user: user} do
+    assert :ok = apply(user, :atoms, [:erlang_facade_atom])
+    MaculaStorage.close_app(:erlang_facade_atom)
+    File.rm_rf!(Path.dirname(MaculaStorage.app_data_path(:erlang_facade_atom)))
+  end
+
+  # Streams are for Elixir; Erlang folds. MeshFS, state and the rest come with their tiers.
+  @elixir_only [data_select: 1, data_select: 2, file_stream!: 2, file_stream!: 3]
+
+  test "nothing of the front doors is missing" do
+    for {erlang, elixir, own} <- [
+          {:macula_storage, MaculaStorage, [data_fold: 4]},
+          {:macula_backup, MaculaBackup, []}
+        ] do
+      there = erlang.module_info(:exports) -- [module_info: 0, module_info: 1]
+      assert Enum.sort(there -- own) == Enum.sort(documented(elixir) -- @elixir_only)
+    end
+  end
+
+  # With every arity that defaults give.
+  defp documented(module) do
+    {:docs_v1, _, _, _, _, _, docs} = Code.fetch_docs(module)
+
+    for {{:function, name, arity}, _, _, doc, meta} <- docs,
+        doc != :hidden,
+        n <- (arity - Map.get(meta, :defaults, 0))..arity,
+        do: {name, n}
+  end
+end
