@@ -4,6 +4,7 @@
 //! many threads and read once.
 
 use macula_core::{DiskFile, RelPath};
+use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -134,10 +135,25 @@ pub struct UnpackOptions {
     pub foreign: bool,
     /// Threads that decompress and write, 1 to 64.
     pub workers: usize,
+    /// Told of each file that was written, with its BLAKE3, before anything is synced.
+    pub written: Option<Written>,
+}
+
+/// What a caller does with a file that was unpacked.
+#[derive(Clone)]
+pub struct Written(pub WrittenFn);
+
+/// Path below the top directory, the file, BLAKE3 of its content. Called from many threads.
+pub type WrittenFn = Arc<dyn Fn(&RelPath, &dyn DiskFile, &[u8; 32]) -> io::Result<()> + Send + Sync>;
+
+impl fmt::Debug for Written {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Written")
+    }
 }
 
 impl Default for UnpackOptions {
     fn default() -> Self {
-        Self { bytes_max: u64::MAX, entries_max: u64::MAX, foreign: false, workers: workers_default() }
+        Self { bytes_max: u64::MAX, entries_max: u64::MAX, foreign: false, workers: workers_default(), written: None }
     }
 }

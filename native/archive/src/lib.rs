@@ -26,7 +26,7 @@ mod walk;
 
 pub use error::ArchiveError;
 pub use head::{peek, Head, VERSION};
-pub use item::{workers_default, Format, Item, PackOptions, Source, Tree, UnpackOptions};
+pub use item::{workers_default, Format, Item, PackOptions, Source, Tree, UnpackOptions, Written, WrittenFn};
 pub use manifest::{ManifestEntry, ManifestKind, Remark, Totals};
 pub use pack::{pack, Packed};
 pub use slices::SLICE;

@@ -22,9 +22,6 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
-/// Bytes of archive after which they are sent to the disk while packing goes on.
-const FLUSH_BYTES: usize = 16 << 20;
-
 /// What was packed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Packed {
@@ -71,11 +68,7 @@ pub fn pack(
             spawned.map_err(io_at("starting a thread", b""))?;
         }
         drop((taken, answer));
-        let (flush, flushes) = crossbeam_channel::bounded(1);
-        let thread = std::thread::Builder::new().name("macula-flush".to_owned());
-        let flusher = thread.spawn_scoped(scope, move || flushes.iter().try_for_each(|()| out.sync_data()));
-        let flusher = flusher.map_err(io_at("starting a thread", b""))?;
-        let mut writer = Writer::new(out, options, shared, flush)?;
+        let mut writer = Writer::new(out, options, shared)?;
         let window = workers as u64 * 3;
         let mut plan = Plan::new(head, items, tree);
         writer.drive(&jobs, &answers, window, &mut || plan.next())?;
@@ -83,11 +76,7 @@ pub fn pack(
         let mut manifest = writer.manifest_jobs()?;
         writer.drive(&jobs, &answers, window, &mut || manifest.next().transpose())?;
         drop(jobs);
-        let packed = writer.finish(options)?;
-        // told here or never: the kernel reports a failed write to one sync only
-        let flushed = flusher.join().unwrap_or_else(|_| Err(io::Error::other("the flusher panicked")));
-        flushed.map_err(io_at("writing the archive", b""))?;
-        Ok(packed)
+        writer.finish(options)
     })
 }
 
@@ -127,13 +116,10 @@ struct Writer<'a> {
     bytes_tar: u64,
     bytes_total: u64,
     manifest_blake3: [u8; 32],
-    /// Asks for what was written to be brought to the disk, so that the caller's sync finds little.
-    flush: Sender<()>,
-    unflushed: usize,
 }
 
 impl<'a> Writer<'a> {
-    fn new(out: &'a dyn DiskFile, options: &PackOptions, shared: &'a Shared<'a>, flush: Sender<()>) -> Result<Self> {
+    fn new(out: &'a dyn DiskFile, options: &PackOptions, shared: &'a Shared<'a>) -> Result<Self> {
         Ok(Self {
             out,
             shared,
@@ -144,8 +130,6 @@ impl<'a> Writer<'a> {
             bytes_tar: 0,
             bytes_total: options.bytes_total,
             manifest_blake3: [0; 32],
-            flush,
-            unflushed: 0,
         })
     }
 
@@ -207,10 +191,6 @@ impl<'a> Writer<'a> {
         if done.len > 0 {
             self.out.write_all_at(&done.packed, self.index.end()).map_err(io_at("writing the archive", b""))?;
             self.index.push(done.kind, done.packed.len(), done.len);
-            self.unflushed += done.packed.len();
-            if self.unflushed >= FLUSH_BYTES && self.flush.try_send(()).is_ok() {
-                self.unflushed = 0;
-            }
         }
         self.bytes_tar += done.len as u64;
         self.manifest.push(&done.lines)?;

@@ -70,7 +70,8 @@ pub(crate) fn place_groups(
 
 impl Shared<'_> {
     fn serve(&self) {
-        let mut worker = Worker { shared: self, hand: Hand::new(self.place), frames: Frames::new(self.format) };
+        let mut worker =
+            Worker { shared: self, hand: Hand::new(self.place), frames: Frames::new(self.format, self.groups) };
         loop {
             let number = self.next.fetch_add(1, Ordering::AcqRel);
             if number >= self.groups.len() || self.state.lock().stopped {
@@ -172,14 +173,19 @@ struct Frames {
 }
 
 impl Frames {
-    fn new(format: Format) -> Self {
-        Self { unpacker: Unpacker::new(format), packed: Vec::new(), raw: Vec::new() }
+    /// For these groups, with room for the longest: growing step by step would touch new pages again
+    /// and again.
+    fn new(format: Format, groups: &[Group]) -> Self {
+        let packed_len = groups.iter().map(|group| group.packed_len).max().unwrap_or(0);
+        let len = groups.iter().map(|group| group.len).max().unwrap_or(0);
+        let (packed, raw) = (vec![0; packed_len], Vec::with_capacity(len));
+        Self { unpacker: Unpacker::new(format), packed, raw }
     }
 
     fn read(&mut self, archive: &dyn DiskFile, group: &Group) -> Result<&[u8]> {
-        self.packed.resize(group.packed_len, 0);
-        archive.read_exact_at(&mut self.packed, group.offset).map_err(io_at("reading the archive", b""))?;
-        self.unpacker.unpack(&self.packed, group.len, &mut self.raw)?;
+        let packed = &mut self.packed[..group.packed_len];
+        archive.read_exact_at(packed, group.offset).map_err(io_at("reading the archive", b""))?;
+        self.unpacker.unpack(packed, group.len, &mut self.raw)?;
         Ok(&self.raw)
     }
 }
@@ -195,8 +201,8 @@ pub(crate) struct GroupRead<'a> {
 impl<'a> GroupRead<'a> {
     /// The groups of the manifest.
     pub(crate) fn manifest(archive: &'a Arc<dyn DiskFile>, format: Format, index: &'a Index) -> Self {
-        let groups = index.groups[index.manifest()..].iter();
-        Self { archive: &**archive, groups, frames: Frames::new(format), at: 0 }
+        let groups = &index.groups[index.manifest()..];
+        Self { archive: &**archive, groups: groups.iter(), frames: Frames::new(format, groups), at: 0 }
     }
 }
 

@@ -12,7 +12,7 @@ use crate::item::UnpackOptions;
 use crate::manifest::{digest_of, ManifestEntry};
 use crate::names::{Links, Names};
 use crate::slices::{slice_count, slice_len, slice_value, SliceHash, SLICE};
-use macula_core::{Disk, DiskFile, Open, Progress, RelPath, Task};
+use macula_core::{Disk, DiskFile, Progress, RelPath, Task};
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -260,11 +260,11 @@ impl<'p, 'a> Hand<'p, 'a> {
                 let content = input.take(meta.len as usize)?;
                 let hash = blake3::hash(content);
                 if let Some(dest) = dest {
-                    let file = self.create(dest, &path)?;
+                    let file = self.create(dest, &path, meta.mode)?;
                     if !content.is_empty() {
                         file.write_all_at(content, 0).map_err(io_at("writing a file", path.as_bytes()))?;
                     }
-                    finish_file(&*file, &path, &meta)?;
+                    self.finish_file(&*file, &path, &meta, hash.as_bytes())?;
                 }
                 input.take(header::padding(meta.len))?;
                 Some(hash)
@@ -277,7 +277,7 @@ impl<'p, 'a> Hand<'p, 'a> {
     pub(crate) fn begin_large(&mut self, meta: Meta) -> Result<LargePlace> {
         let Some(path) = self.place.admit(&meta, &mut self.beside)? else { return refused("empty", &meta.path) };
         let file = match self.place.writes(&path) {
-            Some(dest) => Some(self.create(dest, &path)?),
+            Some(dest) => Some(self.create(dest, &path, meta.mode)?),
             None => None,
         };
         Ok(LargePlace { path, meta, file, hash: Mutex::default() })
@@ -293,17 +293,28 @@ impl<'p, 'a> Hand<'p, 'a> {
         let mut hash = large.hash.lock();
         let complete = hash.add(index, value) == slice_count(large.meta.len);
         if complete {
+            let hash = hash.finish();
             if let Some(file) = &large.file {
-                finish_file(&**file, &large.path, &large.meta)?;
+                self.finish_file(&**file, &large.path, &large.meta, &hash)?;
             }
-            self.place.seal(&large.path, &large.meta, Some(&hash.finish()));
+            self.place.seal(&large.path, &large.meta, Some(&hash));
         }
         Ok(complete)
     }
 
-    fn create(&mut self, dest: &Arc<dyn Disk>, path: &RelPath) -> Result<Arc<dyn DiskFile>> {
+    /// The time last: writing would set it.
+    fn finish_file(&self, file: &dyn DiskFile, path: &RelPath, meta: &Meta, hash: &[u8; 32]) -> Result<()> {
+        let set = file.set_mtime(i128::from(meta.mtime_ns));
+        set.map_err(io_at("setting a file's time", path.as_bytes()))?;
+        match &self.place.options.written {
+            Some(written) => (written.0)(path, file, hash).map_err(io_at("marking a file", path.as_bytes())),
+            None => Ok(()),
+        }
+    }
+
+    fn create(&mut self, dest: &Arc<dyn Disk>, path: &RelPath, mode: u32) -> Result<Arc<dyn DiskFile>> {
         let (dir, name) = self.parent(dest, path)?;
-        dir.open(&name, Open::CreateNew).map_err(io_at("creating a file", path.as_bytes()))
+        dir.create(&name, kept(mode)).map_err(io_at("creating a file", path.as_bytes()))
     }
 
     /// The open directory that holds `path`, made when it is not there, and the last component.
@@ -334,10 +345,4 @@ impl<'p, 'a> Hand<'p, 'a> {
         self.dirs.insert(path.as_bytes().to_vec(), Arc::clone(&dir));
         Ok(dir)
     }
-}
-
-/// The time last: writing and changing the mode would set it.
-fn finish_file(file: &dyn DiskFile, path: &RelPath, meta: &Meta) -> Result<()> {
-    file.set_mode(kept(meta.mode)).map_err(io_at("setting a file's mode", path.as_bytes()))?;
-    file.set_mtime(i128::from(meta.mtime_ns)).map_err(io_at("setting a file's time", path.as_bytes()))
 }

@@ -79,6 +79,12 @@ pub struct Space {
 pub trait Disk: Send + Sync + Debug {
     /// Open or create a file.
     fn open(&self, path: &RelPath, how: Open) -> io::Result<Arc<dyn DiskFile>>;
+    /// [`Open::CreateNew`] with permission bits: one call where the disk can.
+    fn create(&self, path: &RelPath, mode: u32) -> io::Result<Arc<dyn DiskFile>> {
+        let file = self.open(path, Open::CreateNew)?;
+        file.set_mode(mode)?;
+        Ok(file)
+    }
     /// As `lstat`.
     fn stat(&self, path: &RelPath) -> io::Result<Stat>;
     /// Names in a directory, sorted.

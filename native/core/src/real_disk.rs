@@ -94,6 +94,16 @@ impl Disk for RealDisk {
         }
     }
 
+    fn create(&self, path: &RelPath, mode: u32) -> io::Result<Arc<dyn DiskFile>> {
+        let flags = OFlags::NOFOLLOW | OFlags::RDWR | OFlags::CREATE | OFlags::EXCL;
+        let file = RealFile(self.open_fd(path.as_path(), flags, Mode::from_raw_mode(mode & 0o7777))?.into());
+        // the process's umask may have taken bits away
+        if file.stat()?.mode != mode & 0o7777 {
+            file.set_mode(mode)?;
+        }
+        Ok(Arc::new(file))
+    }
+
     fn stat(&self, path: &RelPath) -> io::Result<Stat> {
         self.at_parent(path, |dir, name| Ok(to_stat(&fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?)))
     }
