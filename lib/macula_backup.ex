@@ -23,7 +23,7 @@ defmodule MaculaBackup do
     verify: {true, :boolean},
     overwrite: {false, :boolean},
     timeout: {:infinity, :timeout},
-    progress: {nil, :any}
+    progress: {nil, :progress}
   ]
 
   @doc """
@@ -93,7 +93,7 @@ defmodule MaculaBackup do
         from_other_app: {false, :boolean},
         bytes_max: {nil, :positive},
         timeout: {:infinity, :timeout},
-        progress: {nil, :any}
+        progress: {nil, :progress}
       )
 
     native = Map.take(options, [:foreign, :from_other_app, :bytes_max])
@@ -136,6 +136,8 @@ defmodule MaculaBackup do
   end
 
   defp path(tarball) do
+    tarball = IO.chardata_to_string(tarball)
+
     if Path.basename(tarball) == tarball do
       Path.join([Config.get().base_path, "backups", tarball])
     else

@@ -91,8 +91,11 @@ defmodule MaculaStorage do
   found by a walk in the background, every `usage_interval_ms` at most; see `app_usage/2`. Raises
   `MaculaStorage.Error` when the app cannot be opened.
 
-  Cost: no walk; asks the owner when another OS process owns the app.
+  Cost: no walk, but at the first opening; asks the owner when another OS process owns the app. An app
+  without a directory raises (kind `:not_found`).
 
+      iex> MaculaStorage.ensure_app_dirs(:quota_doc)
+      :ok
       iex> is_integer(MaculaStorage.app_quota(:quota_doc))
       true
   """
@@ -124,7 +127,8 @@ defmodule MaculaStorage do
   ## Tier 2: key-value
 
   @doc """
-  Writes an entry into an app's key-value store. Keys and values are any terms.
+  Writes an entry into an app's key-value store. Keys and values are any terms. A store's name, as
+  given to `MaculaStorage.CubDB.start_link/2`, does as well as the app's.
 
   Durability: `:ok` means synced. Cost: one sync, shared with writers that come together. Errors: see
   `MaculaStorage.CubDB`. Options: none yet.

@@ -296,7 +296,10 @@ defmodule MaculaBackupTest do
     end
   end
 
-  test "an empty app", %{app: app} do
+  test "an empty app, and none", %{app: app} do
+    # asking for a backup must not make an app of a mistyped name
+    assert {:error, :not_found} = MaculaBackup.backup_app(app)
+    :ok = MaculaStorage.ensure_app_dirs(app)
     {:ok, tarball} = MaculaBackup.backup_app(app)
     :ok = MaculaStorage.data_put(app, :a, 1)
     assert :ok = MaculaBackup.restore_app(app, tarball)

@@ -3,7 +3,8 @@ defmodule MaculaStorage.Apps do
   # The apps that this VM has opened, and their connections: opened on first use, kept in ETS for
   # readers, closed when the application stops.
   #
-  # Invariant: this process opens and closes; everyone else reads handles from the table.
+  # Invariant: the table only ever saves an opening. Rust answers everyone who opens an app with the
+  # same one, and a handle that answers `:closed` is taken out of the table.
 
   use GenServer, shutdown: 70_000
 
@@ -17,26 +18,64 @@ defmodule MaculaStorage.Apps do
 
   @doc "The base directory's handle, opened on first use."
   @spec base() :: {:ok, reference} | {:error, term}
-  def base, do: lookup(:base, fn -> ask({:open, :base}) end)
+  def base, do: lookup(:base, &ask_base/0)
 
-  @doc "An app's handle, opened on first use."
+  @doc "An app's handle, opened on first use, in the caller: opening one app waits for no other."
   @spec app(String.t()) :: {:ok, reference} | {:error, term}
-  def app(name), do: lookup({:app, name}, fn -> ask({:open, {:app, name}}) end)
+  def app(name) do
+    lookup({:app, name}, fn ->
+      with {:ok, base} <- base() do
+        Call.run(&Native.app_open(base, &1, name), op: :open, app: name, timeout: @open_ms)
+      end
+    end)
+  end
 
-  @doc "An app's SQLite connection, opened on first use."
+  @doc "An app's SQLite connection, opened on first use, in the caller."
   @spec conn(String.t()) :: {:ok, reference} | {:error, term}
-  def conn(name), do: lookup({:conn, name}, fn -> ask({:open, {:conn, name}}) end)
+  def conn(name) do
+    lookup({:conn, name}, fn ->
+      with_app(name, fn app ->
+        Call.run(&Native.sqlite_open(app, &1), op: :open, app: name, timeout: @open_ms)
+      end)
+    end)
+  end
 
-  @doc "Forget a connection that answered `:closed`: a restore closed it."
-  @spec forget_conn(String.t(), reference) :: :ok
-  def forget_conn(name, conn) do
-    :ets.match_delete(@table, {{:conn, name}, conn})
-    :ok
+  @doc """
+  Runs `use` with an app's handle. `{:error, :closed}` means that nothing was done, because a restore
+  or `close_app/1` came between: once more then, with a fresh handle.
+  """
+  @spec with_app(String.t(), (reference -> result)) :: result | {:error, term} when result: any
+  def with_app(name, use), do: with_handle({:app, name}, fn -> app(name) end, use)
+
+  @doc "As `with_app/2`, with the app's SQLite connection."
+  @spec with_conn(String.t(), (reference -> result)) :: result | {:error, term} when result: any
+  def with_conn(name, use), do: with_handle({:conn, name}, fn -> conn(name) end, use)
+
+  defp with_handle(key, get, use) do
+    with {:ok, handle} <- get.() do
+      case use.(handle) do
+        {:error, :closed} ->
+          forget(key, handle)
+          with {:ok, handle} <- get.(), do: use.(handle)
+
+        result ->
+          result
+      end
+    end
   end
 
   @doc "Close an app: its engines, then its lock."
   @spec close(String.t()) :: :ok | {:error, term}
-  def close(name), do: ask({:close, name})
+  def close(name) do
+    with {:ok, base} <- find(:base) do
+      forget({:app, name})
+      forget({:conn, name})
+      Call.run(&Native.app_close(base, &1, name), op: :close, app: name, timeout: @open_ms)
+    else
+      :none -> :ok
+      :no_table -> {:error, :closed}
+    end
+  end
 
   @doc "Release a snapshot after `ms`, if nobody did."
   @spec release_after(reference, pos_integer) :: :ok
@@ -46,20 +85,55 @@ defmodule MaculaStorage.Apps do
   end
 
   defp lookup(key, open) do
-    case :ets.lookup(@table, key) do
-      [{_, handle}] -> {:ok, handle}
-      [] -> open.()
+    case find(key) do
+      {:ok, handle} ->
+        {:ok, handle}
+
+      :none ->
+        with {:ok, handle} <- open.() do
+          keep(key, handle)
+          {:ok, handle}
+        end
+
+      :no_table ->
+        {:error, :closed}
     end
-  rescue
-    # no table: the application is not running
-    ArgumentError -> {:error, :closed}
   end
 
-  defp ask(request) do
-    GenServer.call(__MODULE__, request, @open_ms + 5_000)
+  # No table: the application is not running.
+  defp find(key) do
+    case :ets.lookup(@table, key) do
+      [{_, handle}] -> {:ok, handle}
+      [] -> :none
+    end
+  rescue
+    ArgumentError -> :no_table
+  end
+
+  defp keep(key, handle) do
+    :ets.insert(@table, {key, handle})
+  rescue
+    ArgumentError -> false
+  end
+
+  defp forget(key, handle) do
+    :ets.delete_object(@table, {key, handle})
+  rescue
+    ArgumentError -> true
+  end
+
+  defp forget(key) do
+    :ets.delete(@table, key)
+  rescue
+    ArgumentError -> true
+  end
+
+  defp ask_base do
+    GenServer.call(__MODULE__, :open_base, @open_ms)
   catch
+    :exit, {:timeout, _} -> {:error, :timeout}
     # not running, or stopped while it was asked
-    :exit, {reason, _} when reason in [:noproc, :shutdown, :normal] -> {:error, :closed}
+    :exit, _ -> {:error, :closed}
   end
 
   @impl true
@@ -70,12 +144,14 @@ defmodule MaculaStorage.Apps do
   end
 
   @impl true
-  def handle_call({:open, key}, _from, state), do: {:reply, open(key), state}
-
-  def handle_call({:close, name}, _from, state) do
-    :ets.delete(@table, {:app, name})
-    :ets.delete(@table, {:conn, name})
-    {:reply, close_app(name), state}
+  def handle_call(:open_base, _from, state) do
+    # another caller may have come first
+    with :none <- find(:base), {:ok, base} <- open_base() do
+      keep(:base, base)
+      {:reply, {:ok, base}, state}
+    else
+      found_or_failed -> {:reply, found_or_failed, state}
+    end
   end
 
   @impl true
@@ -94,21 +170,7 @@ defmodule MaculaStorage.Apps do
     end
   end
 
-  defp open(key) do
-    # another caller may have come first
-    case :ets.lookup(@table, key) do
-      [{_, handle}] ->
-        {:ok, handle}
-
-      [] ->
-        with {:ok, handle} <- open_new(key) do
-          :ets.insert(@table, {key, handle})
-          {:ok, handle}
-        end
-    end
-  end
-
-  defp open_new(:base) do
+  defp open_base do
     config = Config.get()
 
     MaculaStorage.Error.wrap_result(
@@ -116,25 +178,5 @@ defmodule MaculaStorage.Apps do
       :open,
       nil
     )
-  end
-
-  defp open_new({:app, name}) do
-    with {:ok, base} <- open(:base) do
-      Call.run(&Native.app_open(base, &1, name), op: :open, app: name, timeout: @open_ms)
-    end
-  end
-
-  defp open_new({:conn, name}) do
-    with {:ok, app} <- open({:app, name}) do
-      Call.run(&Native.sqlite_open(app, &1), op: :open, app: name, timeout: @open_ms)
-    end
-  end
-
-  defp close_app(name) do
-    with [{_, base}] <- :ets.lookup(@table, :base) do
-      Call.run(&Native.app_close(base, &1, name), op: :close, app: name, timeout: @open_ms)
-    else
-      [] -> :ok
-    end
   end
 end

@@ -17,9 +17,18 @@ defmodule MaculaStorage.Call do
     timeout = Keyword.get(options, :timeout) || Config.get().timeout_ms
 
     case start.(ref) do
-      {:ok, call} -> await(ref, call, deadline(timeout), options)
+      {:ok, call} -> await_or_flush(ref, call, deadline(timeout), options)
       {:error, _} = error -> wrap(error, options)
     end
+  end
+
+  # a progress function that raises must not leave the call behind
+  defp await_or_flush(ref, call, deadline, options) do
+    await(ref, call, deadline, options)
+  catch
+    kind, reason ->
+      give_up(ref, call, Keyword.delete(options, :progress))
+      :erlang.raise(kind, reason, __STACKTRACE__)
   end
 
   defp await(ref, call, deadline, options) do

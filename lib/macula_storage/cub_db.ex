@@ -68,9 +68,10 @@ defmodule MaculaStorage.CubDB do
 
   def child_spec(app), do: child_spec({app, []})
 
-  @doc "Stops a process started by `start_link/2`. The app stays open for others."
-  @spec stop(pid, term, timeout) :: :ok
-  def stop(pid, reason \\ :normal, timeout \\ :infinity), do: GenServer.stop(pid, reason, timeout)
+  @doc "Stops a process started by `start_link/2`, by pid or name. The app stays open for others."
+  @spec stop(db, term, timeout) :: :ok
+  def stop(db, reason \\ :normal, timeout \\ :infinity),
+    do: GenServer.stop(Server.pid!(db), reason, timeout)
 
   @doc """
   The value of a key, or `default`.
@@ -147,11 +148,11 @@ defmodule MaculaStorage.CubDB do
   @spec delete_multi(db, [key]) :: :ok | failure
   def delete_multi(db, keys), do: put_and_delete_multi(db, [], keys)
 
-  @doc "Writes and deletes at once: all or none; deletes go first. Durability and cost as `put/3`."
-  @spec put_and_delete_multi(db, %{key => value} | [entry], [key]) :: :ok | failure
+  @doc "Writes and deletes at once: all or none; a key in both is deleted. Durability and cost as `put/3`."
+  @spec put_and_delete_multi(db, %{key => value} | [entry] | nil, [key] | nil) :: :ok | failure
   def put_and_delete_multi(db, entries, keys) do
-    puts = Enum.map(entries, fn {key, value} -> Terms.put(key, value) end)
-    write(db, :put_and_delete_multi, Enum.map(keys, &Terms.delete/1) ++ puts)
+    puts = Enum.map(entries || [], fn {key, value} -> Terms.put(key, value) end)
+    write(db, :put_and_delete_multi, puts ++ Enum.map(keys || [], &Terms.delete/1))
   end
 
   @doc "Deletes all entries at once. Durability and cost as `put/3`."
@@ -178,7 +179,8 @@ defmodule MaculaStorage.CubDB do
   @doc """
   Reads a key, and writes what `fun` answers: `{result, new_value}`, or `:pop` to delete it.
 
-  Returns the result (for `:pop`, the old value). Durability and cost as `transaction/3`.
+  Returns the result (for `:pop`, the old value). A value that stays the same is not written.
+  Durability and cost as `transaction/3`.
   """
   @spec get_and_update(db, key, (value -> {any, value} | :pop)) :: any | failure
   def get_and_update(db, key, fun) do
@@ -186,6 +188,7 @@ defmodule MaculaStorage.CubDB do
       old = Tx.get(tx, key)
 
       case fun.(old) do
+        {result, new} when new === old -> {:cancel, result}
         {result, new} -> {:commit, Tx.put(tx, key, new), result}
         :pop -> {:commit, Tx.delete(tx, key), old}
       end
@@ -201,9 +204,8 @@ defmodule MaculaStorage.CubDB do
   def get_and_update_multi(db, keys, fun) do
     transaction(db, fn tx ->
       {result, entries, deleted} = fun.(Tx.get_multi(tx, keys))
-      tx = Enum.reduce(deleted || [], tx, &Tx.delete(&2, &1))
       tx = Enum.reduce(entries || [], tx, fn {key, value}, tx -> Tx.put(tx, key, value) end)
-      {:commit, tx, result}
+      {:commit, Enum.reduce(deleted || [], tx, &Tx.delete(&2, &1)), result}
     end)
   end
 
@@ -211,8 +213,8 @@ defmodule MaculaStorage.CubDB do
   Runs `fun` with exclusive write access. It answers `{:commit, tx, result}` or `{:cancel, result}`.
 
   Options: `:timeout`, how long the transaction may last once it has its turn (default
-  #{@transaction_ms} ms); after that it is rolled back and `{:error, :timeout}` is returned. An
-  exception, throw or exit in `fun` cancels, and so does the death of the caller. Writing to the
+  #{@transaction_ms} ms); after that it is rolled back: the next use of `tx` raises a
+  `MaculaStorage.Error` of kind `:timeout`, and a commit returns `{:error, :timeout}`. An exception, throw or exit in `fun` cancels, and so does the death of the caller. Writing to the
   same store other than through `tx` inside `fun` raises.
 
   Durability: the result of a committed transaction means synced. Cost: waits for its turn; one sync.
@@ -230,22 +232,12 @@ defmodule MaculaStorage.CubDB do
     app = Server.app!(db)
     refuse_nested!(app)
 
-    with {:ok, handle} <- store(app),
-         {:ok, tx} <- begin(handle, app, options.timeout) do
-      run_transaction(Tx.new(tx, app), fun)
+    begin = fn handle ->
+      begin = &Native.kv_begin(handle, &1, options.timeout)
+      Call.run(begin, op: :transaction, app: app, timeout: :infinity)
     end
-  end
 
-  defp begin(handle, app, deadline_ms) do
-    begin = &Native.kv_begin(handle, &1, deadline_ms)
-
-    case Call.run(begin, op: :transaction, app: app, timeout: :infinity) do
-      {:error, :not_open} ->
-        with :ok <- open(handle, app), do: begin(handle, app, deadline_ms)
-
-      result ->
-        result
-    end
+    with {:ok, tx} <- on_store(app, begin), do: run_transaction(Tx.new(tx, app), fun)
   end
 
   defp run_transaction(tx, fun) do
@@ -310,34 +302,16 @@ defmodule MaculaStorage.CubDB do
     app = Server.app!(db)
     refuse_nested!(app)
 
-    with {:ok, handle} <- store(app) do
-      # large arguments are copied on a dirty scheduler
-      write = if Terms.large?(ops), do: &Native.kv_write_large/4, else: &Native.kv_write/4
-
-      case Call.run(&write.(handle, &1, ops, absent), op: op, app: app) do
-        {:error, :not_open} -> with :ok <- open(handle, app), do: write(db, op, ops, absent)
-        result -> result
-      end
-    end
+    # large arguments are copied on a dirty scheduler
+    write = if Terms.large?(ops), do: &Native.kv_write_large/4, else: &Native.kv_write/4
+    on_store(app, fn handle -> Call.run(&write.(handle, &1, ops, absent), op: op, app: app) end)
   end
 
+  # What cannot be read is raised: `nil` and `:error` are answers.
   defp with_source(db, op, read) do
     app = Server.app!(db)
 
-    case store(app) do
-      {:ok, handle} -> with_source(handle, app, op, read)
-      {:error, reason} -> Error.raise!(reason, op, app)
-    end
-  end
-
-  defp with_source(handle, app, op, read) do
-    case read.(handle) do
-      {:error, :not_open} ->
-        case open(handle, app) do
-          :ok -> with_source(handle, app, op, read)
-          {:error, reason} -> Error.raise!(reason, op, app)
-        end
-
+    case on_store(app, read) do
       {:error, _} = error ->
         {:error, reason} = Error.wrap(error, op, app)
         Error.raise!(reason, op, app)
@@ -347,10 +321,21 @@ defmodule MaculaStorage.CubDB do
     end
   end
 
-  defp store(app), do: Apps.app(app)
+  # Runs `use` with the app's handle, opening its store when it is not open.
+  defp on_store(app, use), do: Apps.with_app(app, &opened(&1, app, use))
 
-  defp open(handle, app),
-    do: Call.run(&Native.kv_open(handle, &1), op: :open, app: app, timeout: 60_000)
+  defp opened(handle, app, use) do
+    case use.(handle) do
+      {:error, :not_open} ->
+        open = &Native.kv_open(handle, &1)
+
+        with :ok <- Call.run(open, op: :open, app: app, timeout: 60_000),
+             do: opened(handle, app, use)
+
+      result ->
+        result
+    end
+  end
 
   defp snapshot_handle!(db), do: ok!(with_source(db, :snapshot, &Native.kv_snapshot/1))
 

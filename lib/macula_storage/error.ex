@@ -43,6 +43,7 @@ defmodule MaculaStorage.Error do
     do: {:error, %__MODULE__{kind: kind, op: op, app: app, message: message, hint: hint}}
 
   def wrap({:error, outcome}, _op, _app) when is_atom(outcome), do: {:error, outcome}
+  def wrap({:error, %__MODULE__{}} = wrapped, _op, _app), do: wrapped
 
   @doc false
   @spec wrap_result(term, atom, String.t() | nil) :: term

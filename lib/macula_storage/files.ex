@@ -78,6 +78,8 @@ defmodule MaculaStorage.Files do
         timeout: {nil, :timeout}
       )
 
+    # "photos/" is the directory "photos"
+    options = Map.update!(options, :prefix, &(&1 && String.trim_trailing(&1, "/")))
     list_pages(app, options, options.after, options.limit, [])
   end
 
@@ -125,9 +127,9 @@ defmodule MaculaStorage.Files do
   defp on_app(app, op, options, start) do
     app = Options.app!(app)
 
-    with {:ok, handle} <- Apps.app(app) do
+    Apps.with_app(app, fn handle ->
       Call.run(&start.(handle, &1), op: op, app: app, timeout: options.timeout)
-    end
+    end)
   end
 
   defp name!(name) when is_binary(name), do: name

@@ -113,6 +113,16 @@ defmodule MaculaStorage.Native do
         ) :: call
   def sqlite_run(_target, _ref, _sql, _params, _kind, _timeout_ms), do: missing()
 
+  @spec sqlite_run_large(
+          handle,
+          reference,
+          binary,
+          {:positional | :named, list},
+          :execute | :query,
+          non_neg_integer
+        ) :: call
+  def sqlite_run_large(_target, _ref, _sql, _params, _kind, _timeout_ms), do: missing()
+
   @spec sqlite_begin(handle, reference, pos_integer) :: call
   def sqlite_begin(_conn, _ref, _deadline_ms), do: missing()
 

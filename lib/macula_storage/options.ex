@@ -3,16 +3,18 @@ defmodule MaculaStorage.Options do
   # One way to look at what callers pass: app names and option lists. Misuse raises ArgumentError
   # here, before Rust is reached.
 
-  @app ~r/\A[a-z0-9][a-z0-9_-]{0,63}\z/
+  # what `receive after` takes
+  @ms_max 4_294_967_295
 
-  @type check :: :boolean | :positive | :timeout | :path | {:one_of, [term]} | :any
+  @type check :: :boolean | :positive | :timeout | :path | :progress | {:one_of, [term]} | :any
 
   @doc false
   @spec app!(term) :: String.t()
   def app!(app) when is_atom(app) and app not in [nil, true, false], do: app!(Atom.to_string(app))
 
   def app!(app) when is_binary(app) do
-    if Regex.match?(@app, app), do: app, else: bad_app!(app)
+    # not a module attribute: OTP 28 keeps no compiled regex in one
+    if app =~ ~r/\A[a-z0-9][a-z0-9_-]{0,63}\z/, do: app, else: bad_app!(app)
   end
 
   def app!(app), do: bad_app!(app)
@@ -47,16 +49,23 @@ defmodule MaculaStorage.Options do
 
   defp check!(_name, value, :any), do: value
   defp check!(_name, value, :boolean) when is_boolean(value), do: value
-  defp check!(_name, value, :positive) when is_integer(value) and value > 0, do: value
+  defp check!(_name, value, :positive) when value in 1..0x7FFF_FFFF_FFFF_FFFF//1, do: value
+  defp check!(_name, nil, :progress), do: nil
+  defp check!(_name, value, :progress) when is_function(value, 1) or is_pid(value), do: value
   defp check!(_name, :infinity, :timeout), do: :infinity
-  defp check!(_name, value, :timeout) when is_integer(value) and value > 0, do: value
+  defp check!(_name, value, :timeout) when value in 1..@ms_max//1, do: value
   defp check!(_name, value, :path) when is_binary(value) and value != "", do: value
 
   defp check!(name, value, {:one_of, values}) do
     if value in values, do: value, else: bad!(name, value, "one of #{inspect(values)}")
   end
 
-  defp check!(name, value, :timeout), do: bad!(name, value, "milliseconds or :infinity")
+  defp check!(name, value, :timeout),
+    do: bad!(name, value, "milliseconds from 1 to #{@ms_max}, or :infinity")
+
+  defp check!(name, value, :progress),
+    do: bad!(name, value, "a function of one argument or a pid")
+
   defp check!(name, value, check), do: bad!(name, value, "a #{check}")
 
   defp bad!(name, value, expected) do

@@ -16,9 +16,10 @@ defmodule MaculaStorage.SQLite do
 
   The first argument of `execute`, `query` and `transaction` is an app or a connection from `open/1`.
 
-  Parameters are a list by position, or a keyword list or map by name. Values: integers, floats,
+  Parameters are a list by position, or a keyword list or map by name (`[blob: x]` is `{:blob, x}` by
+  position: use a map there). Values: integers, floats,
   binaries (as TEXT), `{:blob, binary}`, `nil`, booleans (as 1 and 0). In rows TEXT and BLOB are
-  binaries.
+  binaries; the infinite numbers that SQL can make are `:infinity` and `:neg_infinity`.
 
   `ATTACH`, `VACUUM INTO`, extensions and pragmas that would weaken durability are refused.
 
@@ -96,9 +97,10 @@ defmodule MaculaStorage.SQLite do
   @doc """
   Runs `fun` inside one write transaction and returns `{:ok, its result}`.
 
-  `fun` gets a target for `execute` and `query`. `rollback/2`, an exception, throw or exit, the death
-  of the caller and the deadline undo everything. Options: `:timeout`, how long the transaction may
-  last once it has its turn (default #{@transaction_ms} ms).
+  `fun` gets a target for `execute` and `query`; inside it the app's own name would wait for the
+  transaction to end. `rollback/2`, an exception, throw or exit, the death of the caller, the deadline
+  and five seconds without a statement undo everything. Options: `:timeout`, from the asking to the
+  end, the wait for the turn included (default #{@transaction_ms} ms).
 
   Durability: `{:ok, result}` means synced. Cost: waits for the writer and holds it; one sync.
 
@@ -118,7 +120,8 @@ defmodule MaculaStorage.SQLite do
         when result: any
   def transaction(target, fun, options \\ []) when is_function(fun, 1) do
     options = Options.validate!(options, timeout: {@transaction_ms, :positive})
-    begin = fn conn -> &Native.sqlite_begin(conn, &1, options.timeout) end
+    timeout = min(options.timeout, 4_294_967_295)
+    begin = fn conn -> &Native.sqlite_begin(conn, &1, timeout) end
 
     with {:ok, tx} <- on_conn(target, :transaction, :infinity, begin),
          do: run_transaction({:tx, tx}, fun)
@@ -164,7 +167,7 @@ defmodule MaculaStorage.SQLite do
       Options.validate!(options,
         overwrite: {false, :boolean},
         timeout: {:infinity, :timeout},
-        progress: {nil, :any}
+        progress: {nil, :progress}
       )
 
     dest = Path.expand(dest)
@@ -176,16 +179,21 @@ defmodule MaculaStorage.SQLite do
   end
 
   defp run(target, kind, sql, params, options) do
-    options = Options.validate!(options, timeout: {nil, :positive})
+    options = Options.validate!(options, timeout: {nil, :timeout})
     sql = IO.iodata_to_binary(sql)
     params = Params.encode!(params)
     timeout = options.timeout || MaculaStorage.Config.get().timeout_ms
-    # Rust interrupts the statement at the deadline; the wait is a little longer, to hear of it
-    start = fn handle -> &Native.sqlite_run(handle, &1, sql, params, kind, timeout) end
+    rust_ms = MaculaStorage.rust_ms(timeout)
+    # large arguments are copied on a dirty scheduler
+    run =
+      if Params.large?(sql, params), do: &Native.sqlite_run_large/6, else: &Native.sqlite_run/6
 
+    start = fn handle -> &run.(handle, &1, sql, params, kind, rust_ms) end
+
+    # Rust interrupts the statement at the deadline; the wait is a little longer, to hear of it
     case target do
-      {:tx, handle} -> Call.run(start.(handle), op: kind, timeout: timeout + 1_000)
-      _ -> on_conn(target, kind, timeout + 1_000, start)
+      {:tx, handle} -> Call.run(start.(handle), op: kind, timeout: MaculaStorage.wait_ms(timeout))
+      _ -> on_conn(target, kind, MaculaStorage.wait_ms(timeout), start)
     end
     |> result()
   end
@@ -203,20 +211,7 @@ defmodule MaculaStorage.SQLite do
 
   defp on_conn(app, op, timeout, start, more) do
     app = Options.app!(app)
-
-    with {:ok, conn} <- Apps.conn(app) do
-      case Call.run(start.(conn), [op: op, app: app, timeout: timeout] ++ more) do
-        # a restore closed it: the app's database is there again, so ask for it once more
-        {:error, :closed} -> reopened(app, conn, op, timeout, start, more)
-        result -> result
-      end
-    end
-  end
-
-  defp reopened(app, closed, op, timeout, start, more) do
-    Apps.forget_conn(app, closed)
-
-    with {:ok, conn} <- Apps.conn(app),
-         do: Call.run(start.(conn), [op: op, app: app, timeout: timeout] ++ more)
+    options = [op: op, app: app, timeout: timeout] ++ more
+    Apps.with_conn(app, fn conn -> Call.run(start.(conn), options) end)
   end
 end

@@ -5,7 +5,7 @@ defmodule MaculaStorage.CubDB.Server do
 
   use GenServer
 
-  alias MaculaStorage.{Apps, Options}
+  alias MaculaStorage.{Apps, Error, Options}
 
   @registry MaculaStorage.Stores
 
@@ -38,11 +38,33 @@ defmodule MaculaStorage.CubDB.Server do
   def app!(name) when is_atom(name) or is_binary(name) do
     case lookup(to_string(name)) do
       [{_, app}] -> app
-      [] -> Options.app!(name)
+      [] -> app_or_gone!(name)
     end
   end
 
   def app!(other), do: Options.app!(other)
+
+  # A name that once stood for a store never turns into an app: what is written between two lives of
+  # the store's process would land elsewhere.
+  defp app_or_gone!(name) do
+    case :persistent_term.get({__MODULE__, to_string(name)}, nil) do
+      nil -> Options.app!(name)
+      app -> Error.raise!(:closed, :lookup, app)
+    end
+  end
+
+  @doc "The process that a pid or name stands for."
+  @spec pid!(term) :: pid
+  def pid!(pid) when is_pid(pid) do
+    if lookup(pid) == [], do: app!(pid), else: pid
+  end
+
+  def pid!(name) when is_atom(name) or is_binary(name) do
+    case lookup(to_string(name)) do
+      [{pid, _app}] -> pid
+      [] -> raise ArgumentError, "expected a store's pid or name, got: #{inspect(name)}"
+    end
+  end
 
   defp lookup(key) do
     Registry.lookup(@registry, key)
@@ -58,10 +80,18 @@ defmodule MaculaStorage.CubDB.Server do
          {:ok, _} <- register_name(name, app) do
       {:ok, app}
     else
+      {:error, {:already_registered, pid}} -> {:stop, {:already_started, pid}}
       {:error, reason} -> {:stop, reason}
     end
   end
 
   defp register_name(nil, _app), do: {:ok, nil}
-  defp register_name(name, app), do: Registry.register(@registry, name, app)
+
+  defp register_name(name, app) do
+    # a known name is not put again: a put of a new value makes every process look for the old one
+    if :persistent_term.get({__MODULE__, name}, nil) != app,
+      do: :persistent_term.put({__MODULE__, name}, app)
+
+    Registry.register(@registry, name, app)
+  end
 end

@@ -2,7 +2,11 @@ defmodule MaculaStorage.CubDB.Terms do
   @moduledoc false
   # Terms as they cross to Rust: external term format, made here because the BIF yields.
 
+  # what one crossing on a normal scheduler copies and encodes at most: turning a key into ordered
+  # bytes costs several times a copy, and each operation something of its own
   @large_bytes 65_536
+  @key_factor 16
+  @op_bytes 256
 
   @doc false
   def key(key), do: :erlang.term_to_binary(key)
@@ -24,9 +28,11 @@ defmodule MaculaStorage.CubDB.Terms do
   defp large?(_ops, bytes) when bytes > @large_bytes, do: true
 
   defp large?([{:put, key, value} | ops], n),
-    do: large?(ops, n + byte_size(key) + byte_size(value))
+    do: large?(ops, n + @op_bytes + @key_factor * byte_size(key) + byte_size(value))
 
-  defp large?([{:delete, key} | ops], n), do: large?(ops, n + byte_size(key))
+  defp large?([{:delete, key} | ops], n),
+    do: large?(ops, n + @op_bytes + @key_factor * byte_size(key))
+
   defp large?([:clear | ops], n), do: large?(ops, n)
   defp large?([], _n), do: false
 end

@@ -49,7 +49,7 @@ defmodule MaculaStorage.CubDB.Tx do
   @spec refetch(t, term, MaculaStorage.CubDB.Snapshot.t()) :: :unchanged | {:ok, term} | :error
   def refetch(tx, key, snapshot) do
     now = fetch(tx, key)
-    if now == MaculaStorage.CubDB.Snapshot.fetch(snapshot, key), do: :unchanged, else: now
+    if now === MaculaStorage.CubDB.Snapshot.fetch(snapshot, key), do: :unchanged, else: now
   end
 
   @doc "How many entries there are, the transaction's own writes counted."

@@ -9,8 +9,13 @@ defmodule MaculaStorage.SQLite.Params do
   def encode!(params) when is_map(params) and not is_struct(params),
     do: {:named, Enum.map(params, fn {name, value} -> {name!(name), value!(value)} end)}
 
-  def encode!([{name, _} | _] = params) when is_atom(name) and name != :blob,
-    do: {:named, Enum.map(params, fn {name, value} -> {name!(name), value!(value)} end)}
+  def encode!([{name, _} | _] = params) when is_atom(name) and name != :blob do
+    unless Keyword.keyword?(params) do
+      raise ArgumentError, "expected parameters all by name or all by position"
+    end
+
+    {:named, Enum.map(params, fn {name, value} -> {name!(name), value!(value)} end)}
+  end
 
   def encode!(params) when is_list(params), do: {:positional, Enum.map(params, &value!/1)}
 
@@ -18,6 +23,20 @@ defmodule MaculaStorage.SQLite.Params do
     raise ArgumentError,
           "expected parameters as a list, keyword list or map, got: #{inspect(other, limit: 5)}"
   end
+
+  @large_bytes 65_536
+
+  @doc false
+  def large?(sql, {_by, values}), do: byte_size(sql) > @large_bytes or large(values, 0)
+
+  defp large(_values, bytes) when bytes > @large_bytes, do: true
+  defp large([value | values], bytes), do: large(values, bytes + 64 + bytes(value))
+  defp large([], _bytes), do: false
+
+  defp bytes(value) when is_binary(value), do: byte_size(value)
+  defp bytes({:blob, value}), do: byte_size(value)
+  defp bytes({name, value}), do: byte_size(name) + bytes(value)
+  defp bytes(_value), do: 0
 
   defp name!(name) when is_atom(name), do: Atom.to_string(name)
   defp name!(name) when is_binary(name), do: name

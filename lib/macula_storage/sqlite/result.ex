@@ -7,7 +7,7 @@ defmodule MaculaStorage.SQLite.Result do
   @enforce_keys [:columns, :rows, :changes, :last_insert_rowid]
   defstruct @enforce_keys
 
-  @type value :: integer | float | binary | nil
+  @type value :: integer | float | binary | nil | :infinity | :neg_infinity
   @type t :: %__MODULE__{
           columns: [String.t()],
           rows: [[value]],

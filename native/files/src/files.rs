@@ -3,10 +3,13 @@
 use crate::inner::{place_of, Inner, ASIDE, FILES, TEMPORARIES};
 use crate::reader::{FileStat, Reader};
 use crate::snapshot::{live_look, live_names, FileSnapshot};
+use crate::tag;
 use crate::walk::{Found, Source, Walk};
 use crate::writer::{Writer, Written};
 use crate::FilesError;
-use macula_core::{create_dir_all, remove_tree, Chance, Clock, Disk, FileKind, Gate, Ledger, Open, Part, RelPath};
+use macula_core::{
+    create_dir_all, remove_tree, Chance, Clock, Disk, DiskFile, FileKind, Gate, Ledger, Open, Part, RelPath,
+};
 use std::ffi::OsString;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -214,4 +217,10 @@ fn read_through(reader: &Reader, bytes: &mut [u8], cancelled: &dyn Fn() -> bool)
         }
     }
     Ok(())
+}
+
+/// Let a file that was put in place by other means than [`Files`] (a restore) be verified like one
+/// of ours: record its digest. To be called when its modification time is final.
+pub fn mark(file: &dyn DiskFile, blake3: &[u8; 32]) -> io::Result<()> {
+    tag::set(file, blake3, &file.stat()?)
 }

@@ -35,7 +35,8 @@ impl Call {
     /// A pending call of the process that calls this NIF, cancelled when that process dies.
     pub fn of_caller(env: Env) -> ResourceArc<Call> {
         let state = AtomicU8::new(PENDING);
-        let call = ResourceArc::new(Call { state, cancel: Cancel::new(), monitor: Mutex::new(None), telling: Mutex::new(()) });
+        let call =
+            ResourceArc::new(Call { state, cancel: Cancel::new(), monitor: Mutex::new(None), telling: Mutex::new(()) });
         let monitor = env.monitor(&call, &env.pid());
         *call.monitor.lock() = monitor;
         call

@@ -6,6 +6,7 @@ use crate::atoms;
 use crate::base::{on_app, AppHandle};
 use crate::error::{self, Failure};
 use crate::handle::{dispose, Handle};
+use crate::options::list;
 use crate::runtime::owe;
 use macula_core::Kind;
 use macula_store::kv::{Batch, Condition, KeyRange, KvError, Op, Page, PageLimits, Snapshot, Store, Tx};
@@ -155,14 +156,14 @@ fn kv_get<'a>(env: Env<'a>, source: Term<'a>, key: Binary) -> Term<'a> {
 
 /// dirty io: the values of several keys at one instant, nil where there is none.
 #[rustler::nif(schedule = "DirtyIo")]
-fn kv_get_many<'a>(env: Env<'a>, source: Term<'a>, keys: Vec<Binary>) -> Term<'a> {
+fn kv_get_many<'a>(env: Env<'a>, source: Term<'a>, keys: Term<'a>) -> Term<'a> {
     let read = || -> Result<Vec<Option<Term<'a>>>, Failure> {
         let source = Source::of(source)?.pinned()?;
-        let value = |key: &Binary| {
-            let key = macula_term::encode(key.as_slice())?;
+        let value = |key: Term| {
+            let key = encode_key(key)?;
             Ok(source.get_with(&key, |value| value_term(env, value))?)
         };
-        keys.iter().map(value).collect()
+        list(keys)?.into_iter().map(value).collect()
     };
     error::result(env, read())
 }
@@ -243,10 +244,10 @@ fn kv_write<'a>(
     env: Env<'a>,
     app: ResourceArc<AppHandle>,
     reference: Term<'a>,
-    ops: Vec<Term<'a>>,
-    absent: Vec<Binary<'a>>,
+    ops: Term<'a>,
+    absent: Term<'a>,
 ) -> Term<'a> {
-    write(env, &app, reference, &ops, &absent)
+    write(env, &app, reference, ops, absent)
 }
 
 /// own thread: as `kv_write`; large arguments are copied on a dirty scheduler.
@@ -255,24 +256,24 @@ fn kv_write_large<'a>(
     env: Env<'a>,
     app: ResourceArc<AppHandle>,
     reference: Term<'a>,
-    ops: Vec<Term<'a>>,
-    absent: Vec<Binary<'a>>,
+    ops: Term<'a>,
+    absent: Term<'a>,
 ) -> Term<'a> {
-    write(env, &app, reference, &ops, &absent)
+    write(env, &app, reference, ops, absent)
 }
 
 fn write<'a>(
     env: Env<'a>,
     app: &ResourceArc<AppHandle>,
     reference: Term<'a>,
-    ops: &[Term<'a>],
-    absent: &[Binary<'a>],
+    ops: Term<'a>,
+    absent: Term<'a>,
 ) -> Term<'a> {
     let prepare = || -> Result<(Store, Batch), Failure> {
         let store = store(app)?;
-        let ops = ops.iter().map(|op| decode_op(*op)).collect::<Result<_, _>>()?;
-        let condition = |key: &Binary| Ok::<_, Failure>(Condition::Absent(macula_term::encode(key.as_slice())?));
-        let conditions = absent.iter().map(condition).collect::<Result<_, _>>()?;
+        let ops = list(ops)?.into_iter().map(decode_op).collect::<Result<_, _>>()?;
+        let condition = |key| Ok::<_, Failure>(Condition::Absent(encode_key(key)?));
+        let conditions = list(absent)?.into_iter().map(condition).collect::<Result<_, _>>()?;
         Ok((store, Batch { conditions, ops, cancel: None }))
     };
     let (store, mut batch) = match prepare() {
@@ -283,6 +284,12 @@ fn write<'a>(
         batch.cancel = Some(reply.call().cancel_token());
         store.submit(batch, Box::new(|result| reply.send_done(result.map(|_| ()))))
     })
+}
+
+/// The ordered bytes of a key that came as an external term.
+fn encode_key(key: Term) -> Result<Vec<u8>, Failure> {
+    let key: Binary = key.decode().map_err(|_| Failure::invalid("expected a key as an external term"))?;
+    Ok(macula_term::encode(key.as_slice())?)
 }
 
 /// `{put, key, value}`, `{delete, key}` or `clear`.
@@ -347,10 +354,10 @@ fn kv_begin<'a>(env: Env<'a>, app: ResourceArc<AppHandle>, reference: Term<'a>, 
 
 /// dirty io: buffer writes in a transaction; looks up what it replaces.
 #[rustler::nif(schedule = "DirtyIo")]
-fn kv_tx_write<'a>(env: Env<'a>, tx: ResourceArc<TxHandle>, ops: Vec<Term<'a>>) -> Term<'a> {
+fn kv_tx_write<'a>(env: Env<'a>, tx: ResourceArc<TxHandle>, ops: Term<'a>) -> Term<'a> {
     let write = || -> Result<(), Failure> {
         let tx = tx.0.get()?;
-        for op in ops {
+        for op in list(ops)? {
             match decode_op(op)? {
                 Op::Put { key, value } => tx.put(&key, &value)?,
                 Op::Delete { key } => tx.delete(&key)?,

@@ -4,7 +4,7 @@
 
 use crate::error::Failure;
 use macula_core::{AppName, RelPath};
-use rustler::Binary;
+use rustler::{Binary, Term};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -29,6 +29,14 @@ pub fn machine_path(path: &Binary) -> Result<PathBuf, Failure> {
         )));
     }
     Ok(PathBuf::from(std::ffi::OsStr::from_bytes(bytes)))
+}
+
+/// The elements of a proper list; rustler's own decoding panics on an improper one.
+pub fn list(term: Term) -> Result<Vec<Term>, Failure> {
+    let len = term.list_length().map_err(|_| Failure::invalid("expected a proper list"))?;
+    let mut elements = Vec::with_capacity(len);
+    elements.extend(term.into_list_iterator().map_err(|_| Failure::invalid("expected a list"))?);
+    Ok(elements)
 }
 
 /// Milliseconds; 0 is no limit.

@@ -5,7 +5,7 @@ use crate::base::{on_app, AppHandle, OpenApp};
 use crate::error::Failure;
 use crate::files::Bytes;
 use crate::handle::{dispose, Handle};
-use crate::options::{machine_path, span};
+use crate::options::{list, machine_path, span};
 use crate::runtime::owe;
 use macula_core::{Cancel, Kind};
 use macula_sqlite::{Database, Mode, Params, Request, Rows, SqliteError, Transaction, Value};
@@ -70,7 +70,7 @@ fn sqlite_run<'a>(
     target: Term<'a>,
     reference: Term<'a>,
     sql: Binary<'a>,
-    params: (Atom, Vec<Term<'a>>),
+    params: (Atom, Term<'a>),
     kind: Atom,
     timeout_ms: u64,
 ) -> Term<'a> {
@@ -84,7 +84,7 @@ fn sqlite_run_large<'a>(
     target: Term<'a>,
     reference: Term<'a>,
     sql: Binary<'a>,
-    params: (Atom, Vec<Term<'a>>),
+    params: (Atom, Term<'a>),
     kind: Atom,
     timeout_ms: u64,
 ) -> Term<'a> {
@@ -96,7 +96,7 @@ fn run<'a>(
     target: Term<'a>,
     reference: Term<'a>,
     sql: Binary<'a>,
-    params: (Atom, Vec<Term<'a>>),
+    params: (Atom, Term<'a>),
     kind: Atom,
     timeout_ms: u64,
 ) -> Term<'a> {
@@ -120,9 +120,9 @@ fn run<'a>(
     }
 }
 
-fn request(sql: &Binary, params: (Atom, Vec<Term>), kind: Atom, timeout_ms: u64) -> Result<Request, Failure> {
+fn request(sql: &Binary, params: (Atom, Term), kind: Atom, timeout_ms: u64) -> Result<Request, Failure> {
     let sql = std::str::from_utf8(sql.as_slice()).map_err(|_| Failure::invalid("SQL is not UTF-8"))?;
-    let (by, values) = params;
+    let (by, values) = (params.0, list(params.1)?);
     let params = if by == atoms::named() {
         let named = |term: Term| {
             let (name, value): (String, Term) = term.decode().map_err(|_| bad_param())?;

@@ -8,10 +8,11 @@
 use crate::layout::APP_DIRS;
 use crate::plain::unless_gone;
 use crate::{swap, App, Base, Layout, StoreError};
-use macula_archive::{UnpackOptions, Unpacked};
-use macula_core::{create_dir_all, AppName, Disk, Open, RealDisk, RelPath, Task};
+use macula_archive::{UnpackOptions, Unpacked, Written};
+use macula_core::{create_dir_all, AppName, Disk, DiskFile, Open, RealDisk, RelPath, Task};
 use macula_kv::Store;
 use macula_sqlite::guard;
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -71,7 +72,7 @@ impl Base {
     fn unpack(
         &self,
         name: &AppName,
-        archive: Arc<dyn macula_core::DiskFile>,
+        archive: Arc<dyn DiskFile>,
         options: &RestoreOptions,
         task: &Task,
     ) -> Result<RestoreInfo, StoreError> {
@@ -82,7 +83,8 @@ impl Base {
         let tree = self.disk.subtree(&staging).map_err(failed.clone()("open"))?;
         let free = self.disk.space().map_err(failed.clone()("ask the free space of"))?.free;
         let bytes_max = options.bytes_max.unwrap_or(free);
-        let unpack = UnpackOptions { bytes_max, foreign: options.foreign, ..UnpackOptions::default() };
+        let written = Some(Written(Arc::new(mark_files)));
+        let unpack = UnpackOptions { bytes_max, foreign: options.foreign, written, ..UnpackOptions::default() };
         let unpacked = macula_archive::unpack(&archive, &tree, &unpack, task)?;
         check_origin(name, &unpacked, options)?;
         self.import_kv(&*tree, task)?;
@@ -124,6 +126,14 @@ impl Base {
     }
 }
 
+/// Files are verified when they are read, restored ones too.
+fn mark_files(path: &RelPath, file: &dyn DiskFile, blake3: &[u8; 32]) -> io::Result<()> {
+    match path.is_within(&RelPath::literal("data/files")) {
+        true => macula_files::mark(file, blake3),
+        false => Ok(()),
+    }
+}
+
 fn refuse_if_in_use(database: &Path) -> Result<(), StoreError> {
     let failed = |e| StoreError::io("look for users of", database, e);
     if guard::opened_elsewhere(database).map_err(failed)? {
@@ -146,7 +156,7 @@ fn check_origin(name: &AppName, unpacked: &Unpacked, options: &RestoreOptions) -
 }
 
 /// A file that the operator named.
-pub(crate) fn open_machine_file(path: &Path) -> Result<Arc<dyn macula_core::DiskFile>, StoreError> {
+pub(crate) fn open_machine_file(path: &Path) -> Result<Arc<dyn DiskFile>, StoreError> {
     let (disk, name) = machine_dir(path)?;
     match disk.open(&name, Open::Read) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {

@@ -9,6 +9,9 @@ defmodule MaculaStorage.CubDB.OrderTest do
 
   alias MaculaStorage.CubDB
 
+  # As keys of a map -0.0 and 0.0 are one to OTP before 27, and two to us; they are compared as keys
+  # of the store below, on every OTP.
+  @zeros if String.to_integer(System.otp_release()) >= 27, do: [-0.0, 0.0, 0], else: [0.0, 0]
   @tries if System.get_env("MACULA_TORTURE"), do: 3_000, else: 60
   @keys_per_try 60
 
@@ -109,7 +112,7 @@ defmodule MaculaStorage.CubDB.OrderTest do
       9 -> make_ref()
       10 -> Enum.random([&Enum.map/2, &:lists.map/2, fn -> :a end])
       11 -> Enum.random([[], {}, "", %{}])
-      12 -> Enum.random([-0.0, 0.0, 0])
+      12 -> Enum.random(@zeros)
       13 -> hd(Port.list())
     end
   end
