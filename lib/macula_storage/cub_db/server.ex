@@ -66,8 +66,9 @@ defmodule MaculaStorage.CubDB.Server do
     end
   end
 
+  # A registry forgets the dead a moment after their death.
   defp lookup(key) do
-    Registry.lookup(@registry, key)
+    for {pid, app} <- Registry.lookup(@registry, key), Process.alive?(pid), do: {pid, app}
   rescue
     # no registry: the application is not running, which the use of the app will tell
     ArgumentError -> []
