@@ -1,6 +1,6 @@
 //! The index after the end of an archive: where each group lies, so that groups are unpacked in
 //! parallel. Stock tools skip it: it is a skippable frame (zstd) or empty members whose extra field
-//! carries it (gzip). FORMAT.md describes each byte.
+//! carries it (gzip). docs/formats.md describes each byte.
 //!
 //! Invariant: an index that is taken covers the file from its first byte to its own, without a gap,
 //! in the order head, entries, manifest, each group within its bounds.

@@ -3,7 +3,7 @@
 //! Groups of about 4 MiB are read, hashed and compressed by parallel workers and written in order;
 //! an index behind the archive lets restore do the same in reverse. Stock `tar` reads it all.
 //! Invariant: what unpacks is exactly what was packed, name by name and byte by byte; anything else
-//! is refused before it can reach outside the destination. FORMAT.md describes each byte.
+//! is refused before it can reach outside the destination. docs/formats.md describes each byte.
 
 mod codec;
 mod error;

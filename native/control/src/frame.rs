@@ -1,4 +1,4 @@
-//! Frames: six bytes of header, then a body of JSON (`FORMAT.md` says each byte).
+//! Frames: six bytes of header, then a body of JSON (`docs/formats.md` says each byte).
 //!
 //! Invariant: memory grows with the bytes that have arrived, never with the length that a header
 //! announces; the version is judged before anything else of a frame, since the rest may differ.

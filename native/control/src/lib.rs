@@ -3,7 +3,7 @@
 //! there.
 //!
 //! Invariants: only the same user and root are heard; no wait is without a bound; a frame is
-//! believed no further than its bytes have arrived. The bytes are in `FORMAT.md`.
+//! believed no further than its bytes have arrived. The bytes are in `docs/formats.md`.
 
 mod client;
 mod command;

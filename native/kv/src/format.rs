@@ -1,4 +1,4 @@
-//! The physical layout of `kv.redb` (FORMAT.md has it byte by byte): a header, two slots for
+//! The physical layout of `kv.redb` (docs/formats.md has it byte by byte): a header, two slots for
 //! logical block 0, then every other logical block with its trailer.
 //!
 //! Invariant: a block and its tag are one contiguous write, and the tag covers the block's content,

@@ -1,5 +1,5 @@
 //! The sorted record stream of backups (`kv.records`): every entry of a snapshot in key order, in
-//! chunks with a checksum each, ended by counts and a hash of everything. FORMAT.md has the bytes.
+//! chunks with a checksum each, ended by counts and a hash of everything. docs/formats.md has the bytes.
 //!
 //! Invariant: an import gives exactly what was exported or an error, and nothing is visible before
 //! the end record was checked and the new file is durable.

@@ -3,7 +3,7 @@
 //! `memcmp` of two keys answers what `<` and `>` answer of the two terms; terms that are equal
 //! (`==`) but not identical, such as `1` and `1.0`, have distinct, adjacent keys. Input and output
 //! are the External Term Format, so this crate knows no BEAM. The bytes are a file format:
-//! `FORMAT.md` beside this crate describes each one, and none may ever change its meaning.
+//! `docs/formats.md` describes each one, and none may ever change its meaning.
 
 #![forbid(unsafe_code)]
 
