@@ -96,7 +96,12 @@ defmodule MaculaStorage.Nif.ArgumentsTest do
       args = [handle | for(_ <- 2..arity//1, do: Enum.random(handles ++ junk()))]
       # in a process of its own: what it begins, holds or is answered ends with it
       {pid, ref} = spawn_monitor(fn -> exit({:shutdown, try_nif(name, args)}) end)
-      assert_receive {:DOWN, ^ref, :process, ^pid, {:shutdown, result}}, 60_000
+      assert_receive {:DOWN, ^ref, :process, ^pid, reason}, 60_000
+
+      assert match?({:shutdown, _}, reason),
+             "#{name}(#{inspect(args, limit: 8)}) ended in #{inspect(reason)}"
+
+      {:shutdown, result} = reason
 
       assert result in [:argument_error, :ok, :cancelled, :replied] or
                match?({:error, _}, result) or match?({:ok, _}, result) or

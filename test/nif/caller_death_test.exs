@@ -171,7 +171,9 @@ defmodule MaculaStorage.Nif.CallerDeathTest do
     # the turn of the next one comes, and with it what was left is gone
     assert {:ok, path} = MaculaBackup.backup_app(app)
 
-    on_exit(fn -> Enum.each(MaculaBackup.list_backups(app, details: true), &File.rm!(&1.path)) end)
+    on_exit(fn ->
+      Enum.each(MaculaBackup.list_backups(app, details: true), &File.rm!(&1.path))
+    end)
 
     backups = Path.dirname(path)
 

@@ -15,7 +15,8 @@ defmodule MaculaStorage.Nif.SchedulersTest do
   @run_ms 1_500
   @processes 14
   # of the calls of the kind that was called least: a kind that stalls at all stalls in each call
-  @stalled_share_max 0.2
+  @stalled_share_max 0.5
+  @calls_min 60
 
   test "no normal scheduler is held for over a millisecond under a mixed load" do
     app = unique_app()
@@ -23,10 +24,10 @@ defmodule MaculaStorage.Nif.SchedulersTest do
     runs =
       try_until(@tries, fn ->
         {idle, _} = stalls(fn -> pids(@processes, &echo/0) end, &kill/1)
-        {ours, done} = stalls(fn -> Load.start(app, @processes) end, &Load.stop/1)
+        {ours, done} = stalls(fn -> Load.start(app, @processes) end, &Load.stop/1, 7)
         least = done |> Map.values() |> Enum.min()
         run = %{stalls: ours, control: idle, done: done}
-        {ours - idle <= least * @stalled_share_max and map_size(done) == 7 and least > 50, run}
+        {ours - idle <= least * @stalled_share_max, run}
       end)
 
     assert {:ok, _} = runs
@@ -35,9 +36,8 @@ defmodule MaculaStorage.Nif.SchedulersTest do
   test "the check sees a function that holds a scheduler" do
     tuple = Tuple.duplicate(0, 4_000_000)
     test = self()
-    {seen, done} = stalls(fn -> pids(2, fn -> hold(test, tuple) end) end, &kill/1)
+    {seen, done} = stalls(fn -> pids(2, fn -> hold(test, tuple) end) end, &kill/1, 1)
     assert seen > done.hold * @stalled_share_max
-    assert done.hold > 20
   end
 
   test "File.read! of a small file goes on while 64 writers wait" do
@@ -87,23 +87,30 @@ defmodule MaculaStorage.Nif.SchedulersTest do
     assert loaded_us < idle_us * 20 + 100_000
   end
 
-  # {long schedules seen in processes of ours, operations done of each kind}
-  defp stalls(start, stop) do
+  # {long schedules seen in processes of ours, operations done of each kind}: for a time, and until
+  # each of so many kinds was done often enough to tell
+  defp stalls(start, stop, kinds \\ 0) do
     collector = spawn_link(fn -> collect(0) end)
     held = start.()
     :erlang.system_monitor(collector, [{:long_schedule, 1}])
-    done = operations(System.monotonic_time(:millisecond) + @run_ms, %{})
+    done = operations(System.monotonic_time(:millisecond) + @run_ms, kinds, %{})
     :erlang.system_monitor(:undefined)
     stop.(held)
     send(collector, {:tell, self()})
     receive do: ({:stalls, count} -> {count, done})
   end
 
-  defp operations(deadline, done) do
+  defp operations(deadline, kinds, done) do
+    enough = map_size(done) >= kinds and Enum.all?(done, fn {_, n} -> n >= @calls_min end)
+    left_ms = deadline - System.monotonic_time(:millisecond)
+
     receive do
-      {:done_one, kind} -> operations(deadline, Map.update(done, kind, 1, &(&1 + 1)))
+      {:done_one, kind} when left_ms > 0 or not enough ->
+        operations(deadline, kinds, Map.update(done, kind, 1, &(&1 + 1)))
     after
-      max(deadline - System.monotonic_time(:millisecond), 0) -> done
+      max(left_ms, if(enough, do: 0, else: 30_000)) ->
+        assert enough, "too little was done to tell: #{inspect(done)}"
+        done
     end
   end
 

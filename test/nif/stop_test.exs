@@ -18,27 +18,27 @@ defmodule MaculaStorage.Nif.StopTest do
 
   @tag timeout: 3_600_000
   test "init:stop and halt under load" do
+    dir = unique_dir("stop")
+
     1..(2 * @rounds)
-    |> Task.async_stream(&one_life/1, max_concurrency: @at_once, timeout: :infinity)
+    |> Task.async_stream(&one_life(Path.join(dir, "#{&1}"), &1),
+      max_concurrency: @at_once,
+      timeout: :infinity
+    )
     |> Enum.each(fn {:ok, told} -> assert told == :ended_well end)
   end
 
   # No assertion here: it runs in a task, and its failure is to be told with all that was seen.
-  defp one_life(n) do
-    dir = Path.join(System.tmp_dir!(), "macula_stop_#{System.pid()}_#{n}")
+  defp one_life(dir, n) do
     File.mkdir_p!(dir)
     ending = Enum.at(@ends, rem(n, length(@ends)))
 
-    try do
-      {output, status} = child(dir, ending)
-      dumped = File.exists?(Path.join(dir, "erl_crash.dump"))
+    {output, status} = child(dir, ending)
+    dumped = File.exists?(Path.join(dir, "erl_crash.dump"))
 
-      if status == 0 and not dumped and output == "ready\n",
-        do: :ended_well,
-        else: {ending, n, status, dumped, output}
-    after
-      File.rm_rf!(dir)
-    end
+    if status == 0 and not dumped and output == "ready\n",
+      do: :ended_well,
+      else: {ending, n, status, dumped, output}
   end
 
   defp child(dir, ending) do

@@ -86,7 +86,7 @@ defmodule MaculaStorage.Sample do
 
   defp stat(app, name) do
     {:ok, stat} = MaculaStorage.file_stat(app, name)
-    {name, stat.size, stat.mode, stat.mtime_ms}
+    {name, stat}
   end
 
   defp tree(dir) do

@@ -10,7 +10,7 @@ defmodule MaculaStorage.Wait do
   @limit_ms 30_000
 
   @doc "Looks until `fun` answers something truthy, which is returned; fails after `limit_ms`."
-  @spec until(String.t(), (() -> term), pos_integer) :: term
+  @spec until(String.t(), fun, pos_integer) :: term
   def until(what, fun, limit_ms \\ @limit_ms) do
     until(what, fun, System.monotonic_time(:millisecond) + limit_ms, limit_ms)
   end
