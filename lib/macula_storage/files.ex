@@ -44,7 +44,10 @@ defmodule MaculaStorage.Files do
   @spec read(app, Path.t(), keyword) :: {:ok, binary} | failure
   def read(app, name, options \\ []) do
     options =
-      Options.validate!(options, timeout: {nil, :timeout}, bytes_max: {@read_bytes_max, :positive})
+      Options.validate!(options,
+        timeout: {nil, :timeout},
+        bytes_max: {@read_bytes_max, :positive}
+      )
 
     on_app(app, :file_read, options, &Native.files_read(&1, &2, name!(name), options.bytes_max))
   end
