@@ -15,7 +15,7 @@ fn seeds() -> Vec<u64> {
     if let Some(seed) = std::env::var("MACULA_SEED").ok().and_then(|seed| seed.parse().ok()) {
         return vec![seed];
     }
-    let count = if std::env::var("MACULA_TORTURE").is_ok() { 60 } else { 2 };
+    let count = if std::env::var("MACULA_TORTURE").is_ok() { 25 } else { 2 };
     let start = fastrand::u64(..1 << 40);
     (start..start + count).collect()
 }
