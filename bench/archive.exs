@@ -8,7 +8,10 @@
 #
 # Ours is called as a user calls it. tar compares nothing after it wrote, so the goals are held against
 # `archive(verify: false)`; the default, which reads the archive back, stands beside it. `restore` always
-# verifies each entry. All unpack to where nothing is: the app is removed before, as after a loss.
+# verifies each entry. All unpack to where nothing is, as after a loss, and nothing is removed before the end:
+# ext4 without a journal passes over inodes that were freed in the last minutes, one by one, and a file that is
+# made soon after 20,000 were removed costs twenty times as much, whoever makes it. For the same reason let five
+# minutes pass between two runs on such a disk.
 Code.require_file("tree.exs", __DIR__)
 
 defmodule MaculaStorage.Bench.Archive do
@@ -55,7 +58,10 @@ defmodule MaculaStorage.Bench.Archive do
     if :zstd not in sides, do: IO.puts("without tar -I zstd: not on this machine")
 
     measured =
-      for round <- 1..rounds, side <- turned(sides, round), figure <- side(side, base), do: figure
+      for round <- 1..rounds,
+          side <- turned(sides, round),
+          figure <- side(side, base, round),
+          do: figure
 
     IO.puts("load when it ended: #{load()}")
     report(Enum.group_by(measured, &elem(&1, 0), &elem(&1, 1)), sizes(base), files, rounds)
@@ -82,7 +88,7 @@ defmodule MaculaStorage.Bench.Archive do
   # Others at work on the machine make every figure worth less.
   defp load, do: File.read!("/proc/loadavg") |> String.split() |> Enum.take(3) |> Enum.join(" ")
 
-  defp side(:ours, base) do
+  defp side(:ours, base, round) do
     {verified, plain} = {archive(base, "verified.tar.zst"), archive(base, "ours.tar.zst")}
     Enum.each([verified, plain], &File.rm/1)
     {{:ok, _}, verified_s} = Tree.timed(base, fn -> MaculaStorage.archive(@app, verified) end)
@@ -90,9 +96,13 @@ defmodule MaculaStorage.Bench.Archive do
     {{:ok, _}, plain_s} =
       Tree.timed(base, fn -> MaculaStorage.archive(@app, plain, verify: false) end)
 
-    :ok = MaculaStorage.close_app(@app)
-    File.rm_rf!(app_dir())
-    {:ok, restore_s} = Tree.timed(base, fn -> MaculaStorage.restore(@app, plain) end)
+    restored = "#{@app}-#{round}"
+
+    {:ok, restore_s} =
+      Tree.timed(base, fn -> MaculaStorage.restore(restored, plain, from_other_app: true) end)
+
+    [path, path_of_restored] = Enum.map([@app, restored], &MaculaStorage.app_data_path/1)
+    Tree.run!("diff", ["-rq", Path.join(path, "files"), Path.join(path_of_restored, "files")])
 
     [
       {{:archive, :ours}, plain_s},
@@ -101,14 +111,13 @@ defmodule MaculaStorage.Bench.Archive do
     ]
   end
 
-  defp side(side, base) do
+  defp side(side, base, round) do
     {compressor, file} = if side == :gzip, do: {@gzip, "tar.gz"}, else: {@zstd, "tar.zst"}
-    {archive, into} = {archive(base, file), Path.join(base, "out/tree")}
+    {archive, into} = {archive(base, file), Path.join(base, "out/#{side}-#{round}")}
     File.rm(archive)
     {_, archive_s} = Tree.timed(base, fn -> Tree.tar!(compressor, archive, app_dir()) end)
     File.mkdir_p!(into)
     {_, restore_s} = Tree.timed(base, fn -> Tree.untar!(compressor, archive, into) end)
-    File.rm_rf!(into)
     [{{:archive, side}, archive_s}, {{:restore, side}, restore_s}]
   end
 
@@ -156,13 +165,14 @@ defmodule MaculaStorage.Bench.Archive do
             {:restore, :zstd, 1.4}
           ],
           times = measured[{op, side}] do
-        ratio = median(times) / median(measured[{op, :ours}])
+        ours = measured[{op, :ours}]
 
         [
           "#{op}, as fast as #{@names[side]}",
-          times(ratio),
+          times(median(times) / median(ours)),
+          "#{times(Enum.min(times) / Enum.min(ours))} by the fastest",
           "goal #{times(goal)}",
-          met(ratio >= goal)
+          met(median(times) / median(ours) >= goal)
         ]
       end
 
