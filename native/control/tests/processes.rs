@@ -247,6 +247,8 @@ fn a_killed_owner_is_taken_over_from() {
 #[test]
 fn owners_that_come_and_go_are_taken_over_from_or_named() {
     let dir = temp();
+    // asking about an app does not make one
+    base(dir.path(), None).ensure_app_dirs(&app_name()).expect("directories");
     let commands = std::thread::spawn({
         let root = dir.path().to_owned();
         move || {
