@@ -4,6 +4,8 @@ defmodule MaculaStorage.Nif.AnswersTest do
 
   @workers MaculaStorage.Nif.Panics.workers()
   @queue_len_max 1024
+  # how long the threads are held: longer than a busy machine needs to fill the queue
+  @hold_ms 3_000
 
   # In a VM of its own, because a panic writes to standard error, and a passing test is quiet.
   test "a job that panics answers, and costs no thread" do
@@ -21,7 +23,7 @@ defmodule MaculaStorage.Nif.AnswersTest do
     callers =
       for _ <- 1..12 do
         spawn_link(fn ->
-          taken = for _ <- 1..100, do: Native.probe(base, make_ref(), 300, false)
+          taken = for _ <- 1..100, do: Native.probe(base, make_ref(), @hold_ms, false)
           send(test, {:submitted, taken})
           receive do: (:end -> :ok)
         end)
@@ -34,7 +36,6 @@ defmodule MaculaStorage.Nif.AnswersTest do
     assert Enum.uniq(refused) == [{:error, :busy}]
     # threads may have taken some before the queue was full
     assert length(taken) in @queue_len_max..(@queue_len_max + 3 * @workers)
-    assert {:error, :busy} = call(&Native.probe(base, &1, 0, false))
 
     # their calls end with them: there is room again
     Enum.each(callers, &send(&1, :end))

@@ -36,9 +36,11 @@ defmodule MaculaStorage.Nif.StopTest do
     {output, status} = child(dir, ending)
     dumped = File.exists?(Path.join(dir, "erl_crash.dump"))
 
-    if status == 0 and not dumped and output == "ready\n",
+    ready = File.exists?(Path.join(dir, "ready"))
+
+    if status == 0 and ready and not dumped and output == "",
       do: :ended_well,
-      else: {ending, n, status, dumped, output}
+      else: {ending, n, status, ready, dumped, output}
   end
 
   defp child(dir, ending) do
@@ -47,7 +49,7 @@ defmodule MaculaStorage.Nif.StopTest do
     {:ok, _} = Application.ensure_all_started(:macula_storage)
     MaculaStorage.Load.start("stopped", 21)
     MaculaStorage.Load.await(3)
-    IO.puts("ready")
+    File.write!("ready", "")
     spawn(fn -> #{ending} end)
     receive do: (:never -> :ok)
     """
