@@ -107,6 +107,11 @@ pub trait Disk: Send + Sync + Debug {
     fn remove_dir(&self, dir: &RelPath) -> io::Result<()>;
     /// Permission bits and modification time of a directory.
     fn set_dir_meta(&self, dir: &RelPath, mode: u32, mtime_ns: i128) -> io::Result<()>;
+    /// Tell the file system that what lies in the directories of `dir` is unrelated, so that it puts
+    /// each where there is room. A hint: a disk without it does nothing.
+    fn spread_dirs_of(&self, _dir: &RelPath) -> io::Result<()> {
+        Ok(())
+    }
     /// Make the names in a directory durable.
     fn sync_dir(&self, dir: &RelPath) -> io::Result<()>;
     /// Make everything in the tree durable (`syncfs`).

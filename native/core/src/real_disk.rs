@@ -170,6 +170,15 @@ impl Disk for RealDisk {
         Ok(fs::futimens(&fd, &times(mtime_ns))?)
     }
 
+    /// `chattr +T`: ext4 then gives each directory in it a block group of its own choice. Without it
+    /// a restore right after a removal creates its files among inodes that were just freed, each of
+    /// which ext4 looks at before it takes another (measured: 17.4 s instead of 0.6 s).
+    fn spread_dirs_of(&self, dir: &RelPath) -> io::Result<()> {
+        let fd = self.open_dir(dir)?;
+        let flags = fs::ioctl_getflags(&fd)?;
+        Ok(fs::ioctl_setflags(&fd, flags | fs::IFlags::TOPDIR)?)
+    }
+
     fn sync_dir(&self, dir: &RelPath) -> io::Result<()> {
         Ok(fs::fsync(self.open_dir(dir)?)?)
     }

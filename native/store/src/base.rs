@@ -76,6 +76,8 @@ impl Base {
         // control sockets and locks are nobody else's business
         disk.set_dir_meta(&RelPath::literal(RUN), 0o700, i128::from(seams.clock.wall_ms()) * 1_000_000)
             .map_err(refuse)?;
+        // file systems other than ext4 know no such hint
+        let _ = disk.spread_dirs_of(&RelPath::literal(APPS));
         let layout = Layout::new(root.to_owned());
         Ok(Arc::new(Self { layout, disk, seams, options, apps: RwLock::default() }))
     }
