@@ -300,7 +300,8 @@ impl Speller {
         let mut wide = magnitude.to_vec();
         wide.resize(16.max(wide.len()), 0);
         let low = i128::from_le_bytes(wide[..16].try_into().unwrap());
-        let value = if negative { -low } else { low };
+        // of a wide number only the low half, which is not used then
+        let value = if negative { low.wrapping_neg() } else { low };
         let small = magnitude.len() <= 4;
         match self.choice(3) {
             0 if small && u8::try_from(value).is_ok() => out.extend([97, value as u8]),
