@@ -92,12 +92,19 @@ defmodule MaculaStorage.CubDB.OrderTest do
       1 -> List.to_tuple(terms(depth))
       2 -> terms(depth)
       3 -> [term(depth - 1) | leaf()]
-      4 -> Map.new(terms(depth), &{&1, leaf()})
+      4 -> Map.new(map_keys(depth), &{&1, leaf()})
       _ -> leaf()
     end
   end
 
   defp terms(depth), do: for(_ <- 1..:rand.uniform(3), do: term(depth - 1))
+
+  # From OTP 26 on maps with atoms as keys, inside keys of maps, have an order that differs from VM to VM.
+  if String.to_integer(System.otp_release()) >= 26 do
+    defp map_keys(_depth), do: for(_ <- 1..:rand.uniform(3), do: leaf())
+  else
+    defp map_keys(depth), do: terms(depth)
+  end
 
   defp leaf do
     case :rand.uniform(13) do
