@@ -238,7 +238,7 @@ defmodule MaculaBackupTest do
       assert times == Enum.sort(times, {:desc, DateTime})
 
       for detail <- details do
-        assert Map.keys(detail) == [:at, :bytes, :name, :path, :verified]
+        assert Enum.sort(Map.keys(detail)) == [:at, :bytes, :name, :path, :verified]
         assert detail.path == Path.join(backups, detail.name)
         assert detail.bytes == File.stat!(detail.path).size
         assert detail.verified in [true, nil]
