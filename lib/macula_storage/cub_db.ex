@@ -89,14 +89,15 @@ defmodule MaculaStorage.CubDB do
   @doc """
   `{:ok, value}` of a key, or `:error`.
 
-  Cost: one dirty-I/O call, no sync. Durability: reads what is durable.
+  Cost: one dirty-I/O call, no sync; a value over 1 MiB is read by a thread of ours. Durability:
+  reads what is durable.
   """
   @spec fetch(db, key) :: {:ok, value} | :error
   def fetch(db, key), do: with_source(db, :get, &Pages.fetch(&1, key))
 
-  @doc "Whether a key is there. Cost and durability as `fetch/2`."
+  @doc "Whether a key is there; its value is not read. Cost and durability as `fetch/2`."
   @spec has_key?(db, key) :: boolean
-  def has_key?(db, key), do: fetch(db, key) != :error
+  def has_key?(db, key), do: ok!(with_source(db, :has_key?, &Pages.has_key?(&1, key)))
 
   @doc "A map of those of `keys` that are there, in one crossing. Cost and durability as `fetch/2`."
   @spec get_multi(db, [key]) :: %{key => value}

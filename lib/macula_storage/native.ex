@@ -61,8 +61,17 @@ defmodule MaculaStorage.Native do
   @spec kv_get(handle, key) :: {:ok, term} | {:etf, binary} | failure
   def kv_get(_source, _key), do: missing()
 
+  @spec kv_get_long(handle, reference, key) :: call
+  def kv_get_long(_source, _ref, _key), do: missing()
+
   @spec kv_get_many(handle, [key]) :: {:ok, [{:ok, term} | {:etf, binary} | nil]} | failure
   def kv_get_many(_source, _keys), do: missing()
+
+  @spec kv_get_many_long(handle, reference, [key]) :: call
+  def kv_get_many_long(_source, _ref, _keys), do: missing()
+
+  @spec kv_has(handle, key) :: {:ok, boolean} | failure
+  def kv_has(_source, _key), do: missing()
 
   @spec kv_len(handle) :: {:ok, non_neg_integer} | failure
   def kv_len(_source), do: missing()
@@ -70,6 +79,9 @@ defmodule MaculaStorage.Native do
   @spec kv_page(handle, bound, bound, boolean, pos_integer) ::
           {:ok, [{term, term}], binary | nil} | failure
   def kv_page(_source, _min, _max, _reverse, _entries_max), do: missing()
+
+  @spec kv_page_long(handle, reference, bound, bound, boolean) :: call
+  def kv_page_long(_source, _ref, _min, _max, _reverse), do: missing()
 
   @spec kv_write(handle, reference, [tuple | :clear], [key]) :: call
   def kv_write(_app, _ref, _ops, _absent), do: missing()

@@ -154,7 +154,30 @@ defmodule MaculaStorage.CubDBTest do
     :ok = CubDB.put(db, :list, list)
     assert CubDB.get(db, :list) == list
     assert %{:list => ^list} = CubDB.get_multi(db, [:list])
+
+    # of any length from everything that can be read: these go by a thread of ours
+    assert %{1 => {1, one}, 3 => {3, _}} = CubDB.get_multi(db, [1, 3, :none])
+    assert byte_size(one) == 5_000_000
+
+    CubDB.with_snapshot(db, fn snapshot ->
+      :ok = CubDB.delete(db, 2)
+      assert {2, ^bytes} = CubDB.Snapshot.get(snapshot, 2)
+      assert CubDB.Snapshot.has_key?(snapshot, 2)
+      assert [3, 2, 1] = snapshot |> CubDB.Snapshot.select(reverse: true, max_key: 3) |> keys()
+    end)
+
+    refute CubDB.has_key?(db, 2)
+
+    CubDB.transaction(db, fn tx ->
+      tx = CubDB.Tx.put(tx, 2, bytes)
+      assert CubDB.Tx.get(tx, 2) == bytes
+      assert %{1 => {1, ^one}} = CubDB.Tx.get_multi(tx, [1])
+      assert [1, 2, 3] = tx |> CubDB.Tx.select(max_key: 3) |> keys()
+      {:cancel, :ok}
+    end)
   end
+
+  defp keys(entries), do: Enum.map(entries, &elem(&1, 0))
 
   test "keys up to 64 KiB, none above", %{db: db} do
     fits = :binary.copy("k", 60_000)

@@ -34,7 +34,7 @@ defmodule MaculaStorage.Nif.SchedulersTest do
   end
 
   test "the check sees a function that holds a scheduler" do
-    tuple = Tuple.duplicate(0, 4_000_000)
+    tuple = Tuple.duplicate(0, 12_000_000)
     test = self()
     {seen, done} = stalls(fn -> pids(2, fn -> hold(test, tuple) end) end, &kill/1, 1)
     assert seen > done.hold * @stalled_share_max
@@ -87,6 +87,30 @@ defmodule MaculaStorage.Nif.SchedulersTest do
     assert loaded_us < idle_us * 20 + 100_000
   end
 
+  # Ten gets of 200 MB made an unrelated File.read! wait for 9 s: each held one of the ten schedulers
+  # for file work until it had read its value.
+  test "no dirty scheduler is held while a long value is read" do
+    app = unique_app()
+    :ok = CubDB.put(app, :long, :binary.copy("x", 30_000_000))
+    :erlang.system_flag(:scheduler_wall_time, true)
+    before = dirty_io_busy()
+
+    {us, _} =
+      :timer.tc(fn -> for _ <- 1..20, do: 30_000_000 = byte_size(CubDB.get(app, :long)) end)
+
+    busy = dirty_io_busy() - before
+    :erlang.system_flag(:scheduler_wall_time, false)
+    elapsed = System.convert_time_unit(us, :microsecond, :native)
+    assert busy < elapsed * 0.2
+  end
+
+  # native time units in which the schedulers for file work did something, all together
+  defp dirty_io_busy do
+    others = :erlang.system_info(:schedulers) + :erlang.system_info(:dirty_cpu_schedulers)
+    times = :erlang.statistics(:scheduler_wall_time_all)
+    Enum.sum(for {id, active, _total} <- times, id > others, do: active)
+  end
+
   # {long schedules seen in processes of ours, operations done of each kind}: for a time, and until
   # each of so many kinds was done often enough to tell
   defp stalls(start, stop, kinds \\ 0) do
@@ -137,9 +161,9 @@ defmodule MaculaStorage.Nif.SchedulersTest do
     receive do: (:never -> :ok), after: (1 -> echo())
   end
 
-  # copies the tuple, milliseconds in one piece
+  # copies the tuple of 96 MB, milliseconds in one piece on any machine
   defp hold(test, tuple) do
-    4_000_000 = tuple |> put_elem(5, test) |> tuple_size()
+    12_000_000 = tuple |> put_elem(5, test) |> tuple_size()
     send(test, {:done_one, :hold})
     receive do: (:never -> :ok), after: (1 -> hold(test, tuple))
   end

@@ -2,25 +2,37 @@ defmodule MaculaStorage.CubDB.Pages do
   @moduledoc false
   # Reading from an app, a snapshot or a transaction: single keys, and ranges page by page.
   #
-  # Functions that can fail return `{:error, _}` as Rust gave it; streams raise.
+  # What a dirty scheduler must not wait for, because it is large, is asked for again from a thread
+  # of ours. Functions that can fail return `{:error, _}` as Rust gave it; streams raise.
 
   alias MaculaStorage.CubDB.Terms
-  alias MaculaStorage.{Error, Native}
+  alias MaculaStorage.{Call, Error, Native}
 
   @entries_max 512
 
   @doc false
   def fetch(source, key) do
-    case Native.kv_get(source, Terms.key(key)) do
+    key = Terms.key(key)
+
+    case long(Native.kv_get(source, key), &Native.kv_get_long(source, &1, key), :get) do
       {:error, :not_found} -> :error
       {:error, _} = error -> error
       found -> {:ok, Terms.value(found)}
     end
   end
 
+  defp long({:error, :too_large}, again, op), do: Call.run(again, op: op)
+  defp long(answer, _again, _op), do: answer
+
+  @doc false
+  def has_key?(source, key), do: Native.kv_has(source, Terms.key(key))
+
   @doc false
   def get_multi(source, keys) do
-    with {:ok, values} <- Native.kv_get_many(source, Enum.map(keys, &Terms.key/1)) do
+    encoded = Enum.map(keys, &Terms.key/1)
+    again = &Native.kv_get_many_long(source, &1, encoded)
+
+    with {:ok, values} <- long(Native.kv_get_many(source, encoded), again, :get_multi) do
       {:ok,
        for(
          {key, found} <- Enum.zip(keys, values),
@@ -74,7 +86,9 @@ defmodule MaculaStorage.CubDB.Pages do
   defp next({source, :done}, _reverse), do: {:halt, {source, :done}}
 
   defp next({source, min, max}, reverse) do
-    case Native.kv_page(source, min, max, reverse, @entries_max) do
+    page = Native.kv_page(source, min, max, reverse, @entries_max)
+
+    case long(page, &Native.kv_page_long(source, &1, min, max, reverse), :select) do
       {:ok, entries, nil} -> {entries, {source, :done}}
       {:ok, entries, next} when reverse -> {entries, {source, min, {:raw, next}}}
       {:ok, entries, next} -> {entries, {source, {:raw, next}, max}}

@@ -35,7 +35,10 @@ defmodule MaculaStorage.CubDB.Snapshot do
 
   @doc "Whether a key is there. Cost: one dirty-I/O call."
   @spec has_key?(t, term) :: boolean
-  def has_key?(snapshot, key), do: fetch(snapshot, key) != :error
+  def has_key?(snapshot, key) do
+    {:ok, there?} = answer!(Pages.has_key?(snapshot.handle, key), snapshot)
+    there?
+  end
 
   @doc "A map of those of `keys` that are there. Cost: one dirty-I/O call."
   @spec get_multi(t, [term]) :: map

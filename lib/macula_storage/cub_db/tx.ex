@@ -33,7 +33,10 @@ defmodule MaculaStorage.CubDB.Tx do
 
   @doc "Whether a key is there."
   @spec has_key?(t, term) :: boolean
-  def has_key?(tx, key), do: fetch(tx, key) != :error
+  def has_key?(tx, key) do
+    {:ok, there?} = answer!(Pages.has_key?(tx.handle, key), tx)
+    there?
+  end
 
   @doc "A map of those of `keys` that are there."
   @spec get_multi(t, [term]) :: map

@@ -60,7 +60,7 @@ fn main() {
         let next = AtomicU64::new(0);
         let gets = rate(clients, |_| {
             let nth = next.fetch_add(7919, Ordering::Relaxed) as usize % keys.len();
-            assert_eq!(store.get_with(&keys[nth], <[u8]>::len).unwrap(), Some(100));
+            assert_eq!(store.get_with(&keys[nth], usize::MAX, <[u8]>::len).unwrap(), Some(100));
         });
         println!("gets/s threads={clients}: {gets}");
     }

@@ -7,10 +7,11 @@
 use crate::batch::{Batch, Committed, Condition, Op};
 use crate::blocks::{Backend, BlockFile};
 use crate::fence::fence;
-use crate::view::{View, DATA};
+use crate::value::Tables;
+use crate::view::View;
 use crate::KvError;
 use macula_core::{Chance, Disk, Gate, Open, RelPath};
-use redb::{Database, ReadableDatabase, ReadableTable, Table, TableDefinition, WriteTransaction};
+use redb::{Database, ReadableDatabase, TableDefinition, WriteTransaction};
 use std::io;
 use std::sync::Arc;
 
@@ -126,7 +127,7 @@ impl Engine {
         fence(&self.blocks, || {
             let mut txn = db.begin_write()?;
             txn.set_quick_repair(true);
-            txn.open_table(DATA)?;
+            Tables::open(&txn)?;
             txn.open_table(META)?.insert(REVISION, revision)?;
             Ok(txn.commit()?)
         })?;
@@ -141,9 +142,9 @@ impl Engine {
             let mut txn = db.begin_write()?;
             txn.set_durability(redb::Durability::None)?;
             {
-                let mut table = txn.open_table(DATA)?;
+                let mut tables = Tables::open(&txn)?;
                 for (key, value) in entries {
-                    table.insert(key.as_slice(), value.as_slice())?;
+                    tables.put(key, value)?;
                 }
             }
             Ok(txn.commit()?)
@@ -225,57 +226,43 @@ fn stage(db: &Database, group: &[&Batch], mut revision: u64) -> Result<Staged, r
     let mut txn = db.begin_write()?;
     txn.set_quick_repair(true);
     let mut outcomes = Vec::with_capacity(group.len());
-    let mut table = txn.open_table(DATA)?;
+    let mut tables = Tables::open(&txn)?;
     for batch in group {
-        match refused(&table, &batch.conditions)? {
+        match refused(&tables, &batch.conditions)? {
             Some(error) => outcomes.push(Err(error)),
             None => {
-                table = apply(&txn, table, &batch.ops)?;
+                tables = apply(&txn, tables, &batch.ops)?;
                 revision += 1;
                 outcomes.push(Ok(Committed { revision }));
             }
         }
     }
-    drop(table);
+    drop(tables);
     if revision != before {
         txn.open_table(META)?.insert(REVISION, revision)?;
     }
     Ok((txn, outcomes, revision))
 }
 
-type DataTable<'txn> = Table<'txn, &'static [u8], &'static [u8]>;
-
-fn refused(table: &DataTable, conditions: &[Condition]) -> Result<Option<KvError>, redb::Error> {
+fn refused(tables: &Tables, conditions: &[Condition]) -> Result<Option<KvError>, redb::Error> {
     for condition in conditions {
         match condition {
-            Condition::Absent(key) if table.get(key.as_slice())?.is_some() => return Ok(Some(KvError::Exists)),
+            Condition::Absent(key) if tables.has(key)? => return Ok(Some(KvError::Exists)),
             Condition::Absent(_) => {}
-            Condition::Is { key, value } => {
-                let found = table.get(key.as_slice())?;
-                if found.as_ref().map(|guard| guard.value()) != value.as_deref() {
-                    return Ok(Some(KvError::Conflict));
-                }
-            }
+            Condition::Is { key, value } if !tables.is(key, value.as_deref())? => return Ok(Some(KvError::Conflict)),
+            Condition::Is { .. } => {}
         }
     }
     Ok(None)
 }
 
-fn apply<'txn>(
-    txn: &'txn WriteTransaction,
-    mut table: DataTable<'txn>,
-    ops: &[Op],
-) -> Result<DataTable<'txn>, redb::Error> {
+fn apply<'txn>(txn: &'txn WriteTransaction, mut tables: Tables<'txn>, ops: &[Op]) -> Result<Tables<'txn>, redb::Error> {
     for op in ops {
         match op {
-            Op::Put { key, value } => drop(table.insert(key.as_slice(), value.as_slice())?),
-            Op::Delete { key } => drop(table.remove(key.as_slice())?),
-            Op::Clear => {
-                drop(table);
-                txn.delete_table(DATA)?;
-                table = txn.open_table(DATA)?;
-            }
+            Op::Put { key, value } => tables.put(key, value)?,
+            Op::Delete { key } => tables.delete(key)?,
+            Op::Clear => tables = tables.clear(txn)?,
         }
     }
-    Ok(table)
+    Ok(tables)
 }

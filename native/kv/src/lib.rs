@@ -16,6 +16,7 @@ mod records;
 mod reply;
 mod store;
 mod turn;
+mod value;
 mod verify;
 mod view;
 mod writer;

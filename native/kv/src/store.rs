@@ -232,9 +232,15 @@ impl Store {
         self.0.shared.read(|view| view.get(key))
     }
 
-    /// What `f` makes of the value of a key, without a copy.
-    pub fn get_with<R>(&self, key: &[u8], f: impl FnOnce(&[u8]) -> R) -> Result<Option<R>, KvError> {
-        Ok(self.0.shared.read(|view| view.find(key))?.map(|value| f(value.value())))
+    /// What `f` makes of the value of a key, without a copy; [`KvError::TooLarge`], and the value
+    /// was not read, when it is longer than `len_max` bytes.
+    pub fn get_with<R>(&self, key: &[u8], len_max: usize, f: impl FnOnce(&[u8]) -> R) -> Result<Option<R>, KvError> {
+        Ok(self.0.shared.read(|view| view.find(key, len_max))?.map(|value| f(value.bytes())))
+    }
+
+    /// Whether a key is there.
+    pub fn has(&self, key: &[u8]) -> Result<bool, KvError> {
+        self.0.shared.read(|view| view.has(key))
     }
 
     /// The values of many keys, of one instant.
@@ -336,9 +342,14 @@ impl Snapshot {
         self.view()?.get(key)
     }
 
-    /// What `f` makes of the value of a key, without a copy.
-    pub fn get_with<R>(&self, key: &[u8], f: impl FnOnce(&[u8]) -> R) -> Result<Option<R>, KvError> {
-        Ok(self.view()?.find(key)?.map(|value| f(value.value())))
+    /// As [`Store::get_with`].
+    pub fn get_with<R>(&self, key: &[u8], len_max: usize, f: impl FnOnce(&[u8]) -> R) -> Result<Option<R>, KvError> {
+        Ok(self.view()?.find(key, len_max)?.map(|value| f(value.bytes())))
+    }
+
+    /// Whether a key is there.
+    pub fn has(&self, key: &[u8]) -> Result<bool, KvError> {
+        self.view()?.has(key)
     }
 
     /// The values of many keys.

@@ -5,7 +5,7 @@
 
 use crate::batch::{check_key, check_value, Batch, Committed, Op};
 use crate::reply::Reply;
-use crate::view::{page, KeyRange, Page, PageLimits, View, Writes};
+use crate::view::{page, short_enough, KeyRange, Page, PageLimits, View, Writes};
 use crate::KvError;
 use crossbeam_channel::Sender;
 use parking_lot::Mutex;
@@ -103,7 +103,7 @@ impl State {
         match self.writes.get(key) {
             Some(written) => Ok(written.is_some()),
             None if self.cleared => Ok(false),
-            None => Ok(view.find(key)?.is_some()),
+            None => view.has(key),
         }
     }
 
@@ -137,11 +137,22 @@ impl Tx {
 
     /// The value of a key, own writes included.
     pub fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, KvError> {
+        self.get_with(key, usize::MAX, <[u8]>::to_vec)
+    }
+
+    /// As [`crate::Store::get_with`], own writes included.
+    pub fn get_with<R>(&self, key: &[u8], len_max: usize, f: impl FnOnce(&[u8]) -> R) -> Result<Option<R>, KvError> {
         self.0.with(|state| match state.writes.get(key) {
-            Some(written) => Ok(written.clone()),
+            Some(None) => Ok(None),
+            Some(Some(value)) => short_enough(value, len_max).map(|()| Some(f(value))),
             None if state.cleared => Ok(None),
-            None => self.0.view.get(key),
+            None => Ok(self.0.view.find(key, len_max)?.map(|value| f(value.bytes()))),
         })
+    }
+
+    /// Whether a key is there, own writes included.
+    pub fn has(&self, key: &[u8]) -> Result<bool, KvError> {
+        self.0.with(|state| state.has(&self.0.view, key))
     }
 
     /// A part of a range, own writes included; see [`crate::Snapshot::page`].

@@ -8,7 +8,7 @@ use crate::blocks::BlockFile;
 use crate::engine::Engine;
 use crate::fence::fence;
 use crate::format::BLOCK;
-use crate::view::{View, EVERYTHING};
+use crate::view::{Value, View, EVERYTHING};
 use crate::{KvError, Store};
 use macula_core::{Progress, Task};
 use redb::{ReadOnlyDatabase, StorageBackend};
@@ -59,11 +59,12 @@ impl Frozen {
     }
 
     fn walk(&self, task: &Task) -> Result<Verified, KvError> {
-        let mut entries = 0;
-        let table = View::now(&self.db, &self.blocks, self.view.revision)?;
-        let mut scan = table.scan(&EVERYTHING, false)?;
-        while scan.step()?.is_some() {
+        let (mut entries, mut long) = (0, 0);
+        let view = View::now(&self.db, &self.blocks, self.view.revision)?;
+        let mut scan = view.scan(&EVERYTHING, false)?;
+        while let Some((_, value)) = scan.look()? {
             entries += 1;
+            long += u64::from(matches!(value, Value::Long(_)));
             if entries % 256 == 0 {
                 if task.cancel.is_cancelled() {
                     return Err(KvError::Cancelled);
@@ -74,6 +75,11 @@ impl Frozen {
         }
         if entries != self.view.len {
             let reason = format!("holds {entries} entries of {}", self.view.len);
+            return Err(KvError::corrupt(self.blocks.name(), None, reason));
+        }
+        let long_len = view.long_len()?;
+        if long != long_len {
+            let reason = format!("holds {long_len} long values, its entries name {long}");
             return Err(KvError::corrupt(self.blocks.name(), None, reason));
         }
         Ok(Verified { entries, blocks: self.count.load(Ordering::Relaxed) })

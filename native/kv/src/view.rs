@@ -5,15 +5,13 @@
 
 use crate::blocks::BlockFile;
 use crate::fence::fence;
+use crate::value::{Cell, DATA, LONG};
 use crate::KvError;
-use redb::{ReadOnlyTable, ReadableDatabase, ReadableTableMetadata, TableDefinition};
+use redb::{AccessGuard, ReadOnlyTable, ReadableDatabase, ReadableTableMetadata};
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::Arc;
-
-/// Keys and values of the user.
-pub(crate) const DATA: TableDefinition<&[u8], &[u8]> = TableDefinition::new("data");
 
 /// Changes not yet in a view: `None` deletes.
 pub(crate) type Writes = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
@@ -31,6 +29,8 @@ pub struct PageLimits {
     pub entries_max: usize,
     /// Bytes of keys and values at most.
     pub bytes_max: usize,
+    /// A value that is longer ends the page before it; as the first entry it is `TooLarge`.
+    pub value_len_max: usize,
 }
 
 /// A key and its value.
@@ -48,92 +48,151 @@ pub struct Page {
 /// One version.
 pub(crate) struct View {
     /// Taken on drop only.
-    table: Option<ReadOnlyTable<&'static [u8], &'static [u8]>>,
+    tables: Option<Tables>,
     blocks: Arc<BlockFile>,
     pub revision: u64,
     pub len: u64,
 }
 
+struct Tables {
+    data: ReadOnlyTable<&'static [u8], &'static [u8]>,
+    long: ReadOnlyTable<u64, &'static [u8]>,
+}
+
+type Bytes = AccessGuard<'static, &'static [u8]>;
+
+/// A value that is not copied yet.
+pub(crate) enum Value {
+    /// The cell beside its key.
+    Short(Bytes),
+    /// From the table of long values.
+    Long(Bytes),
+}
+
+impl Value {
+    pub fn bytes(&self) -> &[u8] {
+        match self {
+            // decoded once already: of this kind
+            Self::Short(cell) => cell.value().get(1..).unwrap_or_default(),
+            Self::Long(bytes) => bytes.value(),
+        }
+    }
+}
+
+impl Tables {
+    /// The value that a cell holds or names, of at most `len_max` bytes.
+    fn value(&self, cell: Bytes, len_max: usize) -> Result<Result<Value, KvError>, redb::Error> {
+        let decoded = Cell::decode(cell.value())?;
+        let len = decoded.value_len();
+        if len > len_max as u64 {
+            return Ok(Err(KvError::TooLarge { what: "value", len, len_max: len_max as u64 }));
+        }
+        let Cell::Long { number, len } = decoded else { return Ok(Ok(Value::Short(cell))) };
+        match self.long.get(number)? {
+            Some(bytes) if bytes.value().len() as u64 == len => Ok(Ok(Value::Long(bytes))),
+            _ => Err(redb::Error::Corrupted(format!("no long value of its length: number={number} len={len}"))),
+        }
+    }
+}
+
 impl View {
     /// The version that redb holds now.
     pub fn now(db: &impl ReadableDatabase, blocks: &Arc<BlockFile>, revision: u64) -> Result<Arc<Self>, KvError> {
-        let (table, len) = fence(blocks, || {
-            let table = db.begin_read()?.open_table(DATA)?;
-            let len = table.len()?;
-            Ok((table, len))
+        let (tables, len) = fence(blocks, || {
+            let txn = db.begin_read()?;
+            let tables = Tables { data: txn.open_table(DATA)?, long: txn.open_table(LONG)? };
+            let len = tables.data.len()?;
+            Ok((tables, len))
         })?;
-        Ok(Arc::new(Self { table: Some(table), blocks: blocks.clone(), revision, len }))
+        Ok(Arc::new(Self { tables: Some(tables), blocks: blocks.clone(), revision, len }))
     }
 
-    pub fn find(&self, key: &[u8]) -> Result<Option<Value>, KvError> {
-        let Some(table) = &self.table else { return Ok(None) };
-        fence(&self.blocks, || {
-            let found = table.get(key)?;
-            // a bad page would panic here, inside the fence, and not at the caller's
-            let _ = found.as_ref().map(|guard| guard.value().len());
-            Ok(found)
-        })
+    /// Inside the fence, because a bad page panics where it is first touched.
+    fn within<T>(&self, act: impl FnOnce(&Tables) -> Result<T, redb::Error>) -> Result<T, KvError> {
+        let tables = self.tables.as_ref().ok_or(KvError::Closed)?;
+        fence(&self.blocks, || act(tables))
+    }
+
+    /// The value of a key; [`KvError::TooLarge`] when it is longer than `len_max`.
+    pub fn find(&self, key: &[u8], len_max: usize) -> Result<Option<Value>, KvError> {
+        let found = self.within(|tables| {
+            let Some(cell) = tables.data.get(key)? else { return Ok(None) };
+            Ok(Some(tables.value(cell, len_max)?))
+        });
+        found?.transpose()
+    }
+
+    pub fn has(&self, key: &[u8]) -> Result<bool, KvError> {
+        self.within(|tables| Ok(tables.data.get(key)?.is_some()))
     }
 
     pub fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, KvError> {
-        Ok(self.find(key)?.map(|value| value.value().to_vec()))
+        Ok(self.find(key, usize::MAX)?.map(|value| value.bytes().to_vec()))
     }
 
     pub fn page(&self, range: &KeyRange, reverse: bool, limits: PageLimits) -> Result<Page, KvError> {
         page(Some(self), &Writes::new(), range, reverse, limits)
     }
 
+    /// How many long values there are, named or not.
+    pub fn long_len(&self) -> Result<u64, KvError> {
+        self.within(|tables| Ok(tables.long.len()?))
+    }
+
     /// Entries in key order, or the reverse.
-    pub fn scan(&self, range: &KeyRange, reverse: bool) -> Result<Scan, KvError> {
+    pub fn scan(&self, range: &KeyRange, reverse: bool) -> Result<Scan<'_>, KvError> {
         let (low, high) = (range.0.as_ref().map(Vec::as_slice), range.1.as_ref().map(Vec::as_slice));
-        let range = match &self.table {
-            Some(table) if !is_empty(range) => Some(fence(&self.blocks, || Ok(table.range::<&[u8]>((low, high))?))?),
-            _ => None,
+        let range = match is_empty(range) {
+            true => None,
+            false => Some(self.within(|tables| Ok(tables.data.range::<&[u8]>((low, high))?))?),
         };
-        Ok(Scan { range, blocks: self.blocks.clone(), reverse })
+        Ok(Scan { view: self, range, reverse })
     }
 }
 
 impl Drop for View {
     fn drop(&mut self) {
-        let table = self.table.take();
+        let tables = self.tables.take();
         let _ = fence(&self.blocks, || {
-            drop(table);
+            drop(tables);
             Ok(())
         });
     }
 }
 
-/// An iteration over a view, which must outlive it.
-pub(crate) struct Scan {
+/// An iteration over a view.
+pub(crate) struct Scan<'view> {
+    view: &'view View,
     range: Option<redb::Range<'static, &'static [u8], &'static [u8]>>,
-    blocks: Arc<BlockFile>,
     reverse: bool,
 }
 
-/// A value that is not copied yet.
-pub(crate) type Value = redb::AccessGuard<'static, &'static [u8]>;
-
-impl Scan {
-    pub fn step(&mut self) -> Result<Option<(Vec<u8>, Value)>, KvError> {
+impl Scan<'_> {
+    /// The next key with its cell.
+    fn step(&mut self) -> Result<Option<(Vec<u8>, Bytes)>, KvError> {
         let Some(range) = &mut self.range else { return Ok(None) };
         let reverse = self.reverse;
-        fence(&self.blocks, || {
+        fence(&self.view.blocks, || {
             let entry = if reverse { range.next_back() } else { range.next() };
             let Some(entry) = entry else { return Ok(None) };
-            let (key, value) = entry?;
-            Ok(Some((key.value().to_vec(), value)))
+            let (key, cell) = entry?;
+            Ok(Some((key.value().to_vec(), cell)))
         })
+    }
+
+    fn value(&self, cell: Bytes, len_max: usize) -> Result<Value, KvError> {
+        self.view.within(|tables| tables.value(cell, len_max))?
+    }
+
+    /// The next entry, its value not copied.
+    pub fn look(&mut self) -> Result<Option<(Vec<u8>, Value)>, KvError> {
+        let Some((key, cell)) = self.step()? else { return Ok(None) };
+        Ok(Some((key, self.value(cell, usize::MAX)?)))
     }
 
     /// The next entry.
     pub fn next(&mut self) -> Result<Option<Entry>, KvError> {
-        let Some((key, value)) = self.step()? else { return Ok(None) };
-        Ok(Some((key, self.copy(&value)?)))
-    }
-
-    fn copy(&self, value: &Value) -> Result<Vec<u8>, KvError> {
-        fence(&self.blocks, || Ok(value.value().to_vec()))
+        Ok(self.look()?.map(|(key, value)| (key, value.bytes().to_vec())))
     }
 }
 
@@ -183,17 +242,30 @@ pub(crate) fn page(
         }
         let entry = match (written, under, &scan) {
             (Some((_, None)), _, _) => continue,
-            (Some((key, Some(value))), _, _) => (key.clone(), value.clone()),
-            (None, Some((key, value)), Some(scan)) => (key, scan.copy(&value)?),
+            (Some((key, Some(value))), _, _) => {
+                short_enough(value, limits.value_len_max).map(|()| (key.clone(), value.clone()))
+            }
+            (None, Some((key, cell)), Some(scan)) => {
+                scan.value(cell, limits.value_len_max).map(|value| (key, value.bytes().to_vec()))
+            }
             (None, _, _) => return Ok(page),
         };
-        let weight = entry.0.len() + entry.1.len();
+        let weight = entry.as_ref().map_or(0, |(key, value)| key.len() + value.len());
         let full = page.entries.len() >= limits.entries_max || bytes + weight > limits.bytes_max;
-        if let (true, Some((last, _))) = (full, page.entries.last()) {
+        let longer = matches!(entry, Err(KvError::TooLarge { .. }));
+        if let (true, Some((last, _))) = (full || longer, page.entries.last()) {
             page.next = Some(last.clone());
             return Ok(page);
         }
         bytes += weight;
-        page.entries.push(entry);
+        page.entries.push(entry?);
+    }
+}
+
+pub(crate) fn short_enough(value: &[u8], len_max: usize) -> Result<(), KvError> {
+    let len = value.len();
+    match len > len_max {
+        true => Err(KvError::TooLarge { what: "value", len: len as u64, len_max: len_max as u64 }),
+        false => Ok(()),
     }
 }

@@ -38,7 +38,7 @@ impl Life {
     }
 
     fn value(&mut self) -> Vec<u8> {
-        let len = if self.rng.u8(..) < 4 { self.rng.usize(..40_000) } else { self.rng.usize(..120) };
+        let len = if self.rng.u8(..) < 8 { self.rng.usize(..80_000) } else { self.rng.usize(..120) };
         vec![self.rng.u8(..); len]
     }
 
@@ -126,7 +126,11 @@ impl Life {
 
     fn range(&mut self) -> (macula_kv::KeyRange, bool, PageLimits) {
         let range = (self.bound(), self.bound());
-        let limits = PageLimits { entries_max: self.rng.usize(1..20), bytes_max: self.rng.usize(1..3000) };
+        let limits = PageLimits {
+            entries_max: self.rng.usize(1..20),
+            bytes_max: self.rng.usize(1..3000),
+            value_len_max: usize::MAX,
+        };
         (range, self.rng.bool(), limits)
     }
 

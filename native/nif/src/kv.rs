@@ -3,7 +3,7 @@
 //! Keys come as external terms and are turned into ordered bytes here; values are kept as they come.
 
 use crate::atoms;
-use crate::base::{on_app, AppHandle};
+use crate::base::{on_app, AppHandle, Opened};
 use crate::error::{self, Failure};
 use crate::handle::{dispose, Handle};
 use crate::options::list;
@@ -11,7 +11,7 @@ use crate::runtime::owe;
 use macula_core::Kind;
 use macula_store::kv::{Batch, Condition, KeyRange, KvError, Op, Page, PageLimits, Snapshot, Store, Tx};
 use macula_term::Side;
-use rustler::{Atom, Binary, Encoder, Env, LocalPid, Monitor, NewBinary, Resource, ResourceArc, Term};
+use rustler::{Atom, Binary, Encoder, Env, LocalPid, Monitor, NewBinary, OwnedBinary, Resource, ResourceArc, Term};
 use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,9 +20,12 @@ use std::time::Duration;
 const DECODED_BYTES_MAX: usize = 64 * 1024;
 /// Bytes of one page.
 const PAGE_BYTES_MAX: usize = 256 * 1024;
+/// What a read on a dirty scheduler may bring in, bytes. A longer one is `too_large`, and then asked
+/// for again from a thread of ours (the NIFs named `_long`).
+const DIRTY_BYTES_MAX: usize = 1 << 20;
 
 /// A snapshot, ended by its owner's death too.
-pub struct SnapshotHandle(Handle<Snapshot>);
+pub struct SnapshotHandle(Handle<(Snapshot, Arc<Opened>)>);
 
 #[rustler::resource_impl]
 impl Resource for SnapshotHandle {
@@ -35,7 +38,7 @@ impl Resource for SnapshotHandle {
 
 impl SnapshotHandle {
     fn release(&self) {
-        if let Some(snapshot) = self.0.take() {
+        if let Some((snapshot, _)) = self.0.take() {
             // ending it may free pages: not on a scheduler thread
             dispose(Box::new(Released(snapshot)));
         }
@@ -51,14 +54,14 @@ impl Drop for Released {
 }
 
 /// A transaction, aborted by its owner's death.
-pub struct TxHandle(Handle<Arc<Tx>>);
+pub struct TxHandle(Handle<(Arc<Tx>, Arc<Opened>)>);
 
 #[rustler::resource_impl]
 impl Resource for TxHandle {
     const IMPLEMENTS_DOWN: bool = true;
 
     fn down<'a>(&'a self, _env: Env<'a>, _pid: LocalPid, _monitor: Monitor) {
-        if let Some(tx) = self.0.take() {
+        if let Some((tx, _)) = self.0.take() {
             dispose(Box::new(Abandoned(tx)));
         }
     }
@@ -81,26 +84,55 @@ enum Source {
 }
 
 impl Source {
-    fn of(term: Term) -> Result<Self, Failure> {
+    /// What can be read from, and the threads for a long read.
+    fn of(term: Term) -> Result<(Self, Arc<Opened>), Failure> {
         if let Ok(app) = term.decode::<ResourceArc<AppHandle>>() {
-            return store(&app).map(Source::Store);
+            return Ok((Source::Store(store(&app)?), app.get()?.opened));
         }
         if let Ok(snapshot) = term.decode::<ResourceArc<SnapshotHandle>>() {
-            return snapshot.0.get().map(Source::Snapshot);
+            let (snapshot, opened) = snapshot.0.get()?;
+            return Ok((Source::Snapshot(snapshot), opened));
         }
         match term.decode::<ResourceArc<TxHandle>>() {
-            Ok(tx) => tx.0.get().map(Source::Tx),
+            Ok(tx) => tx.0.get().map(|(tx, opened)| (Source::Tx(tx), opened)),
             Err(_) => Err(Failure::invalid("expected an app, a snapshot or a transaction")),
         }
     }
 
     /// What `look` makes of the value of a key, without a copy where there is none.
-    fn get_with<T>(&self, key: &[u8], look: impl FnOnce(&[u8]) -> T) -> Result<Option<T>, KvError> {
+    fn get_with<T>(&self, key: &[u8], len_max: usize, look: impl FnOnce(&[u8]) -> T) -> Result<Option<T>, KvError> {
         match self {
-            Source::Store(store) => store.get_with(key, look),
-            Source::Snapshot(snapshot) => snapshot.get_with(key, look),
-            Source::Tx(tx) => Ok(tx.get(key)?.map(|value| look(&value))),
+            Source::Store(store) => store.get_with(key, len_max, look),
+            Source::Snapshot(snapshot) => snapshot.get_with(key, len_max, look),
+            Source::Tx(tx) => tx.get_with(key, len_max, look),
         }
+    }
+
+    fn has(&self, key: &[u8]) -> Result<bool, KvError> {
+        match self {
+            Source::Store(store) => store.has(key),
+            Source::Snapshot(snapshot) => snapshot.has(key),
+            Source::Tx(tx) => tx.has(key),
+        }
+    }
+
+    /// The values of several keys at one instant, of `bytes_max` bytes together at most.
+    fn get_many<T>(
+        self,
+        keys: &[Vec<u8>],
+        bytes_max: usize,
+        look: impl Fn(&[u8]) -> T,
+    ) -> Result<Vec<Option<T>>, KvError> {
+        let source = self.pinned()?;
+        let mut left = bytes_max;
+        let value = |key: &Vec<u8>| {
+            let found = source.get_with(key, left, |value| (look(value), value.len()))?;
+            Ok(found.map(|(value, len)| {
+                left -= len;
+                value
+            }))
+        };
+        keys.iter().map(value).collect()
     }
 
     /// One instant, for reads that must agree.
@@ -139,13 +171,13 @@ fn kv_open<'a>(env: Env<'a>, app: ResourceArc<AppHandle>, reference: Term<'a>) -
     on_app(env, &app, reference, |reply, app| reply.send_done(app.kv().map(|_| ())))
 }
 
-/// dirty io: the value of a key.
+/// dirty io: the value of a key; `too_large` when it is for `kv_get_long`.
 #[rustler::nif(schedule = "DirtyIo")]
 fn kv_get<'a>(env: Env<'a>, source: Term<'a>, key: Binary) -> Term<'a> {
     let read = || -> Result<Option<Term<'a>>, Failure> {
-        let source = Source::of(source)?;
+        let (source, _) = Source::of(source)?;
         let key = macula_term::encode(key.as_slice())?;
-        Ok(source.get_with(&key, |value| value_term(env, value))?)
+        Ok(source.get_with(&key, DIRTY_BYTES_MAX, |value| value_term(env, value))?)
     };
     match read() {
         Ok(Some(term)) => term,
@@ -154,27 +186,67 @@ fn kv_get<'a>(env: Env<'a>, source: Term<'a>, key: Binary) -> Term<'a> {
     }
 }
 
-/// dirty io: the values of several keys at one instant, nil where there is none.
+/// own thread: as `kv_get`, of any length, as its bytes.
+#[rustler::nif]
+fn kv_get_long<'a>(env: Env<'a>, source: Term<'a>, reference: Term<'a>, key: Binary) -> Term<'a> {
+    let asked = || -> Result<_, Failure> { Ok((Source::of(source)?, macula_term::encode(key.as_slice())?)) };
+    match asked() {
+        Err(failure) => failure.encode(env),
+        Ok(((source, opened), key)) => opened.runtime.io(env, reference, move |reply| {
+            let found = source.get_with(&key, usize::MAX, Etf::copy).map_err(Failure::from);
+            let found = found.and_then(|found| found.ok_or_else(|| Failure::outcome(Kind::NotFound)));
+            reply.send(|env| match found {
+                Ok(value) => value.into_term(env),
+                Err(failure) => failure.encode(env),
+            });
+        }),
+    }
+}
+
+/// dirty io: the values of several keys at one instant, nil where there is none; `too_large` when
+/// they are for `kv_get_many_long`.
 #[rustler::nif(schedule = "DirtyIo")]
 fn kv_get_many<'a>(env: Env<'a>, source: Term<'a>, keys: Term<'a>) -> Term<'a> {
     let read = || -> Result<Vec<Option<Term<'a>>>, Failure> {
-        let source = Source::of(source)?.pinned()?;
-        let value = |key: Term| {
-            let key = encode_key(key)?;
-            Ok(source.get_with(&key, |value| value_term(env, value))?)
-        };
-        list(keys)?.into_iter().map(value).collect()
+        let (source, _) = Source::of(source)?;
+        Ok(source.get_many(&encode_keys(keys)?, DIRTY_BYTES_MAX, |value| value_term(env, value))?)
     };
     error::result(env, read())
+}
+
+/// own thread: as `kv_get_many`, of any length, as their bytes.
+#[rustler::nif]
+fn kv_get_many_long<'a>(env: Env<'a>, source: Term<'a>, reference: Term<'a>, keys: Term<'a>) -> Term<'a> {
+    let asked = || -> Result<_, Failure> { Ok((Source::of(source)?, encode_keys(keys)?)) };
+    match asked() {
+        Err(failure) => failure.encode(env),
+        Ok(((source, opened), keys)) => opened.runtime.io(env, reference, move |reply| {
+            let found = source.get_many(&keys, usize::MAX, Etf::copy);
+            reply.send(|env| {
+                let terms = |found: Vec<Option<Etf>>| -> Vec<_> {
+                    found.into_iter().map(|value| value.map(|value| value.into_term(env))).collect()
+                };
+                error::result(env, found.map(terms))
+            });
+        }),
+    }
+}
+
+/// dirty io: whether a key is there; its value is not looked at.
+#[rustler::nif(schedule = "DirtyIo")]
+fn kv_has<'a>(env: Env<'a>, source: Term<'a>, key: Term<'a>) -> Term<'a> {
+    let has = || -> Result<bool, Failure> { Ok(Source::of(source)?.0.has(&encode_key(key)?)?) };
+    error::result(env, has())
 }
 
 /// dirty io: how many entries there are.
 #[rustler::nif(schedule = "DirtyIo")]
 fn kv_len<'a>(env: Env<'a>, source: Term<'a>) -> Term<'a> {
-    error::result(env, Source::of(source).and_then(|source| Ok(source.len()?)))
+    error::result(env, Source::of(source).and_then(|(source, _)| Ok(source.len()?)))
 }
 
-/// dirty io: one page of a range, and the key to go on behind.
+/// dirty io: one page of a range, and the key to go on behind; `too_large` when its first entry is
+/// for `kv_page_long`.
 #[rustler::nif(schedule = "DirtyIo")]
 fn kv_page<'a>(
     env: Env<'a>,
@@ -184,18 +256,40 @@ fn kv_page<'a>(
     reverse: bool,
     entries_max: usize,
 ) -> Term<'a> {
+    let limits = PageLimits { entries_max, bytes_max: PAGE_BYTES_MAX, value_len_max: DIRTY_BYTES_MAX };
     let read = || -> Result<Page, Failure> {
-        let source = Source::of(source)?;
-        let range = (lower(min)?, upper(max)?);
-        if is_empty(&range) {
-            return Ok(Page::default());
+        let (source, _) = Source::of(source)?;
+        match range(min, max)? {
+            Some(range) => Ok(source.page(&range, reverse, limits)?),
+            None => Ok(Page::default()),
         }
-        Ok(source.page(&range, reverse, PageLimits { entries_max, bytes_max: PAGE_BYTES_MAX })?)
     };
-    match read().and_then(|page| page_terms(env, page)) {
-        Ok(term) => term,
+    page_or_failure(env, read())
+}
+
+/// own thread: as `kv_page`, with a first entry of any length.
+#[rustler::nif]
+fn kv_page_long<'a>(
+    env: Env<'a>,
+    source: Term<'a>,
+    reference: Term<'a>,
+    min: Term<'a>,
+    max: Term<'a>,
+    reverse: bool,
+) -> Term<'a> {
+    let limits = PageLimits { entries_max: 1, bytes_max: PAGE_BYTES_MAX, value_len_max: usize::MAX };
+    let asked = || -> Result<_, Failure> { Ok((Source::of(source)?, range(min, max)?)) };
+    match asked() {
         Err(failure) => failure.encode(env),
+        Ok(((source, opened), range)) => opened.runtime.io(env, reference, move |reply| {
+            let page = range.map_or(Ok(Page::default()), |range| source.page(&range, reverse, limits));
+            reply.send(|env| page_or_failure(env, page.map_err(Failure::from)));
+        }),
     }
+}
+
+fn page_or_failure(env: Env, page: Result<Page, Failure>) -> Term {
+    page.and_then(|page| page_terms(env, page)).unwrap_or_else(|failure| failure.encode(env))
 }
 
 fn page_terms(env: Env, page: Page) -> Result<Term, Failure> {
@@ -206,6 +300,12 @@ fn page_terms(env: Env, page: Page) -> Result<Term, Failure> {
     }
     let next = page.next.map(|key| binary(env, &key));
     Ok((atoms::ok(), entries, next).encode(env))
+}
+
+/// `None` when no key can be in it.
+fn range(min: Term, max: Term) -> Result<Option<KeyRange>, Failure> {
+    let range = (lower(min)?, upper(max)?);
+    Ok((!is_empty(&range)).then_some(range))
 }
 
 /// `none`, `{incl | excl, term}` or `{raw, key}`, which was already given.
@@ -292,6 +392,10 @@ fn encode_key(key: Term) -> Result<Vec<u8>, Failure> {
     Ok(macula_term::encode(key.as_slice())?)
 }
 
+fn encode_keys(keys: Term) -> Result<Vec<Vec<u8>>, Failure> {
+    list(keys)?.into_iter().map(encode_key).collect()
+}
+
 /// `{put, key, value}`, `{delete, key}` or `clear`.
 fn decode_op(op: Term) -> Result<Op, Failure> {
     if op.is_atom() {
@@ -309,9 +413,9 @@ fn decode_op(op: Term) -> Result<Op, Failure> {
 /// dirty io: pin the present state for the calling process.
 #[rustler::nif(schedule = "DirtyIo")]
 fn kv_snapshot<'a>(env: Env<'a>, app: ResourceArc<AppHandle>) -> Term<'a> {
-    let snapshot = store(&app).and_then(|store| Ok(store.snapshot()?));
-    let handle = snapshot.map(|snapshot| {
-        let handle = ResourceArc::new(SnapshotHandle(Handle::new(snapshot)));
+    let snapshot = store(&app).and_then(|store| Ok((store.snapshot()?, app.get()?.opened)));
+    let handle = snapshot.map(|pinned| {
+        let handle = ResourceArc::new(SnapshotHandle(Handle::new(pinned)));
         if env.monitor(&handle, &env.pid()).is_none() {
             handle.release();
         }
@@ -330,8 +434,8 @@ fn kv_snapshot_release(snapshot: ResourceArc<SnapshotHandle>) -> Atom {
 /// own thread: the exclusive turn to write, in the queue's order.
 #[rustler::nif]
 fn kv_begin<'a>(env: Env<'a>, app: ResourceArc<AppHandle>, reference: Term<'a>, deadline_ms: u64) -> Term<'a> {
-    let store = match store(&app) {
-        Ok(store) => store,
+    let (store, opened) = match store(&app).and_then(|store| Ok((store, app.get()?.opened))) {
+        Ok(found) => found,
         Err(failure) => return failure.encode(env),
     };
     let owner = env.pid();
@@ -339,7 +443,7 @@ fn kv_begin<'a>(env: Env<'a>, app: ResourceArc<AppHandle>, reference: Term<'a>, 
         let begun = move |result: Result<Tx, KvError>| {
             let call = reply.call().clone();
             let handle = result.map(|tx| {
-                let handle = ResourceArc::new(TxHandle(Handle::new(Arc::new(tx))));
+                let handle = ResourceArc::new(TxHandle(Handle::new((Arc::new(tx), opened))));
                 // an owner that is gone already cannot be monitored
                 if handle.monitor(None, &owner).is_none() || call.is_cancelled() {
                     abort(&handle);
@@ -356,7 +460,7 @@ fn kv_begin<'a>(env: Env<'a>, app: ResourceArc<AppHandle>, reference: Term<'a>, 
 #[rustler::nif(schedule = "DirtyIo")]
 fn kv_tx_write<'a>(env: Env<'a>, tx: ResourceArc<TxHandle>, ops: Term<'a>) -> Term<'a> {
     let write = || -> Result<(), Failure> {
-        let tx = tx.0.get()?;
+        let (tx, _) = tx.0.get()?;
         for op in list(ops)? {
             match decode_op(op)? {
                 Op::Put { key, value } => tx.put(&key, &value)?,
@@ -372,7 +476,7 @@ fn kv_tx_write<'a>(env: Env<'a>, tx: ResourceArc<TxHandle>, ops: Term<'a>) -> Te
 /// own thread: make a transaction's writes durable; they are gathered on a dirty scheduler.
 #[rustler::nif(schedule = "DirtyCpu")]
 fn kv_tx_commit<'a>(env: Env<'a>, tx: ResourceArc<TxHandle>, reference: Term<'a>) -> Term<'a> {
-    let Some(tx) = tx.0.take() else {
+    let Some((tx, _)) = tx.0.take() else {
         return Failure::outcome(Kind::Closed).encode(env);
     };
     let term = owe(env, reference, |reply| tx.commit(Box::new(|result| reply.send_done(result.map(|_| ())))));
@@ -388,7 +492,7 @@ fn kv_tx_abort(tx: ResourceArc<TxHandle>) -> Atom {
 }
 
 fn abort(tx: &TxHandle) {
-    if let Some(tx) = tx.0.take() {
+    if let Some((tx, _)) = tx.0.take() {
         tx.abort();
         dispose(Box::new(tx));
     }
@@ -402,6 +506,21 @@ fn value_term<'a>(env: Env<'a>, value: &[u8]) -> Term<'a> {
     match trusted(env, value) {
         Ok(term) => (atoms::ok(), term).encode(env),
         Err(failure) => failure.encode(env),
+    }
+}
+
+/// The bytes of a long value, copied once and not yet a term's.
+struct Etf(OwnedBinary);
+
+impl Etf {
+    fn copy(value: &[u8]) -> Self {
+        let mut bytes = OwnedBinary::new(value.len());
+        bytes.as_mut_slice().copy_from_slice(value);
+        Self(bytes)
+    }
+
+    fn into_term(self, env: Env) -> Term {
+        (atoms::etf(), Binary::from_owned(self.0, env)).encode(env)
     }
 }
 

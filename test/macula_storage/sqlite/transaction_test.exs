@@ -110,7 +110,8 @@ defmodule MaculaStorage.SQLite.TransactionTest do
           assert reason in [:timeout, :closed]
           :committed
         end,
-        timeout: 50
+        # 50 ms passed on a busy machine before the first statement was through
+        timeout: 2_000
       )
 
     assert answer in [{:error, :timeout}, {:error, :closed}]

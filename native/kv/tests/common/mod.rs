@@ -32,7 +32,11 @@ pub fn everything(snapshot: &Snapshot) -> Result<Model, KvError> {
     let mut model = Model::new();
     let mut range = ALL;
     loop {
-        let page = snapshot.page(&range, false, PageLimits { entries_max: 7, bytes_max: 1 << 20 })?;
+        let page = snapshot.page(
+            &range,
+            false,
+            PageLimits { entries_max: 7, bytes_max: 1 << 20, value_len_max: usize::MAX },
+        )?;
         model.extend(page.entries);
         match page.next {
             Some(last) => range.0 = Bound::Excluded(last),
