@@ -1,0 +1,162 @@
+//! Room for segments that were not begun: made ready, or taken over from released segments, by
+//! whoever has time, so that the writer only writes.
+//!
+//! Invariant: every byte of a spare was written and synced, so that writing it again needs no room on
+//! the disk and a sync of it moves data only; its name is durable, its number higher than that of
+//! any segment before.
+
+use crate::segment::{self, Segment};
+use crate::WalError;
+use macula_core::{Disk, DiskFile, Open, RelPath};
+use parking_lot::Mutex;
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+
+/// Zeros are written in pieces.
+const PIECE: usize = 1 << 20;
+/// Spares that released segments become; what is more is removed.
+const LEN_MAX: usize = 2;
+
+/// Shared by the log's writer and by who makes room for it.
+#[derive(Debug)]
+pub struct Spares {
+    disk: Arc<dyn Disk>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// By number.
+    ready: VecDeque<Spare>,
+    /// No file has a higher one.
+    number_highest: u64,
+    /// The next one is made this long, bytes.
+    size: u64,
+}
+
+/// A file that can be begun.
+#[derive(Debug, Clone)]
+pub(crate) struct Spare {
+    pub number: u64,
+    pub file: Arc<dyn DiskFile>,
+    pub size: u64,
+}
+
+impl Spares {
+    pub(crate) fn new(disk: Arc<dyn Disk>, ready: VecDeque<Spare>, number_highest: u64, size: u64) -> Self {
+        Self { disk, state: Mutex::new(State { ready, number_highest, size }) }
+    }
+
+    /// Have one spare ready. Writes and syncs as much as a segment holds: not for a thread that
+    /// somebody waits for.
+    ///
+    /// # Errors
+    /// [`WalError::DiskFull`], `Io`: there is no new spare, nothing else changed.
+    pub fn refill(&self) -> Result<(), WalError> {
+        let (number, size) = {
+            let mut state = self.state.lock();
+            if !state.ready.is_empty() {
+                return Ok(());
+            }
+            state.number_highest += 1;
+            (state.number_highest, state.size)
+        };
+        let spare = self.make(number, size)?;
+        self.state.lock().ready.push_back(spare);
+        Ok(())
+    }
+
+    /// The next spare that has room for `size_min` bytes, made now if none was ready.
+    pub(crate) fn take(&self, size_min: u64) -> Result<Spare, WalError> {
+        let (number, size) = {
+            let mut state = self.state.lock();
+            if state.ready.front().is_some_and(|spare| spare.size >= size_min) {
+                if let Some(spare) = state.ready.pop_front() {
+                    return Ok(spare);
+                }
+            }
+            // a higher number than the spares that are too short: those must not come later
+            let short = std::mem::take(&mut state.ready);
+            state.number_highest += 1;
+            let made = (state.number_highest, state.size.max(size_min));
+            drop(state);
+            short.into_iter().for_each(|spare| self.remove(&segment::path(spare.number)));
+            made
+        };
+        self.make(number, size)
+    }
+
+    /// How long the next one is made, bytes.
+    pub(crate) fn set_size(&self, size: u64) {
+        self.state.lock().size = size;
+    }
+
+    /// Take over the files of segments that nobody needs any more, or remove them.
+    pub(crate) fn recycle(&self, released: Vec<Segment>) -> Result<(), WalError> {
+        let mut renamed = Vec::new();
+        let mut last_error = None;
+        for old in released {
+            let number = {
+                let mut state = self.state.lock();
+                let wanted = state.ready.len() + renamed.len() < LEN_MAX && old.size >= state.size;
+                state.number_highest += u64::from(wanted);
+                wanted.then_some(state.number_highest)
+            };
+            let Some(number) = number else {
+                self.remove(&old.path());
+                continue;
+            };
+            match self.disk.rename(&old.path(), &segment::path(number)) {
+                Ok(()) => renamed.push(Spare { number, file: old.file, size: old.size }),
+                Err(error) => last_error = Some(error),
+            }
+        }
+        // a spare whose name is not durable could be lost with what was acknowledged in it
+        self.disk.sync_dir(&RelPath::root()).map_err(WalError::io("sync the log's directory"))?;
+        self.state.lock().ready.extend(renamed);
+        last_error.map_or(Ok(()), |error| Err(WalError::io("recycle a segment of the log")(error)))
+    }
+
+    /// Give back the room of all spares.
+    pub fn clear(&self) {
+        let ready = std::mem::take(&mut self.state.lock().ready);
+        ready.into_iter().for_each(|spare| self.remove(&segment::path(spare.number)));
+    }
+
+    /// Bytes of the files that wait.
+    pub fn bytes(&self) -> u64 {
+        self.state.lock().ready.iter().map(|spare| spare.size).sum()
+    }
+
+    /// Rubbish costs room only; it is found again when the log is opened.
+    fn remove(&self, path: &RelPath) {
+        let _ = self.disk.remove_file(path);
+    }
+
+    fn make(&self, number: u64, size: u64) -> Result<Spare, WalError> {
+        let path = segment::path(number);
+        let made = self.disk.open(&path, Open::CreateNew).and_then(|file| {
+            let filled = fill(&*file, size).and_then(|()| self.disk.sync_dir(&RelPath::root()));
+            if filled.is_err() {
+                self.remove(&path);
+            }
+            filled.map(|()| Spare { number, file, size })
+        });
+        made.map_err(WalError::io("make room for the log"))
+    }
+}
+
+/// Written, and not only reserved: the first write into reserved room changes metadata, which the
+/// sync behind it would have to wait for.
+fn fill(file: &dyn DiskFile, size: u64) -> io::Result<()> {
+    file.allocate(size)?;
+    let zeros = vec![0; PIECE.min(size as usize)];
+    let mut offset = 0;
+    while offset < size {
+        let len = zeros.len().min((size - offset) as usize);
+        file.write_all_at(&zeros[..len], offset)?;
+        offset += len as u64;
+    }
+    file.sync_data()
+}
