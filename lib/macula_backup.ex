@@ -13,8 +13,13 @@ defmodule MaculaBackup do
 
   alias MaculaStorage.{Config, Error, Native, Options}
 
+  require Logger
+
   @type app :: MaculaStorage.app()
   @type failure :: {:error, atom | Error.t()}
+
+  # Of what a backup leaves out, in its warning.
+  @named_max 5
 
   @options [
     format: {:zst, {:one_of, [:zst, :gz]}},
@@ -35,7 +40,11 @@ defmodule MaculaBackup do
   `:progress`, as `MaculaStorage.archive/3`.
 
   Durability: `{:ok, path}` means that the archive is synced and, unless `verify: false`, was read
-  back. An interrupted backup leaves nothing that lists as one. Cost: as `MaculaStorage.archive/3`.
+  back. An interrupted backup leaves nothing that lists as one. What is there and cannot be archived
+  (sockets, devices, links that are absolute or lead outside the app, a name of the archive's own) is
+  named in a warning to the log; `MaculaStorage.archive/3` returns it as `:left_out`. A file whose bytes
+  are not those that were written is an error of kind `:corrupt` that names it: no backup is made that
+  would take damage for good. Cost: as `MaculaStorage.archive/3`.
 
       iex> MaculaStorage.data_put(:backup_doc, :a, 1)
       :ok
@@ -49,7 +58,34 @@ defmodule MaculaBackup do
   """
   @spec backup_app(app, keyword) :: {:ok, String.t()} | failure
   def backup_app(app, options \\ []) do
-    with {:ok, info} <- backup(app, options), do: {:ok, info.path}
+    with {:ok, info} <- backup(app, options) do
+      warn_left_out(app, info)
+      {:ok, info.path}
+    end
+  end
+
+  defp warn_left_out(_app, %{left_out: []}), do: :ok
+
+  defp warn_left_out(app, %{left_out: left_out, path: path}) do
+    {lines, more} = left_out_count(left_out)
+    {named, others} = Enum.split(lines, @named_max)
+    count = length(lines) + more
+    rest = if others == [] and more == 0, do: "", else: ", ..."
+
+    Logger.warning(
+      "the backup does not hold everything: left_out=#{count} app=#{app} path=#{path}: " <>
+        Enum.join(named, ", ") <> rest
+    )
+  end
+
+  # A long list ends with a line that counts the others.
+  defp left_out_count(left_out) do
+    {lines, [last]} = Enum.split(left_out, -1)
+
+    case Regex.run(~r/\Aand (\d+) more\z/, last) do
+      [_, more] -> {lines, String.to_integer(more)}
+      nil -> {left_out, 0}
+    end
   end
 
   @doc false
@@ -78,7 +114,7 @@ defmodule MaculaBackup do
   Restores an app from an archive: a path, or a name that `list_backups/2` gave.
 
   Wholly or not at all, also if the machine stops meanwhile; see `MaculaStorage.restore/3` for the
-  options. Refused with `{:error, :opened_by_other_sqlite}` or the holder's OS pid while somebody else
+  options. `:bytes_max` counts the contents of files, names, and 4,096 for each directory. Refused with `{:error, :opened_by_other_sqlite}` or the holder's OS pid while somebody else
   has the app's database open.
 
   Durability: `:ok` means synced. Cost: unpacks beside the app, then exchanges two directories.

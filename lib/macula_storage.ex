@@ -15,7 +15,8 @@ defmodule MaculaStorage do
   and reaches it through the control socket for backups and figures.
 
   Expected outcomes are `{:error, atom}`; what a person must read is `{:error, %MaculaStorage.Error{}}`;
-  misuse raises `ArgumentError`. From Erlang the same functions are in the module `macula_storage`.
+  misuse raises `ArgumentError`. From Erlang the same functions are in the module `macula_storage`, with
+  those of `MaculaStorage.CubDB` and `MaculaStorage.SQLite` beneath `data_` and `sqlite_`.
   """
 
   alias MaculaStorage.{Apps, Call, Config, CubDB, Error, Files, Native, Options}
@@ -219,7 +220,8 @@ defmodule MaculaStorage do
   (default `true`: `cache/` too), `:verify` (default `true`: read back and compare before it gets its
   name), `:overwrite` (default `false`: `{:error, :exists}`), `:timeout` (default `:infinity`),
   `:progress`, a function of one argument that gets `%{entries_done: n, bytes_done: n, bytes_total: n}`.
-  A caller that dies cancels it.
+  A caller that dies cancels it. A file whose content is no longer what `file_write/4` wrote is an
+  error of kind `:corrupt` that names it; a `dest` that an app lives in (its `app.db`) one of kind `:invalid`.
 
   Durability: `{:ok, info}` means synced. Cost: reads and compresses everything, on threads of ours.
   """
@@ -234,7 +236,7 @@ defmodule MaculaStorage do
   Works on a running app: connections, snapshots and transactions from before answer `:closed`,
   everything else goes on with the restored data. Options: `:foreign` (default `false`: also archives
   that are not ours, unverified), `:from_other_app` (default `false`), `:bytes_max` (default: what the
-  disk has free), `:timeout` (default `:infinity`), `:progress`.
+  disk has free; names and directories count too), `:timeout` (default `:infinity`), `:progress`.
 
   Durability: `:ok` means synced. Cost: unpacks beside the app, then exchanges two directories.
   """

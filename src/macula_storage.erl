@@ -1,14 +1,36 @@
-%% MaculaStorage for Erlang: the same functions under the same names; see the Elixir module for what
-%% each promises. Invariant: nothing here but delegation.
+%% MaculaStorage for Erlang: the same functions under the same names, and beneath a prefix those of its
+%% tiers: data_* is MaculaStorage.CubDB (`has_key?` is data_has_key), sqlite_* is MaculaStorage.SQLite.
+%% A data_* function takes an app, a store's pid or name, or the transaction or snapshot that a function
+%% was given. What is a lazy stream in Elixir is a list (data_select, bounded by {limit, N}), a fold or an
+%% unfold here; options are lists of pairs; results are maps (sqlite: #{columns, rows, changes, ...}).
+%% Where Elixir raises, so does this: error:#{'__struct__' := 'Elixir.MaculaStorage.Error', kind := Kind}.
+%% The Elixir modules tell what each function promises. Invariant: nothing here but delegation.
 -module(macula_storage).
 
 -export([app_data_path/1, app_uploads_path/1, app_cache_path/1, ensure_app_dirs/1, list_apps/0]).
 -export([close_app/1, app_owner/1, app_quota/1, app_usage/1, app_usage/2]).
--export([data_put/3, data_put/4, data_get/2, data_get/3, data_delete/2, data_fold/4]).
+-export([data_put/3, data_put/4, data_put_new/3, data_delete/2, data_clear/1]).
+-export([data_get/2, data_get/3, data_fetch/2, data_has_key/2, data_get_multi/2, data_size/1]).
+-export([data_select/1, data_select/2, data_fold/4]).
+-export([data_put_multi/2, data_delete_multi/2, data_put_and_delete_multi/3]).
+-export([data_update/4, data_get_and_update/3, data_get_and_update_multi/3, data_transaction/2, data_transaction/3, data_refetch/3]).
+-export([data_snapshot/1, data_snapshot/2, data_release_snapshot/1, data_with_snapshot/2]).
+-export([data_start_link/1, data_start_link/2, data_start/1, data_start/2, data_child_spec/1, data_stop/1, data_stop/2, data_stop/3]).
+-export([data_dir/1]).
+-export([sqlite_db_path/1, sqlite_open/1, sqlite_open/2, sqlite_close/1]).
+-export([sqlite_execute/2, sqlite_execute/3, sqlite_execute/4, sqlite_query/2, sqlite_query/3, sqlite_query/4]).
+-export([sqlite_transaction/2, sqlite_transaction/3, sqlite_rollback/2, sqlite_backup/2, sqlite_backup/3]).
 -export([file_write/3, file_write/4, file_read/2, file_read/3, file_delete/2, file_delete/3, file_list/1, file_list/2, file_stat/2]).
+-export([file_fold/4, file_fold/5, file_unfold/4]).
 -export([archive/2, archive/3, restore/2, restore/3]).
 
 -define(M, 'Elixir.MaculaStorage').
+-define(KV, 'Elixir.MaculaStorage.CubDB').
+-define(TX, 'Elixir.MaculaStorage.CubDB.Tx').
+-define(SNAPSHOT, 'Elixir.MaculaStorage.CubDB.Snapshot').
+-define(SQL, 'Elixir.MaculaStorage.SQLite').
+
+%% Directories and apps
 
 app_data_path(App) -> ?M:app_data_path(App).
 app_uploads_path(App) -> ?M:app_uploads_path(App).
@@ -21,15 +43,79 @@ app_quota(App) -> ?M:app_quota(App).
 app_usage(App) -> ?M:app_usage(App).
 app_usage(App, Options) -> ?M:app_usage(App, Options).
 
-data_put(App, Key, Value) -> ?M:data_put(App, Key, Value).
-data_put(App, Key, Value, Options) -> ?M:data_put(App, Key, Value, Options).
-data_get(App, Key) -> ?M:data_get(App, Key).
-data_get(App, Key, Default) -> ?M:data_get(App, Key, Default).
-data_delete(App, Key) -> ?M:data_delete(App, Key).
+%% Key-value. A function that writes answers a transaction with the transaction, as in Elixir.
 
-%% Elixir's data_select/2 is a lazy stream; Erlang folds over it.
-data_fold(App, Options, Fun, Acc) ->
-    'Elixir.Enum':reduce(?M:data_select(App, Options), Acc, Fun).
+data_put(Target, Key, Value) -> (kv(Target)):put(Target, Key, Value).
+data_put(App, Key, Value, Options) -> ?M:data_put(App, Key, Value, Options).
+data_put_new(Target, Key, Value) -> (kv(Target)):put_new(Target, Key, Value).
+data_delete(Target, Key) -> (kv(Target)):delete(Target, Key).
+data_clear(Target) -> (kv(Target)):clear(Target).
+
+data_get(Target, Key) -> (kv(Target)):get(Target, Key).
+data_get(Target, Key, Default) -> (kv(Target)):get(Target, Key, Default).
+data_fetch(Target, Key) -> (kv(Target)):fetch(Target, Key).
+data_has_key(Target, Key) -> (kv(Target)):'has_key?'(Target, Key).
+data_get_multi(Target, Keys) -> (kv(Target)):get_multi(Target, Keys).
+data_size(Target) -> (kv(Target)):size(Target).
+
+%% All entries, or with {limit, N} the first N, in memory: fold over what may be more than fits.
+data_select(Target) -> data_select(Target, []).
+data_select(Target, Options) ->
+    case lists:keytake(limit, 1, Options) of
+        {value, {limit, Limit}, Bounds} -> first(Limit, (kv(Target)):select(Target, Bounds));
+        false -> first(infinity, (kv(Target)):select(Target, Options))
+    end.
+
+%% Fun(Entry, Acc) -> Acc, page by page.
+data_fold(Target, Options, Fun, Acc) ->
+    'Elixir.Enum':reduce((kv(Target)):select(Target, Options), Acc, Fun).
+
+data_put_multi(App, Entries) -> ?KV:put_multi(App, Entries).
+data_delete_multi(App, Keys) -> ?KV:delete_multi(App, Keys).
+data_put_and_delete_multi(App, Entries, Keys) -> ?KV:put_and_delete_multi(App, Entries, Keys).
+data_update(App, Key, Initial, Fun) -> ?KV:update(App, Key, Initial, Fun).
+data_get_and_update(App, Key, Fun) -> ?KV:get_and_update(App, Key, Fun).
+data_get_and_update_multi(App, Keys, Fun) -> ?KV:get_and_update_multi(App, Keys, Fun).
+
+%% Fun(Tx) -> {commit, Tx, Result} | {cancel, Result}.
+data_transaction(App, Fun) -> ?KV:transaction(App, Fun).
+data_transaction(App, Fun, Options) -> ?KV:transaction(App, Fun, Options).
+data_refetch(Tx, Key, Snapshot) -> ?TX:refetch(Tx, Key, Snapshot).
+
+data_snapshot(App) -> ?KV:snapshot(App).
+data_snapshot(App, Timeout) -> ?KV:snapshot(App, Timeout).
+data_release_snapshot(Snapshot) -> ?KV:release_snapshot(Snapshot).
+data_with_snapshot(App, Fun) -> ?KV:with_snapshot(App, Fun).
+
+data_start_link(App) -> ?KV:start_link(App).
+data_start_link(App, Options) -> ?KV:start_link(App, Options).
+data_start(App) -> ?KV:start(App).
+data_start(App, Options) -> ?KV:start(App, Options).
+data_child_spec(AppOrPair) -> ?KV:child_spec(AppOrPair).
+data_stop(Store) -> ?KV:stop(Store).
+data_stop(Store, Reason) -> ?KV:stop(Store, Reason).
+data_stop(Store, Reason, Timeout) -> ?KV:stop(Store, Reason, Timeout).
+data_dir(App) -> ?KV:data_dir(App).
+
+%% SQLite. A target is an app, a connection, or the transaction that a function was given.
+
+sqlite_db_path(App) -> ?SQL:db_path(App).
+sqlite_open(App) -> ?SQL:open(App).
+sqlite_open(App, Options) -> ?SQL:open(App, Options).
+sqlite_close(Conn) -> ?SQL:close(Conn).
+sqlite_execute(Target, Sql) -> ?SQL:execute(Target, Sql).
+sqlite_execute(Target, Sql, Params) -> ?SQL:execute(Target, Sql, Params).
+sqlite_execute(Target, Sql, Params, Options) -> ?SQL:execute(Target, Sql, Params, Options).
+sqlite_query(Target, Sql) -> ?SQL:query(Target, Sql).
+sqlite_query(Target, Sql, Params) -> ?SQL:query(Target, Sql, Params).
+sqlite_query(Target, Sql, Params, Options) -> ?SQL:query(Target, Sql, Params, Options).
+sqlite_transaction(Target, Fun) -> ?SQL:transaction(Target, Fun).
+sqlite_transaction(Target, Fun, Options) -> ?SQL:transaction(Target, Fun, Options).
+sqlite_rollback(Tx, Reason) -> ?SQL:rollback(Tx, Reason).
+sqlite_backup(Target, Dest) -> ?SQL:backup(Target, Dest).
+sqlite_backup(Target, Dest, Options) -> ?SQL:backup(Target, Dest, Options).
+
+%% Files
 
 file_write(App, Name, Content) -> ?M:file_write(App, Name, Content).
 file_write(App, Name, Content, Options) -> ?M:file_write(App, Name, Content, Options).
@@ -41,7 +127,33 @@ file_list(App) -> ?M:file_list(App).
 file_list(App, Options) -> ?M:file_list(App, Options).
 file_stat(App, Name) -> ?M:file_stat(App, Name).
 
+%% Reads a file of any size: Fun(Chunk, Acc) -> Acc. Options: {chunk_bytes, N}.
+file_fold(App, Name, Fun, Acc) -> file_fold(App, Name, Fun, Acc, []).
+file_fold(App, Name, Fun, Acc, Options) ->
+    'Elixir.Enum':reduce(?M:'file_stream!'(App, Name, Options), Acc, Fun).
+
+%% Writes a file of any size: Next(Acc) -> {Chunk, Acc} | done. All of it or, when Next fails, nothing.
+file_unfold(App, Name, Next, Acc) ->
+    Chunks = 'Elixir.Stream':unfold(Acc, fun(State) ->
+        case Next(State) of
+            done -> nil;
+            {Chunk, Then} -> {Chunk, Then}
+        end
+    end),
+    'Elixir.Enum':into(Chunks, ?M:'file_stream!'(App, Name)),
+    ok.
+
+%% Archives
+
 archive(App, Dest) -> ?M:archive(App, Dest).
 archive(App, Dest, Options) -> ?M:archive(App, Dest, Options).
 restore(App, Archive) -> ?M:restore(App, Archive).
 restore(App, Archive, Options) -> ?M:restore(App, Archive, Options).
+
+kv(#{'__struct__' := ?TX}) -> ?TX;
+kv(#{'__struct__' := ?SNAPSHOT}) -> ?SNAPSHOT;
+kv(_App) -> ?KV.
+
+first(infinity, Stream) -> 'Elixir.Enum':to_list(Stream);
+first(Limit, Stream) when is_integer(Limit), Limit >= 0 -> 'Elixir.Enum':take(Stream, Limit);
+first(_Limit, _Stream) -> erlang:error(badarg).

@@ -2,6 +2,8 @@ defmodule MaculaBackupTest do
   @moduledoc "Backups round trip, list exactly, do not collide, and restore under an app that runs."
   use MaculaStorage.Case, async: true
 
+  import ExUnit.CaptureLog
+
   alias MaculaStorage.{CubDB, Error, Sample, SQLite}
 
   doctest MaculaBackup
@@ -304,6 +306,44 @@ defmodule MaculaBackupTest do
     :ok = MaculaStorage.data_put(app, :a, 1)
     assert :ok = MaculaBackup.restore_app(app, tarball)
     assert MaculaStorage.data_get(app, :a) == nil
+  end
+
+  # It answered {:ok, path} and said nothing: who looked at the answer alone took it for complete.
+  test "what a backup leaves out is told in the log", %{app: app} do
+    Sample.fill(app, :first)
+    uploads = MaculaStorage.app_uploads_path(app)
+    log = capture_log(fn -> {:ok, _} = MaculaBackup.backup_app(app) end)
+    refute log =~ "left_out="
+
+    for n <- 1..7, do: File.ln_s!("/etc/passwd", Path.join(uploads, "absolute#{n}"))
+    log = capture_log(fn -> {:ok, _} = MaculaBackup.backup_app(app) end)
+    assert log =~ "the backup does not hold everything: left_out=7 app=#{app}"
+    assert log =~ "uploads/absolute1: a link that leads outside the app"
+    assert log =~ "absolute5" and log =~ ", ..."
+    refute log =~ "absolute6"
+
+    for n <- 8..1_010, do: File.ln_s!("/etc/passwd", Path.join(uploads, "absolute#{n}"))
+    log = capture_log(fn -> {:ok, _} = MaculaBackup.backup_app(app) end)
+    assert log =~ "left_out=1010 app=#{app}"
+  end
+
+  # A flipped bit was backed up as verified, and sealed in as good by the restore.
+  test "damage is an error that names the file, and no backup", %{app: app} do
+    Sample.fill(app, :first)
+    path = Path.join(MaculaStorage.app_data_path(app), "files/a.txt")
+    time = Path.join(unique_dir(), "time")
+    {_, 0} = System.cmd("touch", ["-r", path, time])
+    {:ok, device} = :file.open(path, [:read, :write, :raw, :binary])
+    {:ok, <<first>>} = :file.pread(device, 0, 1)
+    :ok = :file.pwrite(device, 0, <<Bitwise.bxor(first, 1)>>)
+    :ok = :file.close(device)
+    {_, 0} = System.cmd("touch", ["-r", time, path])
+    assert {:error, %Error{kind: :corrupt} = error} = MaculaBackup.backup_app(app)
+    assert Exception.message(error) =~ "data/files/a.txt"
+    assert error.hint =~ "write it anew"
+    assert MaculaBackup.list_backups(app) == []
+    :ok = MaculaStorage.file_write(app, "a.txt", "anew")
+    assert {:ok, _} = MaculaBackup.backup_app(app)
   end
 
   test "options that cannot be", %{app: app} do

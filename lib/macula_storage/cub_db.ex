@@ -22,7 +22,8 @@ defmodule MaculaStorage.CubDB do
 
   Errors of writes: `{:error, :busy}` (queue full), `:timeout` (may or may not have happened),
   `:disk_full`, `:too_large` (a key over 64 KiB, a value over 1 GiB), `:unknown_result` (the sync
-  failed), `:poisoned` (an earlier sync failed: close and open the app), `:closed`, `:locked`
+  failed), `:poisoned` (an earlier sync failed: close and open the app), `:closed` (also while a name's
+  process is away, between a crash and its restart), `:locked`
   (another process owns the app), or a `MaculaStorage.Error`. Reads raise a `MaculaStorage.Error`
   when they cannot answer, because `nil` would be an answer.
   """
@@ -230,15 +231,19 @@ defmodule MaculaStorage.CubDB do
           any | failure
   def transaction(db, fun, options \\ []) when is_function(fun, 1) do
     options = MaculaStorage.Options.validate!(options, timeout: {@transaction_ms, :positive})
-    app = Server.app!(db)
+
+    with {:ok, app} <- Server.app(db),
+         {:ok, tx} <- begin(app, options.timeout),
+         do: run_transaction(Tx.new(tx, app), fun)
+  end
+
+  defp begin(app, timeout) do
     refuse_nested!(app)
 
-    begin = fn handle ->
-      begin = &Native.kv_begin(handle, &1, options.timeout)
+    on_store(app, fn handle ->
+      begin = &Native.kv_begin(handle, &1, timeout)
       Call.run(begin, op: :transaction, app: app, timeout: :infinity)
-    end
-
-    with {:ok, tx} <- on_store(app, begin), do: run_transaction(Tx.new(tx, app), fun)
+    end)
   end
 
   defp run_transaction(tx, fun) do
@@ -300,12 +305,13 @@ defmodule MaculaStorage.CubDB do
   def data_dir(db), do: Path.join(MaculaStorage.app_data_path(Server.app!(db)), "kv")
 
   defp write(db, op, ops, absent \\ []) do
-    app = Server.app!(db)
-    refuse_nested!(app)
-
     # large arguments are copied on a dirty scheduler
     write = if Terms.large?(ops), do: &Native.kv_write_large/4, else: &Native.kv_write/4
-    on_store(app, fn handle -> Call.run(&write.(handle, &1, ops, absent), op: op, app: app) end)
+
+    with {:ok, app} <- Server.app(db) do
+      refuse_nested!(app)
+      on_store(app, fn handle -> Call.run(&write.(handle, &1, ops, absent), op: op, app: app) end)
+    end
   end
 
   # What cannot be read is raised: `nil` and `:error` are answers.

@@ -101,6 +101,9 @@ defmodule MaculaStorage.Native do
   @spec kv_tx_write(handle, [tuple | :clear]) :: :ok | failure
   def kv_tx_write(_tx, _ops), do: missing()
 
+  @spec kv_tx_write_long(handle, reference, [tuple | :clear]) :: call
+  def kv_tx_write_long(_tx, _ref, _ops), do: missing()
+
   @spec kv_tx_commit(handle, reference) :: call
   def kv_tx_commit(_tx, _ref), do: missing()
 

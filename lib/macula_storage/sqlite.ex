@@ -62,9 +62,9 @@ defmodule MaculaStorage.SQLite do
     app = Options.app!(app)
     Options.validate!(options, [])
 
-    with {:ok, handle} <- Apps.app(app) do
+    Apps.with_app(app, fn handle ->
       Call.run(&Native.sqlite_open(handle, &1), op: :open, app: app, timeout: 60_000)
-    end
+    end)
   end
 
   @doc "Closes a connection; the app's database stays open for others. Closing twice is fine."

@@ -2,6 +2,8 @@ defmodule MaculaStorage.AppsTest do
   @moduledoc "The owner of the apps: stopped and started again, crashed, and asked when it is not there."
   use MaculaStorage.Case, async: true
 
+  alias MaculaStorage.{Apps, Call, Files, Native, SQLite}
+
   # In VMs of their own: there is one owner per VM.
   defp run(code) do
     child =
@@ -28,6 +30,8 @@ defmodule MaculaStorage.AppsTest do
     snapshot = CubDB.snapshot(:app, :infinity)
     :ok = Application.stop(:macula_storage)
     {:error, :closed} = CubDB.put(:app, :b, 2)
+    {:error, :closed} = CubDB.start_link(:app)
+    {:error, :closed} = CubDB.start_link(:app, name: "name")
     {:error, :closed} = SQLite.execute(:app, "SELECT 1")
     {:error, :closed} = SQLite.query(conn, "SELECT 1")
     {:error, :closed} = MaculaStorage.file_write(:app, "a", "a")
@@ -48,6 +52,28 @@ defmodule MaculaStorage.AppsTest do
     1 = CubDB.get(:app, :a)
     {:ok, %{rows: [[0]]}} = SQLite.query(:app, "SELECT count(*) FROM t")
     """)
+  end
+
+  # A caller that opened the app just before `close_app/1` puts its handle, closed by then, into the table
+  # after it was cleaned. Opening a connection or a file's stream answered `:closed` from then on, each time.
+  test "a closed handle that a race left in the table is closed once" do
+    app = unique_app()
+    :ok = MaculaStorage.file_write(app, "a", "content")
+    {:ok, base} = Apps.base()
+
+    uses = [
+      fn -> with {:ok, conn} <- SQLite.open(app), do: SQLite.execute(conn, "SELECT 1") end,
+      fn -> with ["content"] <- Enum.to_list(MaculaStorage.file_stream!(app, "a")), do: :ok end,
+      fn -> with %Files.Stream{} <- Enum.into(["b"], Files.stream!(app, "b")), do: :ok end,
+      fn -> MaculaStorage.file_write(app, "c", "c") end
+    ]
+
+    for use <- uses, _twice <- 1..2 do
+      {:ok, _handle} = Apps.app(app)
+      # beneath the table
+      :ok = Call.run(&Native.app_close(base, &1, app), op: :close)
+      assert use.() == :ok
+    end
   end
 
   test "a crash of the owner loses nothing and leaves nothing locked" do

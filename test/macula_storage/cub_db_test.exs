@@ -177,6 +177,14 @@ defmodule MaculaStorage.CubDBTest do
     end)
   end
 
+  test "many keys at once, most of them not there", %{db: db} do
+    :ok = CubDB.put_multi(db, for(n <- 1..3_000//3, do: {n, {:value, n}}))
+    found = CubDB.get_multi(db, Enum.to_list(1..3_000))
+    assert map_size(found) == 1_000
+    assert found[2_998] == {:value, 2_998}
+    refute Map.has_key?(found, 2_999)
+  end
+
   defp keys(entries), do: Enum.map(entries, &elem(&1, 0))
 
   test "keys up to 64 KiB, none above", %{db: db} do

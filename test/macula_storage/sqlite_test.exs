@@ -2,7 +2,7 @@ defmodule MaculaStorage.SQLiteTest do
   @moduledoc "Statements, values, parameters, connections, errors, what is refused, copies."
   use MaculaStorage.Case, async: true
 
-  alias MaculaStorage.{Error, SQLite}
+  alias MaculaStorage.{Error, SQLite, Wait}
   alias MaculaStorage.SQLite.Result
 
   doctest MaculaStorage.SQLite
@@ -188,7 +188,11 @@ defmodule MaculaStorage.SQLiteTest do
           "BEGIN",
           "COMMIT",
           "SAVEPOINT a",
-          "CREATE TEMP TABLE x (n)"
+          "CREATE TEMP TABLE x (n)",
+          "CREATE TABLE temp.t (n)",
+          "CREATE VIEW temp.t AS SELECT 1 AS n",
+          "CREATE VIRTUAL TABLE temp.t USING fts5(n)",
+          "CREATE TRIGGER temp.x AFTER INSERT ON t BEGIN DELETE FROM t; END"
         ],
         run <- [&SQLite.query/2, &SQLite.execute/2] do
       assert {:error, refused} = run.(app, sql)
@@ -203,7 +207,7 @@ defmodule MaculaStorage.SQLiteTest do
     end
 
     assert File.ls!(dir) == []
-    assert one(app, "SELECT count(*) FROM t") == 24
+    assert one(app, "SELECT count(*) FROM t") == 32
     assert one(app, "PRAGMA journal_mode") == "wal"
     assert one(app, "PRAGMA synchronous") == 2
     assert one(app, "PRAGMA foreign_keys") == 1
@@ -278,6 +282,30 @@ defmodule MaculaStorage.SQLiteTest do
     assert length(File.ls!(dir)) == 6
     assert {:error, _} = SQLite.backup(app, Path.join(dir, "none/there"))
     assert {:error, _} = SQLite.backup(app, dir, overwrite: true)
+
+    # a rename over an open database: every later :ok of its owner would be lost
+    for op <- [&SQLite.backup/3, &MaculaStorage.archive/3] do
+      assert {:error, %Error{kind: :invalid}} = op.(app, SQLite.db_path(app), overwrite: true)
+    end
+
+    assert :ok = SQLite.execute(app, "INSERT INTO t VALUES (9999, 'still mine')")
+  end
+
+  # It was looked for when the app was opened, and never again.
+  test "code that opens the file later stops writes until it closes it", %{app: app} do
+    assert one(app, "SELECT count(*) FROM t") == 0
+    other = File.open!(SQLite.db_path(app), [:read, :raw])
+    insert = fn -> SQLite.execute(app, "INSERT INTO t (v) VALUES (1)") end
+    # at most a second later
+    Wait.until("a refusal", fn -> insert.() == {:error, :opened_by_other_sqlite} end)
+    # a connection for reading that was there goes on
+    before = one(app, "SELECT count(*) FROM t")
+
+    assert {:error, :opened_by_other_sqlite} = SQLite.transaction(app, & &1)
+    assert {:error, :opened_by_other_sqlite} = SQLite.backup(app, Path.join(unique_dir(), "copy"))
+    :ok = File.close(other)
+    Wait.until("a write", fn -> insert.() == :ok end)
+    assert one(app, "SELECT count(*) FROM t") == before + 1
   end
 
   test "a copy is a database of one instant, with all that was committed", %{app: app} do

@@ -34,11 +34,12 @@ defmodule Mix.MaculaOwnerTest do
     %{app: app, base: base, child: child}
   end
 
-  # Mix needs a project, for its configuration.
+  # Mix needs a project, for its configuration. This one names us by a path on the command line and not
+  # as a dependency, which Elixir from 1.15 on would take out again.
   @project """
   defmodule Operator.MixProject do
     use Mix.Project
-    def project, do: [app: :operator, version: "0.1.0"]
+    def project, do: [app: :operator, version: "0.1.0", prune_code_paths: false]
   end
   """
 

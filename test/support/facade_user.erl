@@ -2,7 +2,7 @@
 %% failed match ends the test with the line.
 -module(facade_user).
 
--export([directories/1, key_value/1, files/1, backups/1, archives/2, misuse/1, atoms/1]).
+-export([directories/1, key_value/1, many/1, transactions/1, snapshots/1, stores/1, sqlite/2, files/1, chunks/1, backups/1, archives/2, misuse/1, atoms/1]).
 
 directories(App) ->
     ok = macula_storage:ensure_app_dirs(App),
@@ -31,6 +31,123 @@ key_value(App) ->
     ok = macula_storage:data_delete(App, {user, 2}),
     Collect = fun({Key, _Value}, Acc) -> [Key | Acc] end,
     [{user, 1}] = macula_storage:data_fold(App, [{min_key, {user, 0}}], Collect, []),
+    {ok, #{name := "Ada"}} = macula_storage:data_fetch(App, {user, 1}),
+    error = macula_storage:data_fetch(App, {user, 3}),
+    true = macula_storage:data_has_key(App, {user, 1}),
+    {error, exists} = macula_storage:data_put_new(App, {user, 1}, x),
+    <<_, _/binary>> = macula_storage:data_dir(App),
+    ok.
+
+many(App) ->
+    Size = macula_storage:data_size(App),
+    ok = macula_storage:data_put_multi(App, [{N, N * N} || N <- lists:seq(1, 2000)]),
+    ok = macula_storage:data_put_multi(App, #{a => 1, b => 2}),
+    #{1 := 1, 2 := 4} = Found = macula_storage:data_get_multi(App, [1, 2, none]),
+    2 = map_size(Found),
+    Numbers = [{max_key, 2000}],
+    2000 = length(macula_storage:data_select(App, Numbers)),
+    [{1, 1}, {2, 4}] = macula_storage:data_select(App, [{limit, 2}]),
+    [{2000, 4000000}] = macula_storage:data_select(App, [{limit, 1}, {reverse, true} | Numbers]),
+    2000 = length(macula_storage:data_select(App, [{limit, infinity} | Numbers])),
+    [] = macula_storage:data_select(App, [{limit, 0}]),
+    true = length(macula_storage:data_select(App)) =:= macula_storage:data_size(App),
+    ok = macula_storage:data_delete_multi(App, lists:seq(3, 2000)),
+    ok = macula_storage:data_put_and_delete_multi(App, [{c, 3}], [1, 2]),
+    ok = macula_storage:data_update(App, a, 0, fun(N) -> N + 1 end),
+    2 = macula_storage:data_get_and_update(App, a, fun(2) -> {2, 3} end),
+    6 = macula_storage:data_get_and_update_multi(App, [a, c], fun(#{a := A, c := C}) -> {A + C, #{}, [a, b, c]} end),
+    Size = macula_storage:data_size(App),
+    ok.
+
+transactions(App) ->
+    done = macula_storage:data_transaction(App, fun(Tx) ->
+        Tx = macula_storage:data_put(Tx, x, 1),
+        {error, exists} = macula_storage:data_put_new(Tx, x, 2),
+        Tx = macula_storage:data_put_new(Tx, y, 2),
+        Tx = macula_storage:data_delete(Tx, y),
+        1 = macula_storage:data_get(Tx, x),
+        none = macula_storage:data_get(Tx, y, none),
+        {ok, 1} = macula_storage:data_fetch(Tx, x),
+        false = macula_storage:data_has_key(Tx, y),
+        #{x := 1} = macula_storage:data_get_multi(Tx, [x, y]),
+        [{x, 1}] = macula_storage:data_select(Tx, [{min_key, x}, {max_key, y}]),
+        1 = macula_storage:data_fold(Tx, [{min_key, x}, {max_key, y}], fun(_, N) -> N + 1 end, 0),
+        {commit, Tx, done}
+    end),
+    1 = macula_storage:data_get(App, x),
+    Cancel = fun(Tx) ->
+        0 = macula_storage:data_size(macula_storage:data_clear(Tx)),
+        {cancel, cancelled}
+    end,
+    cancelled = macula_storage:data_transaction(App, Cancel, [{timeout, 60000}]),
+    1 = macula_storage:data_get(App, x),
+    ok.
+
+snapshots(App) ->
+    Snapshot = macula_storage:data_snapshot(App),
+    ok = macula_storage:data_put(App, x, 2),
+    1 = macula_storage:data_get(Snapshot, x),
+    {ok, 1} = macula_storage:data_fetch(Snapshot, x),
+    true = macula_storage:data_has_key(Snapshot, x),
+    #{x := 1} = macula_storage:data_get_multi(Snapshot, [x]),
+    true = macula_storage:data_size(Snapshot) > 0,
+    [{x, 1}] = macula_storage:data_select(Snapshot, [{min_key, x}, {limit, 1}]),
+    {ok, 2} = macula_storage:data_transaction(App, fun(Tx) ->
+        {cancel, macula_storage:data_refetch(Tx, x, Snapshot)}
+    end),
+    ok = macula_storage:data_release_snapshot(Snapshot),
+    closed = try macula_storage:data_get(Snapshot, x) catch
+        error:#{'__struct__' := 'Elixir.MaculaStorage.Error', kind := Kind} -> Kind
+    end,
+    ok = macula_storage:data_release_snapshot(macula_storage:data_snapshot(App, 60000)),
+    2 = macula_storage:data_with_snapshot(App, fun(Of) -> macula_storage:data_get(Of, x) end),
+    ok.
+
+stores(App) ->
+    Name = <<App/binary, "-store">>,
+    {ok, Pid} = macula_storage:data_start_link(App, [{name, Name}]),
+    {error, {already_started, Pid}} = macula_storage:data_start(App, [{name, Name}]),
+    2 = macula_storage:data_get(Name, x),
+    2 = macula_storage:data_get(Pid, x),
+    ok = macula_storage:data_stop(Pid),
+    {error, closed} = macula_storage:data_put(Name, x, 3),
+    {ok, One} = macula_storage:data_start(App),
+    ok = macula_storage:data_stop(One, normal),
+    {ok, Two} = macula_storage:data_start_link(App),
+    ok = macula_storage:data_stop(Two, normal, 60000),
+    #{start := {_, start_link, [App, []]}} = macula_storage:data_child_spec(App),
+    ok.
+
+sqlite(App, Dest) ->
+    <<_, _/binary>> = macula_storage:sqlite_db_path(App),
+    {ok, Conn} = macula_storage:sqlite_open(App),
+    ok = macula_storage:sqlite_execute(Conn, "CREATE TABLE t (id INTEGER PRIMARY KEY, v); INSERT INTO t VALUES (1, 'one')"),
+    ok = macula_storage:sqlite_execute(App, <<"INSERT INTO t VALUES (?, ?)">>, [2, {blob, <<"two">>}]),
+    ok = macula_storage:sqlite_execute(App, "INSERT INTO t VALUES (:id, :v)", #{id => 3, v => 3.5}, [{timeout, 60000}]),
+    {ok, #{columns := [<<"v">>], rows := [[<<"one">>], [<<"two">>], [3.5]]}} =
+        macula_storage:sqlite_query(App, "SELECT v FROM t ORDER BY id"),
+    {ok, #{rows := [[2]]}} = macula_storage:sqlite_query(Conn, "SELECT id FROM t WHERE id = :id", [{id, 2}]),
+    {ok, #{changes := 1, last_insert_rowid := 4}} =
+        macula_storage:sqlite_query(App, "INSERT INTO t (v) VALUES (?)", [nil], [{timeout, infinity}]),
+    {ok, four} = macula_storage:sqlite_transaction(App, fun(Tx) ->
+        {ok, #{rows := [[4]]}} = macula_storage:sqlite_query(Tx, "SELECT count(*) FROM t"),
+        ok = macula_storage:sqlite_execute(Tx, "DELETE FROM t WHERE id = ?", [4]),
+        four
+    end),
+    Rollback = fun(Tx) ->
+        ok = macula_storage:sqlite_execute(Tx, "DELETE FROM t"),
+        macula_storage:sqlite_rollback(Tx, undone)
+    end,
+    {error, undone} = macula_storage:sqlite_transaction(Conn, Rollback, [{timeout, 60000}]),
+    {ok, #{rows := [[3]]}} = macula_storage:sqlite_query(App, "SELECT count(*) FROM t"),
+    ok = macula_storage:sqlite_backup(App, Dest),
+    {error, exists} = macula_storage:sqlite_backup(Conn, Dest),
+    ok = macula_storage:sqlite_backup(Conn, Dest, [{overwrite, true}]),
+    ok = macula_storage:sqlite_close(Conn),
+    {error, closed} = macula_storage:sqlite_query(Conn, "SELECT 1"),
+    {ok, Again} = macula_storage:sqlite_open(App, []),
+    ok = macula_storage:sqlite_close(Again),
+    {error, #{kind := sql}} = macula_storage:sqlite_query(App, "SELEC 1"),
     ok.
 
 files(App) ->
@@ -44,6 +161,25 @@ files(App) ->
     ok = macula_storage:file_delete(App, "c"),
     {error, not_found} = macula_storage:file_delete(App, "c", [{timeout, 60000}]),
     {error, not_found} = macula_storage:file_read(App, "c"),
+    ok.
+
+chunks(App) ->
+    Next = fun(0) -> done; (N) -> {["chunk", integer_to_list(N), $\n], N - 1} end,
+    ok = macula_storage:file_unfold(App, "many", Next, 10000),
+    Size = fun(Chunk, {Count, Bytes}) -> {Count + 1, Bytes + byte_size(Chunk)} end,
+    {_, Bytes} = macula_storage:file_fold(App, <<"many">>, Size, {0, 0}),
+    {ok, #{size := Bytes}} = macula_storage:file_stat(App, "many"),
+    {Chunks, Bytes} = macula_storage:file_fold(App, "many", Size, {0, 0}, [{chunk_bytes, 1000}]),
+    true = Chunks >= Bytes div 1000,
+    %% one that fails half way leaves what was there
+    failed = try macula_storage:file_unfold(App, "many", fun(0) -> throw(failed); (N) -> {"x", N - 1} end, 10) catch
+        throw:Reason -> Reason
+    end,
+    {ok, #{size := Bytes}} = macula_storage:file_stat(App, "many"),
+    not_found = try macula_storage:file_fold(App, "none", Size, {0, 0}) catch
+        error:#{'__struct__' := 'Elixir.MaculaStorage.Error', kind := Kind} -> Kind
+    end,
+    ok = macula_storage:file_delete(App, "many"),
     ok.
 
 backups(App) ->
@@ -78,6 +214,9 @@ misuse(App) ->
         end
     end,
     ok = Badarg(fun() -> macula_storage:data_put("No App", 1, 1) end),
+    ok = Badarg(fun() -> macula_storage:data_select(App, [{nonsense, 1}]) end),
+    ok = Badarg(fun() -> macula_storage:sqlite_query(App, "SELECT ?", [an_atom]) end),
+    badarg = try macula_storage:data_select(App, [{limit, -1}]) catch error:Reason -> Reason end,
     ok = Badarg(fun() -> macula_storage:app_usage(App, [{nonsense, 1}]) end).
 
 atoms(App) ->

@@ -93,8 +93,15 @@ defmodule MaculaStorage.CubDB.Tx do
   def abort(tx), do: Native.kv_tx_abort(tx.handle)
 
   defp write(tx, op) do
-    answer!(Native.kv_tx_write(tx.handle, [op]), tx)
+    answer!(write([op], tx.handle, Terms.large?([op])), tx)
     tx
+  end
+
+  defp write(ops, handle, false), do: Native.kv_tx_write(handle, ops)
+
+  defp write(ops, handle, true) do
+    long = &Native.kv_tx_write_long(handle, &1, ops)
+    Call.run(long, op: :transaction, timeout: :infinity)
   end
 
   defp answer!({:error, _} = error, tx) do

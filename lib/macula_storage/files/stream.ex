@@ -12,43 +12,41 @@ defmodule MaculaStorage.Files.Stream do
 
   @doc false
   def reader!(%__MODULE__{} = stream) do
-    call!(stream, :file_stream, &Native.files_reader(app!(stream), &1, stream.name))
+    on_app!(stream, &Native.files_reader(&1, &2, stream.name))
   end
 
   @doc false
   def chunk!(stream, reader, offset) do
-    call!(stream, :file_stream, &Native.files_read_at(reader, &1, offset, stream.chunk_bytes))
+    stream |> call(&Native.files_read_at(reader, &1, offset, stream.chunk_bytes)) |> ok!(stream)
   end
 
   @doc false
   def writer!(stream) do
-    call!(stream, :file_stream, &Native.files_writer(app!(stream), &1, stream.name))
+    on_app!(stream, &Native.files_writer(&1, &2, stream.name))
   end
 
   @doc false
   def write!(stream, writer, bytes) do
-    call!(stream, :file_stream, &Native.files_writer_chunk(writer, &1, bytes))
+    stream |> call(&Native.files_writer_chunk(writer, &1, bytes)) |> ok!(stream)
   end
 
   @doc false
   def commit!(stream, writer) do
-    call!(stream, :file_stream, &Native.files_writer_commit(writer, &1))
+    stream |> call(&Native.files_writer_commit(writer, &1)) |> ok!(stream)
   end
 
-  defp app!(stream) do
-    case Apps.app(stream.app) do
-      {:ok, handle} -> handle
-      {:error, reason} -> Error.raise!(reason, :file_stream, stream.app)
-    end
+  defp on_app!(stream, start) do
+    stream.app
+    |> Apps.with_app(fn handle -> call(stream, &start.(handle, &1)) end)
+    |> ok!(stream)
   end
 
-  defp call!(stream, op, start) do
-    case Call.run(start, op: op, app: stream.app, timeout: :infinity) do
-      {:ok, value} -> value
-      :ok -> :ok
-      {:error, reason} -> Error.raise!(reason, op, stream.app)
-    end
-  end
+  defp call(stream, start),
+    do: Call.run(start, op: :file_stream, app: stream.app, timeout: :infinity)
+
+  defp ok!({:ok, value}, _stream), do: value
+  defp ok!(:ok, _stream), do: :ok
+  defp ok!({:error, reason}, stream), do: Error.raise!(reason, :file_stream, stream.app)
 
   defimpl Enumerable do
     alias MaculaStorage.Files.Stream, as: FileStream

@@ -52,6 +52,12 @@ pub enum ArchiveError {
         /// The entry, empty when it is about the archive itself.
         entry: String,
     },
+    /// A file to be packed is not what its own digest says: damaged where it lies.
+    #[error("a file's bytes are not those that were written: path={entry:?}")]
+    Rotten {
+        /// The file.
+        entry: String,
+    },
     /// More than the caller's limits allow.
     #[error("the archive holds more than is allowed: {what}, max={max} entry={entry:?}")]
     TooLarge {
@@ -91,7 +97,7 @@ impl Kinded for ArchiveError {
             Self::Cancelled => Kind::Cancelled,
             Self::Newer { .. } => Kind::NewerFormat,
             Self::Refused { .. } | Self::NotOurs { .. } | Self::Invalid { .. } => Kind::Invalid,
-            Self::Truncated { .. } | Self::Corrupt { .. } => Kind::Corrupt,
+            Self::Truncated { .. } | Self::Corrupt { .. } | Self::Rotten { .. } => Kind::Corrupt,
             Self::TooLarge { .. } => Kind::TooLarge,
             Self::Internal { .. } => Kind::Internal,
         }
@@ -102,6 +108,10 @@ impl Kinded for ArchiveError {
             Self::Newer { .. } => "restore it with the version of the library that wrote it, or a newer one",
             Self::Truncated { .. } => "copy the archive again: its end is missing",
             Self::Corrupt { .. } => "the archive was damaged after it was written: take another one",
+            Self::Rotten { .. } => {
+                "the disk gives other bytes than were written: take that file from an older backup, write it anew, or \
+                 remove it, then repeat this; nothing was archived"
+            }
             Self::NotOurs { .. } => "an archive made by tar needs the option that accepts foreign archives",
             _ => return None,
         };

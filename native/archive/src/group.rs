@@ -1,7 +1,8 @@
 //! What a packing worker does: read a group's files, hash them, lay them out as tar, compress.
 //!
 //! Invariant: the tar never says other than what was read. A file that is not as long as expected is
-//! cut, or ends earlier, or (when large) is filled with zeros, and is marked as changed.
+//! cut, or ends earlier, or (when large) is filled with zeros, and is marked as changed. A file that
+//! nobody changed and that is not what its own digest says is never packed as if it were good.
 
 use crate::codec::Packer;
 use crate::error::{io_at, ArchiveError, Result};
@@ -41,26 +42,49 @@ pub(crate) struct Done {
 
 pub(crate) struct LargeFile {
     pub(crate) meta: Meta,
-    mtime_ns: i128,
+    item: Item,
     file: Arc<dyn DiskFile>,
     state: Mutex<(SliceHash, bool)>,
 }
 
 impl LargeFile {
-    pub(crate) fn new(item: &Item, file: Arc<dyn DiskFile>) -> Self {
-        Self { meta: meta_of(item), mtime_ns: item.mtime_ns, file, state: Mutex::default() }
+    pub(crate) fn new(item: Item, file: Arc<dyn DiskFile>) -> Self {
+        Self { meta: meta_of(&item), item, file, state: Mutex::default() }
     }
 
     /// Takes a slice's value, in order; gives the manifest's line after the last.
-    pub(crate) fn add(&self, index: u64, value: ChainingValue, short: bool) -> Result<Option<ManifestEntry>> {
+    pub(crate) fn add(
+        &self,
+        shared: &Shared<'_>,
+        index: u64,
+        value: ChainingValue,
+        short: bool,
+    ) -> Result<Option<ManifestEntry>> {
         let (hash, changed) = &mut *self.state.lock();
         *changed |= short;
         if hash.add(index, value) < crate::slices::slice_count(self.meta.len) {
             return Ok(None);
         }
-        let stat = self.file.stat().map_err(io_at("reading a file", &self.meta.path))?;
-        let changed = *changed || stat.len != self.meta.len || stat.mtime_ns != self.mtime_ns;
-        Ok(Some(ManifestEntry::new(&self.meta, Some(&hash.finish()), changed.then_some(Remark::Changed))))
+        let hash = hash.finish();
+        let remark = shared.judge(&self.item, &*self.file, *changed, &hash)?;
+        Ok(Some(ManifestEntry::new(&self.meta, Some(&hash), remark)))
+    }
+}
+
+impl Shared<'_> {
+    /// What is to be said of a file that was read to its end and has this BLAKE3. `changed`: it had
+    /// another length than expected.
+    fn judge(&self, item: &Item, file: &dyn DiskFile, changed: bool, hash: &[u8; 32]) -> Result<Option<Remark>> {
+        let path = item.path.as_bytes();
+        let stat = file.stat().map_err(io_at("reading a file", path))?;
+        if changed || stat.len != item.len || stat.mtime_ns != item.mtime_ns {
+            return Ok(Some(Remark::Changed));
+        }
+        match self.tree.digest(item, file).map_err(io_at("reading a file's digest", path))? {
+            Some(digest) if digest != *hash && self.keep_corrupt => Ok(Some(Remark::Corrupt)),
+            Some(digest) if digest != *hash => Err(ArchiveError::Rotten { entry: item.path.to_string() }),
+            _ => Ok(None),
+        }
     }
 }
 
@@ -152,7 +176,7 @@ impl<'a> Worker<'a> {
                     }
                     Some(file) => {
                         let (hash, changed) = self.file(&mut meta, item, &*file)?;
-                        remark = changed.then_some(Remark::Changed);
+                        remark = self.shared.judge(item, &*file, changed, hash.as_bytes())?;
                         Some(hash)
                     }
                 }
@@ -179,15 +203,14 @@ impl<'a> Worker<'a> {
         self.raw.resize(self.raw.len() + header::padding(len), 0);
     }
 
-    /// Header and content of a small file, and whether it changed. Its length is known only now.
+    /// Header and content of a small file, and whether it ended early. Its length is known only now.
     fn file(&mut self, meta: &mut Meta, item: &Item, file: &dyn DiskFile) -> Result<(blake3::Hash, bool)> {
         let header_at = self.raw.len();
         self.header(meta);
         let at = self.raw.len();
         let got = self.read(meta, file, 0, item.len as usize)?;
-        let stat = file.stat().map_err(io_at("reading a file", &meta.path))?;
-        let changed = got as u64 != item.len || stat.len != item.len || stat.mtime_ns != item.mtime_ns;
-        if (got as u64) < item.len {
+        let changed = (got as u64) < item.len;
+        if changed {
             self.raw.truncate(at + got);
             meta.len = got as u64;
             let mut header = Vec::new();

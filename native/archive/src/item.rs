@@ -48,6 +48,12 @@ pub trait Tree: Send + Sync {
     /// The file of an item whose source is [`Source::File`]; `None` when it vanished meanwhile,
     /// which the manifest then says. Any error ends the pack.
     fn open(&self, item: &Item) -> io::Result<Option<Arc<dyn DiskFile>>>;
+
+    /// The BLAKE3 that a file must have when it is still as long and as old as its item says, where
+    /// somebody recorded it. Asked after the file was read, once.
+    fn digest(&self, _item: &Item, _file: &dyn DiskFile) -> io::Result<Option<[u8; 32]>> {
+        Ok(None)
+    }
 }
 
 /// How the archive is compressed.
@@ -95,6 +101,9 @@ pub struct PackOptions {
     pub about: serde_json::Value,
     /// For progress: expected bytes of all files, 0 when unknown.
     pub bytes_total: u64,
+    /// Pack a file that is not what its own digest says ([`Tree::digest`]) and remark on it, instead
+    /// of giving up.
+    pub keep_corrupt: bool,
 }
 
 impl PackOptions {
@@ -107,6 +116,7 @@ impl PackOptions {
             prefix: prefix.into(),
             about: serde_json::Value::Object(serde_json::Map::new()),
             bytes_total: 0,
+            keep_corrupt: false,
         }
     }
 
@@ -126,25 +136,38 @@ pub fn workers_default() -> usize {
 /// How to unpack, and how much at most.
 #[derive(Debug, Clone)]
 pub struct UnpackOptions {
-    /// Bytes of all files at most.
+    /// Bytes at most: of all files, of paths and links' texts, and [`DIR_BYTES`] for each directory,
+    /// those that are only implied by a path included.
     pub bytes_max: u64,
-    /// Entries at most, directories that are only implied by a path included.
+    /// Entries at most, directories that are only implied by a path included. The default needs
+    /// about 1 GiB of memory when it is reached, in proportion below.
     pub entries_max: u64,
+    /// Bytes at most of the names of directories and links, and of links' texts, which stay in memory
+    /// until all files are placed; 64 more for each.
+    pub names_bytes_max: u64,
     /// Take archives without our head, manifest or index too, such as those made by `tar`. Entries
     /// then keep their top directory.
     pub foreign: bool,
     /// Threads that decompress and write, 1 to 64.
     pub workers: usize,
-    /// Told of each file that was written, with its BLAKE3, before anything is synced.
+    /// Told of each file that was written, with its BLAKE3, before anything is synced; the owner may
+    /// write to it at that moment whatever its mode will be. Told once more, with `None`, of a file
+    /// that was damaged before it was packed, which only the manifest at the archive's end tells.
     pub written: Option<Written>,
 }
+
+/// Directories above an entry at most, below the top directory.
+pub const DEPTH_MAX: usize = 128;
+/// What a directory counts in [`UnpackOptions::bytes_max`]: its first block on most file systems.
+pub const DIR_BYTES: u64 = 4096;
 
 /// What a caller does with a file that was unpacked.
 #[derive(Clone)]
 pub struct Written(pub WrittenFn);
 
-/// Path below the top directory, the file, BLAKE3 of its content. Called from many threads.
-pub type WrittenFn = Arc<dyn Fn(&RelPath, &dyn DiskFile, &[u8; 32]) -> io::Result<()> + Send + Sync>;
+/// Path below the top directory, the file, BLAKE3 of its content (`None`: forget it). Called from
+/// many threads.
+pub type WrittenFn = Arc<dyn Fn(&RelPath, &dyn DiskFile, Option<&[u8; 32]>) -> io::Result<()> + Send + Sync>;
 
 impl fmt::Debug for Written {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -154,6 +177,13 @@ impl fmt::Debug for Written {
 
 impl Default for UnpackOptions {
     fn default() -> Self {
-        Self { bytes_max: u64::MAX, entries_max: u64::MAX, foreign: false, workers: workers_default(), written: None }
+        Self {
+            bytes_max: u64::MAX,
+            entries_max: 16_000_000,
+            names_bytes_max: 512 << 20,
+            foreign: false,
+            workers: workers_default(),
+            written: None,
+        }
     }
 }

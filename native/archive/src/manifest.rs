@@ -28,6 +28,9 @@ pub enum ManifestKind {
 pub enum Remark {
     /// In the archive, but its length or modification time changed while it was packed.
     Changed,
+    /// In the archive, but its bytes were not those that its own digest names: damaged where it lay,
+    /// before it was packed ([`crate::PackOptions::keep_corrupt`]).
+    Corrupt,
     /// Not in the archive: gone before it could be read.
     Vanished,
     /// Not in the archive: a symlink that leads outside it, which no restore would accept.
@@ -39,7 +42,13 @@ pub enum Remark {
 impl Remark {
     /// Whether the archive holds the entry.
     pub fn is_packed(self) -> bool {
-        self == Remark::Changed
+        matches!(self, Remark::Changed | Remark::Corrupt)
+    }
+
+    /// Whether it was left out because no restore would accept it: unlike what vanished, which is
+    /// nowhere any more, it is still there and not in the archive.
+    pub fn is_left_out(self) -> bool {
+        matches!(self, Remark::LeadsOutside | Remark::ReservedName)
     }
 }
 
@@ -147,6 +156,13 @@ pub struct Totals {
     pub vanished: u64,
     /// Entries left out because no restore would accept them.
     pub left_out: u64,
+    /// Entries that were damaged before they were packed; told only when there are some.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub corrupt: u64,
+}
+
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 impl Totals {
@@ -154,6 +170,7 @@ impl Totals {
         self.entries += 1;
         match remark {
             Some(Remark::Changed) => self.changed += 1,
+            Some(Remark::Corrupt) => self.corrupt += 1,
             Some(Remark::Vanished) => self.vanished += 1,
             Some(Remark::LeadsOutside | Remark::ReservedName) => self.left_out += 1,
             None => {}
@@ -171,6 +188,7 @@ impl Totals {
         self.changed += more.changed;
         self.vanished += more.vanished;
         self.left_out += more.left_out;
+        self.corrupt += more.corrupt;
     }
 
     pub(crate) fn write_line(&self, out: &mut Vec<u8>) {

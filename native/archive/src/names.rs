@@ -4,6 +4,7 @@
 //! manifest. Memory: about 80 bytes per entry, whatever the names' length.
 
 use crate::error::{corrupt, refused, Result};
+use crate::item::DEPTH_MAX;
 use crate::manifest::{short, ManifestEntry, Remark};
 use macula_core::RelPath;
 use std::collections::hash_map::Entry as Slot;
@@ -37,15 +38,30 @@ pub(crate) struct Names {
     listed: u64,
 }
 
+/// What taking a name has come to.
+pub(crate) struct Taken {
+    /// Names there are now, implied directories included.
+    pub(crate) names: u64,
+    /// Directories that were not there before, implied ones included.
+    pub(crate) dirs_new: u64,
+}
+
+/// Whether a path goes through more directories than an archive may hold: each of them costs memory,
+/// a block on the disk and, while it is made, a descriptor, and a few bytes can name thousands.
+pub(crate) fn is_too_deep(path: &[u8]) -> bool {
+    path.iter().filter(|b| **b == b'/').count() > DEPTH_MAX
+}
+
 fn key(path: &[u8]) -> Key {
     short(blake3::hash(path))
 }
 
 impl Names {
-    /// Takes a name before anything is written to it; gives how many names there are now, implied
-    /// directories included. `parent_known`: an entry beside it was taken before.
-    pub(crate) fn take(&mut self, path: &RelPath, is_dir: bool, parent_known: bool) -> Result<u64> {
+    /// Takes a name before anything is written to it. `parent_known`: an entry beside it was taken
+    /// before.
+    pub(crate) fn take(&mut self, path: &RelPath, is_dir: bool, parent_known: bool) -> Result<Taken> {
         let bytes = path.as_bytes();
+        let before = self.seen.len();
         let above = if parent_known { &[] } else { bytes };
         for (at, _) in above.iter().enumerate().filter(|(_, b)| **b == b'/') {
             let above = self.seen.entry(key(&bytes[..at])).or_insert(Seen::Implied);
@@ -55,9 +71,12 @@ impl Names {
         }
         let empty = [0; 16];
         let new = if is_dir { Seen::Dir(empty) } else { Seen::Leaf(empty) };
+        let implied = self.seen.len() - before;
+        let mut own = 0;
         match self.seen.entry(key(bytes)) {
             Slot::Vacant(slot) => {
                 slot.insert(new);
+                own = usize::from(is_dir);
             }
             Slot::Occupied(mut slot) => match slot.get() {
                 Seen::Implied if is_dir => {
@@ -68,7 +87,7 @@ impl Names {
             },
         }
         self.given += 1;
-        Ok(self.seen.len() as u64)
+        Ok(Taken { names: self.seen.len() as u64, dirs_new: (implied + own) as u64 })
     }
 
     /// Records what the entry turned out to be.
@@ -119,33 +138,51 @@ impl Names {
     }
 }
 
+/// Components on a link's whole way, over all links on it. Longer ways exist only to cost time.
+const STEPS_MAX: u32 = 1024;
+
 /// Symlinks of a tree, by path, to find out where each leads.
 pub(crate) struct Links<'a>(pub(crate) HashMap<&'a [u8], &'a [u8]>);
 
 impl Links<'_> {
     /// Whether following the link at `path` stays in the tree at every step, through every other
     /// link on the way. Checking the text alone is not enough: where `s` leads to the top, `s/../x`
-    /// leads out. A chain of more than 40 links goes nowhere (`ELOOP`), so it stays.
-    pub(crate) fn stays_inside(&self, path: &RelPath, target: &[u8]) -> bool {
-        let mut at: Vec<Vec<u8>> = match path.parent() {
+    /// leads out. A chain of more than 40 links goes nowhere (`ELOOP`), so it stays. What takes more
+    /// than [`STEPS_MAX`] steps is not followed to its end and does not count as staying.
+    pub(crate) fn stays_inside<'t>(&'t self, path: &RelPath, target: &'t [u8]) -> bool {
+        // where it has come to, as bytes, so that a step costs no copy
+        let mut at: Vec<u8> = match path.parent() {
             parent if parent.is_root() => Vec::new(),
-            parent => parent.as_bytes().split(|b| *b == b'/').map(<[u8]>::to_vec).collect(),
+            parent => parent.as_bytes().to_vec(),
         };
         if target.first() == Some(&b'/') {
             return false;
         }
         // what is still to be walked, its next component last
-        let mut todo: Vec<Vec<u8>> = components(target);
-        let mut hops = 0;
+        let mut todo: Vec<&[u8]> = components(target);
+        let (mut hops, mut steps) = (0, 0);
         while let Some(component) = todo.pop() {
+            steps += 1;
+            if steps > STEPS_MAX {
+                return false;
+            }
             if component == b".." {
-                if at.pop().is_none() {
+                if at.is_empty() {
                     return false;
                 }
+                at.truncate(at.iter().rposition(|b| *b == b'/').unwrap_or(0));
                 continue;
             }
-            at.push(component);
-            let Some(next) = self.0.get(at.join(&b'/').as_slice()) else { continue };
+            let above = at.len();
+            if above > 0 {
+                at.push(b'/');
+            }
+            at.extend_from_slice(component);
+            // no entry has a longer path: nothing to look for
+            if at.len() > RelPath::LEN_MAX {
+                continue;
+            }
+            let Some(next) = self.0.get(at.as_slice()) else { continue };
             hops += 1;
             if next.first() == Some(&b'/') {
                 return false;
@@ -153,7 +190,7 @@ impl Links<'_> {
             if hops > 40 {
                 return true;
             }
-            at.pop();
+            at.truncate(above);
             todo.extend(components(next));
         }
         true
@@ -161,11 +198,8 @@ impl Links<'_> {
 }
 
 /// A path's components, last first.
-fn components(path: &[u8]) -> Vec<Vec<u8>> {
-    let parts = path.split(|b| *b == b'/').filter(|c| !c.is_empty() && *c != b".");
-    let mut parts: Vec<Vec<u8>> = parts.map(<[u8]>::to_vec).collect();
-    parts.reverse();
-    parts
+fn components(path: &[u8]) -> Vec<&[u8]> {
+    path.rsplit(|b| *b == b'/').filter(|c| !c.is_empty() && *c != b".").collect()
 }
 
 #[cfg(test)]
@@ -189,5 +223,17 @@ mod tests {
         assert!(stays(&[("a/s", "..")], "t", "a/s/x"));
         assert!(stays(&[("a", "b"), ("b", "a")], "a", "b"), "a loop goes nowhere");
         assert!(!stays(&[("out", "/etc")], "t", "out/passwd"));
+    }
+
+    /// Forty links of 2,000 components each, one after the other, took 80,000 steps, each of which
+    /// copied the whole way so far: a few hundred bytes of archive kept a thread busy for minutes.
+    #[test]
+    fn a_way_of_many_steps_is_not_followed() {
+        let text = |next: usize| format!("{}l{next}", "d/../".repeat(800));
+        let texts: Vec<(String, String)> = (0..39).map(|n| (format!("l{n}"), text(n + 1))).collect();
+        let links: Vec<(&str, &str)> = texts.iter().map(|(path, target)| (path.as_str(), target.as_str())).collect();
+        assert!(!stays(&links, "a", "l0"));
+        assert!(stays(&[], "a", &"d/../".repeat(500)), "as long as a path may be");
+        assert!(!is_too_deep("d/".repeat(128).as_bytes()) && is_too_deep("d/".repeat(129).as_bytes()));
     }
 }

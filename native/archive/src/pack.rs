@@ -11,7 +11,7 @@ use crate::head::{Head, HEAD, MANIFEST};
 use crate::header::{self, EntryKind, Meta};
 use crate::index::{GroupKind, Index};
 use crate::item::{Item, PackOptions, Source, Tree};
-use crate::manifest::{ManifestEntry, Totals};
+use crate::manifest::{ManifestEntry, Remark, Totals};
 use crate::plan::Plan;
 use crate::slices::SLICE;
 use crate::spool::Spool;
@@ -21,6 +21,9 @@ use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
+
+/// Entries of each list that [`Packed::remarked`] names.
+const REMARKED_MAX: usize = 1000;
 
 /// What was packed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,7 +36,8 @@ pub struct Packed {
     pub bytes_out: u64,
     /// BLAKE3 of the manifest, which names everything else.
     pub manifest_blake3: [u8; 32],
-    /// Entries that changed, vanished or were left out, the first 1,000.
+    /// Entries that were left out, the first 1,000, then those that changed, vanished or are damaged,
+    /// the first 1,000.
     pub remarked: Vec<ManifestEntry>,
 }
 
@@ -56,7 +60,8 @@ pub fn pack(
     let workers = options.workers;
     let (jobs, taken) = crossbeam_channel::bounded::<(u64, Job)>(workers * 3);
     let (answer, answers) = crossbeam_channel::bounded::<(u64, Result<Done>)>(workers * 3);
-    let shared = Shared { prefix: options.prefix.as_bytes(), tree, task, spare: Mutex::new(Vec::new()) };
+    let prefix = options.prefix.as_bytes();
+    let shared = Shared { prefix, tree, task, keep_corrupt: options.keep_corrupt, spare: Mutex::default() };
     let shared = &shared;
     // the channels end with the closure, also by an error: then the workers end, and are joined
     std::thread::scope(move |scope| {
@@ -102,6 +107,7 @@ pub(crate) struct Shared<'a> {
     pub(crate) prefix: &'a [u8],
     pub(crate) tree: &'a dyn Tree,
     pub(crate) task: &'a Task,
+    pub(crate) keep_corrupt: bool,
     /// Buffers to be used again: their pages are costly to get anew.
     pub(crate) spare: Mutex<Vec<Vec<u8>>>,
 }
@@ -113,6 +119,7 @@ struct Writer<'a> {
     manifest: Spool,
     totals: Totals,
     remarked: Vec<ManifestEntry>,
+    left_out: Vec<ManifestEntry>,
     bytes_tar: u64,
     bytes_total: u64,
     manifest_blake3: [u8; 32],
@@ -127,6 +134,7 @@ impl<'a> Writer<'a> {
             manifest: Spool::new()?,
             totals: Totals::default(),
             remarked: Vec::new(),
+            left_out: Vec::new(),
             bytes_tar: 0,
             bytes_total: options.bytes_total,
             manifest_blake3: [0; 32],
@@ -197,7 +205,7 @@ impl<'a> Writer<'a> {
         self.totals.add(&done.totals);
         self.remarked.append(&mut done.remarked);
         if let Some((large, index, value)) = done.slice {
-            if let Some(entry) = large.add(index, value, done.short)? {
+            if let Some(entry) = large.add(self.shared, index, value, done.short)? {
                 self.totals.count(entry.kind, entry.len, entry.remark);
                 let mut line = Vec::new();
                 entry.write_line(&mut line);
@@ -205,7 +213,7 @@ impl<'a> Writer<'a> {
                 self.remarked.extend(entry.remark.is_some().then_some(entry));
             }
         }
-        self.remarked.truncate(1000);
+        self.remarked.truncate(REMARKED_MAX);
         self.shared.spare.lock().push(done.packed);
         self.shared.task.report(Progress {
             entries_done: self.totals.entries,
@@ -221,9 +229,12 @@ impl<'a> Writer<'a> {
             let mut line = Vec::new();
             entry.write_line(&mut line);
             self.manifest.push(&line)?;
-            self.remarked.push(entry);
+            let is_left_out = entry.remark.is_some_and(Remark::is_left_out);
+            let list = if is_left_out { &mut self.left_out } else { &mut self.remarked };
+            if list.len() < REMARKED_MAX {
+                list.push(entry);
+            }
         }
-        self.remarked.truncate(1000);
         Ok(())
     }
 
@@ -244,16 +255,17 @@ impl<'a> Writer<'a> {
         Ok(joined(pieces).map(|raw| raw.map(|raw| Job::Raw { kind: GroupKind::Manifest, raw })))
     }
 
-    fn finish(self, options: &PackOptions) -> Result<Packed> {
+    fn finish(mut self, options: &PackOptions) -> Result<Packed> {
         let index = self.index.encode(options.format);
         let end = self.index.end();
         self.out.write_all_at(&index, end).map_err(io_at("writing the archive", b""))?;
+        self.left_out.append(&mut self.remarked);
         Ok(Packed {
             totals: self.totals,
             bytes_tar: self.bytes_tar,
             bytes_out: end + index.len() as u64,
             manifest_blake3: self.manifest_blake3,
-            remarked: self.remarked,
+            remarked: self.left_out,
         })
     }
 }

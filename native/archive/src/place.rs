@@ -1,18 +1,18 @@
 //! Where unpacked entries go: every check that does not need the manifest, then the disk.
 //!
 //! Many threads place at once, each with a [`Hand`]. Invariant: nothing is written before its name,
-//! type and length were checked and counted against the limits; symlinks are made last, when nothing
-//! is written any more, so no write can go through one.
+//! type and length were checked and counted against the limits, and so were the directories that it
+//! implies; symlinks are made last, when nothing is written any more, so no write can go through one.
 
 use crate::error::{io_at, refused, shown, ArchiveError, Result};
 use crate::head::{Head, HEAD, MANIFEST};
 use crate::header::{self, EntryKind, Meta};
 use crate::input::Input;
-use crate::item::UnpackOptions;
-use crate::manifest::{digest_of, ManifestEntry};
-use crate::names::{Links, Names};
+use crate::item::{UnpackOptions, DIR_BYTES};
+use crate::manifest::{digest_of, ManifestEntry, ManifestKind, Remark};
+use crate::names::{is_too_deep, Links, Names};
 use crate::slices::{slice_count, slice_len, slice_value, SliceHash, SLICE};
-use macula_core::{Disk, DiskFile, Progress, RelPath, Task};
+use macula_core::{Disk, DiskFile, Open, Progress, RelPath, Task};
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -24,6 +24,10 @@ use std::sync::Arc;
 
 /// Directory handles that a hand keeps open.
 const DIRS_MAX: usize = 64;
+/// What a name that is kept costs besides its bytes.
+const NAME_EXTRA_BYTES: u64 = 64;
+/// The owner may write: without it the system lets nobody but root set an extended attribute.
+const OWNER_WRITE: u32 = 0o200;
 
 /// Shared by the threads of one unpack.
 pub(crate) struct Place<'a> {
@@ -44,6 +48,27 @@ struct Late {
     names: Names,
     links: Vec<(RelPath, Vec<u8>)>,
     dirs: Vec<(RelPath, u32, i64)>,
+    /// Files that were damaged before they were packed.
+    corrupt: Vec<RelPath>,
+    /// Counted against `bytes_max`.
+    bytes: u64,
+    /// Counted against `names_bytes_max`.
+    names_bytes: u64,
+}
+
+impl Late {
+    /// Counts a name that stays in memory until the end.
+    fn keep(&mut self, path: &[u8], target: &[u8], max: u64) -> Result<()> {
+        self.names_bytes += (path.len() + target.len()) as u64 + NAME_EXTRA_BYTES;
+        if self.names_bytes > max {
+            return too_large("bytes of names of directories and links", max, path);
+        }
+        Ok(())
+    }
+}
+
+fn too_large<T>(what: &'static str, max: u64, entry: &[u8]) -> Result<T> {
+    Err(ArchiveError::TooLarge { what, max, entry: shown(entry) })
 }
 
 /// What an entry turned out to be.
@@ -106,24 +131,29 @@ impl<'a> Place<'a> {
         if meta.kind == EntryKind::Symlink {
             check_target(meta)?;
         }
-        let too_large = |what, max| Err(ArchiveError::TooLarge { what, max, entry: shown(&meta.path) });
-        let added = self.bytes.fetch_update(Ordering::AcqRel, Ordering::Acquire, |bytes| {
-            bytes.checked_add(meta.len).filter(|sum| *sum <= self.options.bytes_max)
-        });
-        if added.is_err() {
-            return too_large("bytes", self.options.bytes_max);
-        }
-        self.entries.fetch_add(1, Ordering::AcqRel);
         let parent = path.parent();
         let mut late = self.late.lock();
-        if late.names.take(&path, meta.kind == EntryKind::Dir, parent == *beside)? > self.options.entries_max {
-            return too_large("entries", self.options.entries_max);
+        let taken = late.names.take(&path, meta.kind == EntryKind::Dir, parent == *beside)?;
+        if taken.names > self.options.entries_max {
+            return too_large("entries", self.options.entries_max, &meta.path);
+        }
+        let names = (path.as_bytes().len() + meta.target.len()) as u64;
+        let cost = meta.len.saturating_add(names + taken.dirs_new * DIR_BYTES);
+        late.bytes = late.bytes.saturating_add(cost);
+        if late.bytes > self.options.bytes_max {
+            return too_large("bytes", self.options.bytes_max, &meta.path);
+        }
+        if meta.kind != EntryKind::File {
+            late.keep(path.as_bytes(), &meta.target, self.options.names_bytes_max)?;
         }
         match meta.kind {
             EntryKind::Symlink => late.links.push((path.clone(), meta.target.clone())),
             EntryKind::Dir => late.dirs.push((path.clone(), meta.mode, meta.mtime_ns)),
             EntryKind::File => {}
         }
+        // for the report; never more than what was counted
+        self.bytes.fetch_add(meta.len, Ordering::AcqRel);
+        self.entries.fetch_add(1, Ordering::AcqRel);
         *beside = parent;
         Ok(Some(path))
     }
@@ -142,12 +172,20 @@ impl<'a> Place<'a> {
             Ok(path) => path,
             Err(error) => return refused(error.reason, &meta.path),
         };
-        let Some(head) = self.head else { return Ok(Some(whole)) };
-        let rest = bytes.strip_prefix(head.prefix.as_bytes()).and_then(|rest| rest.strip_prefix(b"/"));
-        match rest.map(RelPath::new) {
-            Some(Ok(path)) => Ok(Some(path)),
-            _ => refused("outside the top directory", &meta.path),
+        let path = match self.head {
+            None => whole,
+            Some(head) => {
+                let rest = bytes.strip_prefix(head.prefix.as_bytes()).and_then(|rest| rest.strip_prefix(b"/"));
+                match rest.map(RelPath::new) {
+                    Some(Ok(path)) => path,
+                    _ => return refused("outside the top directory", &meta.path),
+                }
+            }
+        };
+        if is_too_deep(path.as_bytes()) {
+            return refused("deeper than 128 directories", &meta.path);
         }
+        Ok(Some(path))
     }
 
     fn seal(&self, path: &RelPath, meta: &Meta, hash: Option<&[u8; 32]>) {
@@ -162,7 +200,14 @@ impl<'a> Place<'a> {
     }
 
     pub(crate) fn check_listed(&self, entry: &ManifestEntry) -> Result<()> {
-        self.late.lock().names.check_listed(entry)
+        let mut late = self.late.lock();
+        late.names.check_listed(entry)?;
+        if entry.remark == Some(Remark::Corrupt) && entry.kind == ManifestKind::File {
+            let path = entry.path();
+            late.keep(&path, b"", self.options.names_bytes_max)?;
+            late.corrupt.extend(RelPath::new(path).ok().filter(|path| self.writes(path).is_some()));
+        }
+        Ok(())
     }
 
     pub(crate) fn check_all_listed(&self) -> Result<()> {
@@ -184,6 +229,10 @@ impl<'a> Place<'a> {
         }
         let Some(dest) = self.dest else { return Ok(()) };
         let mut hand = Hand::new(self);
+        for path in &late.corrupt {
+            self.check_cancelled()?;
+            hand.forget(dest, path)?;
+        }
         for (path, target) in &late.links {
             self.check_cancelled()?;
             let (dir, name) = hand.parent(dest, path)?;
@@ -260,7 +309,7 @@ impl<'p, 'a> Hand<'p, 'a> {
                 let content = input.take(meta.len as usize)?;
                 let hash = blake3::hash(content);
                 if let Some(dest) = dest {
-                    let file = self.create(dest, &path, meta.mode)?;
+                    let file = self.create(dest, &path, &meta)?;
                     if !content.is_empty() {
                         file.write_all_at(content, 0).map_err(io_at("writing a file", path.as_bytes()))?;
                     }
@@ -277,7 +326,7 @@ impl<'p, 'a> Hand<'p, 'a> {
     pub(crate) fn begin_large(&mut self, meta: Meta) -> Result<LargePlace> {
         let Some(path) = self.place.admit(&meta, &mut self.beside)? else { return refused("empty", &meta.path) };
         let file = match self.place.writes(&path) {
-            Some(dest) => Some(self.create(dest, &path, meta.mode)?),
+            Some(dest) => Some(self.create(dest, &path, &meta)?),
             None => None,
         };
         Ok(LargePlace { path, meta, file, hash: Mutex::default() })
@@ -302,19 +351,47 @@ impl<'p, 'a> Hand<'p, 'a> {
         Ok(complete)
     }
 
-    /// The time last: writing would set it.
+    /// The time after the content, which would set it; the mode last, which may forbid the rest.
     fn finish_file(&self, file: &dyn DiskFile, path: &RelPath, meta: &Meta, hash: &[u8; 32]) -> Result<()> {
         let set = file.set_mtime(i128::from(meta.mtime_ns));
         set.map_err(io_at("setting a file's time", path.as_bytes()))?;
-        match &self.place.options.written {
-            Some(written) => (written.0)(path, file, hash).map_err(io_at("marking a file", path.as_bytes())),
-            None => Ok(()),
+        if let Some(written) = &self.place.options.written {
+            (written.0)(path, file, Some(hash)).map_err(io_at("marking a file", path.as_bytes()))?;
+        }
+        let (begun, last) = self.modes(meta.mode);
+        if begun != last {
+            file.set_mode(last).map_err(io_at("setting a file's mode", path.as_bytes()))?;
+        }
+        Ok(())
+    }
+
+    /// A file's mode while it is written, and after. They differ only when they must: most files need
+    /// no second call.
+    fn modes(&self, mode: u32) -> (u32, u32) {
+        let last = kept(mode);
+        match self.place.options.written {
+            Some(_) => (last | OWNER_WRITE, last),
+            None => (last, last),
         }
     }
 
-    fn create(&mut self, dest: &Arc<dyn Disk>, path: &RelPath, mode: u32) -> Result<Arc<dyn DiskFile>> {
+    fn create(&mut self, dest: &Arc<dyn Disk>, path: &RelPath, meta: &Meta) -> Result<Arc<dyn DiskFile>> {
+        let (begun, _) = self.modes(meta.mode);
         let (dir, name) = self.parent(dest, path)?;
-        dir.create(&name, kept(mode)).map_err(io_at("creating a file", path.as_bytes()))
+        dir.create(&name, begun).map_err(io_at("creating a file", path.as_bytes()))
+    }
+
+    /// Takes back what was said of a file: only the manifest told that it had been damaged before.
+    fn forget(&mut self, dest: &Arc<dyn Disk>, path: &RelPath) -> Result<()> {
+        let Some(written) = &self.place.options.written else { return Ok(()) };
+        let (dir, name) = self.parent(dest, path)?;
+        let forgotten = dir.open(&name, Open::Read).and_then(|file| {
+            let mode = file.stat()?.mode;
+            file.set_mode(mode | OWNER_WRITE)?;
+            (written.0)(path, &*file, None)?;
+            file.set_mode(mode)
+        });
+        forgotten.map_err(io_at("marking a file", path.as_bytes()))
     }
 
     /// The open directory that holds `path`, made when it is not there, and the last component.

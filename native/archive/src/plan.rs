@@ -4,14 +4,14 @@
 //! file. Symlinks come last, when it is known where each of them leads: what is packed can be
 //! unpacked.
 
-use crate::error::{io_at, ArchiveError, Result};
+use crate::error::{io_at, refused, ArchiveError, Result};
 use crate::group::{meta_of, Job, LargeFile};
 use crate::head::{HEAD, MANIFEST};
 use crate::header::{self, BLOCK};
 use crate::index::GroupKind;
 use crate::item::{Item, Source, Tree};
 use crate::manifest::{ManifestEntry, Remark};
-use crate::names::Links;
+use crate::names::{is_too_deep, Links};
 use crate::pack::Large;
 use crate::slices::{slice_count, SLICE};
 use std::collections::{HashMap, VecDeque};
@@ -136,6 +136,10 @@ impl<'a> Plan<'a> {
             self.leave_out(item, Remark::ReservedName);
             return Ok(None);
         }
+        if is_too_deep(path) {
+            // no restore would take it, and it may be anybody's data: not left out in silence
+            return refused("deeper than 128 directories", path);
+        }
         let too_long = |got: usize| ArchiveError::Invalid {
             what: "an item of bytes must be at most 4 MiB",
             got: format!("len={got} path={}", item.path),
@@ -158,7 +162,7 @@ impl<'a> Plan<'a> {
 
     fn begin_large(&mut self, item: Item) -> Result<()> {
         match self.tree.open(&item).map_err(io_at("opening a file", item.path.as_bytes()))? {
-            Some(file) => self.large = Some((Arc::new(LargeFile::new(&item, file)), 0)),
+            Some(file) => self.large = Some((Arc::new(LargeFile::new(item, file)), 0)),
             None => self.leave_out(&item, Remark::Vanished),
         }
         Ok(())

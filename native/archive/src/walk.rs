@@ -88,7 +88,7 @@ impl<F: FnMut(&RelPath, FileKind) -> bool> Iterator for Walk<F> {
 }
 
 /// Gone, or replaced by something else, between its listing and its opening.
-fn is_gone(error: &io::Error) -> bool {
+pub fn is_gone(error: &io::Error) -> bool {
     use io::ErrorKind::{InvalidInput, IsADirectory, NotADirectory, NotFound};
     // a symlink (ELOOP) or a socket (ENXIO) stands there now; InvalidInput: a device or fifo
     matches!(error.raw_os_error(), Some(40 | 6))

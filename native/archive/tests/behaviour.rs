@@ -6,12 +6,13 @@ mod common;
 use common::*;
 use macula_archive::{
     list, pack, unpack, verify, ArchiveError, Format, Item, PackOptions, Packed, Remark, Source, Tree, UnpackOptions,
-    SLICE,
+    Written, WrittenFn, DEPTH_MAX, SLICE,
 };
 use macula_core::{Cancel, Disk, DiskFile, Kind, Kinded, Stat, Task};
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 fn file(path: &str, len: u64) -> Item {
     Item { path: rel(path), source: Source::File, mode: 0o644, mtime_ns: 0, len, token: len }
@@ -325,10 +326,98 @@ fn head_len(archive: &[u8]) -> u64 {
 fn sizes_from_8_gib_are_declared() {
     let len = (8 << 30) + 1;
     let entries = [Raw::pax("size", len.to_string().as_bytes()), Raw::file("huge", b"")];
-    let options = UnpackOptions { bytes_max: len, ..foreign() };
+    let name = "huge".len() as u64;
+    let options = UnpackOptions { bytes_max: len + name, ..foreign() };
     let error = verify(&MemFile::of(&zst(&tar(&entries))), &options, &Task::quiet()).unwrap_err();
     assert_eq!(error.kind(), Kind::Corrupt, "the content is missing: {error}");
-    let options = UnpackOptions { bytes_max: len - 1, ..foreign() };
+    let options = UnpackOptions { bytes_max: len + name - 1, ..foreign() };
     let error = verify(&MemFile::of(&zst(&tar(&entries))), &options, &Task::quiet()).unwrap_err();
     assert_eq!(error.kind(), Kind::TooLarge);
+}
+
+/// Knows a digest for each file; those named `rotten` have other bytes than that.
+struct Tagged;
+
+impl Tree for Tagged {
+    fn open(&self, item: &Item) -> io::Result<Option<Arc<dyn DiskFile>>> {
+        let len = if item.path.to_string().contains("grew") { item.len + 1 } else { item.len };
+        Ok(Some(MemFile::of(&vec![b'x'; len as usize])))
+    }
+
+    fn digest(&self, item: &Item, _file: &dyn DiskFile) -> io::Result<Option<[u8; 32]>> {
+        let byte = if item.path.to_string().contains("good") { b'x' } else { b'y' };
+        Ok(Some(*blake3::hash(&vec![byte; item.len as usize]).as_bytes()))
+    }
+}
+
+/// A flipped bit under a file that carries its digest went into a "verified" archive, and a restore gave
+/// the damaged bytes a fresh and valid digest: from then on nothing could tell. It ends the pack now.
+#[test]
+fn a_file_that_is_not_what_its_digest_says_ends_the_pack() {
+    for len in [10, 2 * SLICE as u64 + 1] {
+        let items = vec![file("good", len), file("rotten", len)];
+        let error = pack_items(items, &Tagged, &Task::quiet()).1.unwrap_err();
+        assert_eq!(error.kind(), Kind::Corrupt);
+        assert!(error.to_string().contains("rotten"), "names the file: {error}");
+        assert!(error.hint().unwrap().contains("older backup"), "says what to do");
+        // somebody wrote to it: its digest speaks of what was there before
+        let (_, packed) = pack_items(vec![file("grew", len)], &Tagged, &Task::quiet());
+        assert_eq!(packed.unwrap().totals.changed, 1);
+    }
+}
+
+/// When it is to be kept all the same, the manifest says so, and nobody is told that it is good.
+#[test]
+fn a_kept_damaged_file_is_remarked_and_not_marked_as_good() {
+    let out = MemFile::default();
+    let large = 2 * SLICE as u64 + 1;
+    let items = [file("d/good", 10), file("d/rotten", 10), file("rotten large", large), file("good large", large)];
+    let keeping = PackOptions { keep_corrupt: true, ..options(Format::Zst, 2) };
+    let packed = pack(&mut items.into_iter().map(Ok), &Tagged, &out, &keeping, &Task::quiet()).unwrap();
+    assert_eq!((packed.totals.corrupt, packed.totals.changed, packed.totals.files), (2, 0, 5));
+    let mut remarked: Vec<_> = packed.remarked.iter().map(|e| (e.path(), e.remark)).collect();
+    remarked.sort_by(|one, other| one.0.cmp(&other.0));
+    let corrupt = Some(Remark::Corrupt);
+    assert_eq!(remarked, [(b"d/rotten".to_vec(), corrupt), (b"rotten large".to_vec(), corrupt)]);
+
+    let told = Arc::new(Mutex::new(BTreeMap::new()));
+    let tell = Arc::clone(&told);
+    let written: WrittenFn = Arc::new(move |path, _file, hash| {
+        tell.lock().unwrap().insert(path.to_string(), hash.is_some());
+        Ok(())
+    });
+    let to = tempfile::tempdir().unwrap();
+    let limits = UnpackOptions { written: Some(Written(written)), ..UnpackOptions::default() };
+    let unpacked = unpack_to(&out.bytes(), to.path(), &limits).unwrap();
+    assert_eq!(unpacked.totals, Some(packed.totals));
+    let told: Vec<_> = told.lock().unwrap().clone().into_iter().collect();
+    let expected = [("d/good", true), ("d/rotten", false), ("good large", true), ("rotten large", false)];
+    assert_eq!(told, expected.map(|(path, good)| (path.to_owned(), good)));
+    assert_eq!(std::fs::read(to.path().join("d/rotten")).unwrap(), [b'x'; 10]);
+}
+
+/// A backup with 1,000 files that changed named none of the links that it left out.
+#[test]
+fn what_is_left_out_is_named_however_much_changed() {
+    let mut items: Vec<Item> = (0..1500).map(|n| Item { mtime_ns: 1, ..file(&format!("f{n}"), 1) }).collect();
+    let out = |n| Item { source: Source::Symlink { target: "/etc".into() }, ..file(&format!("l{n}"), 0) };
+    items.extend((0..1200).map(out));
+    let tree = Opens(|_: &Item| Ok(Some(MemFile::of(b"x"))));
+    let packed = pack_items(items, &tree, &Task::quiet()).1.unwrap();
+    let of = |remark| packed.remarked.iter().filter(|e| e.remark == Some(remark)).count();
+    assert_eq!((of(Remark::LeadsOutside), of(Remark::Changed)), (1000, 1000));
+    assert_eq!((packed.totals.left_out, packed.totals.changed), (1200, 1500));
+}
+
+/// What no restore takes is not packed: it would be missed when it is needed.
+#[test]
+fn deeper_than_a_restore_takes_is_refused_by_name() {
+    let deep = |levels: usize| Item { source: Source::Dir, ..file(&format!("{}x", "d/".repeat(levels)), 0) };
+    let nothing = Opens(|_: &Item| Ok(None));
+    let (archive, packed) = pack_items(vec![deep(DEPTH_MAX)], &nothing, &Task::quiet());
+    packed.unwrap();
+    let to = tempfile::tempdir().unwrap();
+    unpack_to(&archive, to.path(), &UnpackOptions::default()).unwrap();
+    let error = pack_items(vec![deep(DEPTH_MAX + 1)], &nothing, &Task::quiet()).1.unwrap_err();
+    assert!(error.kind() == Kind::Invalid && error.to_string().contains("deeper"), "{error}");
 }

@@ -5,7 +5,7 @@
 mod common;
 
 use common::*;
-use macula_archive::{peek, verify, ArchiveError, Format, UnpackOptions};
+use macula_archive::{peek, verify, ArchiveError, Format, UnpackOptions, DIR_BYTES};
 use macula_core::{Kind, Kinded, Task};
 use std::os::unix::fs::symlink;
 
@@ -171,19 +171,79 @@ fn types_that_no_app_has() {
 fn more_than_the_limits() {
     let limits = |bytes_max, entries_max| UnpackOptions { bytes_max, entries_max, ..foreign() };
     let two = zst(&tar(&[Raw::file("a", &[0; 600]), Raw::file("b", &[0; 600])]));
-    attempt(&two, &limits(1200, 2)).unwrap();
-    refused(&two, &limits(1199, 2), Kind::TooLarge, "bytes");
-    refused(&two, &limits(1200, 1), Kind::TooLarge, "entries");
-    // one entry, a thousand directories
-    let deep = format!("{}x", "d/".repeat(1000));
-    let deep = zst(&tar(&[Raw::pax("path", deep.as_bytes()), Raw::file("x", b"")]));
-    refused(&deep, &limits(10, 500), Kind::TooLarge, "entries");
+    attempt(&two, &limits(1202, 2)).unwrap();
+    refused(&two, &limits(1201, 2), Kind::TooLarge, "bytes");
+    refused(&two, &limits(1202, 1), Kind::TooLarge, "entries");
     // declared, not there: refused by what is declared
     let declared = Raw { len: Some(1 << 40), ..Raw::file("big", b"x") };
     refused(&zst(&tar(std::slice::from_ref(&declared))), &limits(1 << 30, 10), Kind::TooLarge, "bytes");
     refused(&zst(&tar(&[declared])), &foreign(), Kind::Corrupt, "");
     let endless = Raw { len: Some(u64::MAX), ..Raw::file("big", b"x") };
     refused(&zst(&tar(&[endless])), &limits(1 << 30, 10), Kind::TooLarge, "bytes");
+}
+
+fn below(levels: usize) -> Vec<Raw> {
+    let path = format!("{}x", "d/".repeat(levels));
+    vec![Raw::pax("path", path.as_bytes()), Raw::file("x", b"")]
+}
+
+/// A path of 2,045 levels, 5 kB of tar, cost 100 kB of memory, 8 MB of disk and thousands of open
+/// directories, none of which any limit counted; a hundred of them in an archive of 1 kB filled a disk.
+#[test]
+fn paths_through_many_directories() {
+    let tar_of = |levels| zst(&tar(&below(levels)));
+    attempt(&tar_of(128), &foreign()).unwrap();
+    refused(&tar_of(129), &foreign(), Kind::Invalid, "deeper than 128");
+    refused(&tar_of(2045), &foreign(), Kind::Invalid, "deeper than 128");
+    let mut names_in_ours = below(129);
+    names_in_ours[0] = Raw::pax("path", format!("top/{}x", "d/".repeat(129)).as_bytes());
+    refused(&ours(&names_in_ours, ""), &UnpackOptions::default(), Kind::Invalid, "deeper than 128");
+}
+
+/// Directories have no content, so an archive of nothing else passed any limit of bytes.
+#[test]
+fn directories_count_also_when_they_are_only_implied() {
+    let limits = |bytes_max, entries_max| UnpackOptions { bytes_max, entries_max, ..foreign() };
+    let implied = zst(&tar(&below(100)));
+    let cost = 100 * DIR_BYTES + 201;
+    attempt(&implied, &limits(cost, 101)).unwrap();
+    refused(&implied, &limits(cost - 1, 101), Kind::TooLarge, "bytes");
+    refused(&implied, &limits(cost, 100), Kind::TooLarge, "entries");
+    // implied first, then with an entry of its own: one directory
+    let both = zst(&tar(&[Raw::file("d/x", b""), Raw::dir("d"), Raw::dir("e")]));
+    attempt(&both, &limits(2 * DIR_BYTES + 5, 3)).unwrap();
+    refused(&both, &limits(2 * DIR_BYTES + 4, 3), Kind::TooLarge, "bytes");
+}
+
+/// Empty files and links cost names, and links and directories are remembered until the end.
+#[test]
+fn names_and_the_text_of_links_count() {
+    let limits = |bytes_max, names_bytes_max| UnpackOptions { bytes_max, names_bytes_max, ..foreign() };
+    let name = "n".repeat(90);
+    let empty = zst(&tar(&[Raw::file(&name, b"")]));
+    attempt(&empty, &limits(90, 0)).unwrap();
+    refused(&empty, &limits(89, 0), Kind::TooLarge, "bytes");
+    let link = zst(&tar(&[Raw::link(&name, &"t".repeat(80))]));
+    attempt(&link, &limits(170, 170 + 64)).unwrap();
+    refused(&link, &limits(169, 170 + 64), Kind::TooLarge, "bytes");
+    refused(&link, &limits(170, 170 + 63), Kind::TooLarge, "names of directories and links");
+    let dir = zst(&tar(&[Raw::dir(&name)]));
+    attempt(&dir, &limits(DIR_BYTES + 90, 90 + 64)).unwrap();
+    refused(&dir, &limits(DIR_BYTES + 90, 90 + 63), Kind::TooLarge, "names of directories and links");
+    // the default stops a directory of names before the machine's memory ends
+    assert!(UnpackOptions::default().entries_max < 1 << 32 && UnpackOptions::default().names_bytes_max <= 1 << 30);
+}
+
+/// Links whose way to their end is made long on purpose: refused after a bounded number of steps.
+#[test]
+fn links_that_only_cost_time() {
+    let long = |kind, text: String| Raw { content: text.into_bytes(), ..Raw::new("././@LongLink", kind) };
+    let mut entries = Vec::new();
+    for n in 0..39 {
+        entries.push(long(b'K', format!("{}l{}", "d/../".repeat(800), n + 1)));
+        entries.push(Raw::link(format!("l{n}"), ""));
+    }
+    refused(&zst(&tar(&entries)), &foreign(), Kind::Invalid, "leads outside");
 }
 
 /// 1 GiB of zeros in 40 kB: stopped by the limit before anything of it is written.

@@ -90,7 +90,7 @@ fn perform_here(base: &Arc<Base>, command: &Command, task: &Task) -> Result<Outc
         Command::Usage { app, fresh } => {
             let app = base.existing_app(&name(app)?)?;
             if *fresh {
-                app.reconcile()?;
+                app.reconcile_for(task)?;
             }
             Outcome::Usage(app.usage()?)
         }

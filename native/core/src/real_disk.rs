@@ -5,7 +5,7 @@
 //! in the tree between a check and an open can lead outside: there is no check.
 
 use crate::{Disk, DiskFile, Entry, FileKind, Open, RelPath, Space, Stat};
-use rustix::fd::{AsFd, OwnedFd};
+use rustix::fd::{AsFd, AsRawFd, OwnedFd};
 use rustix::fs::{self, AtFlags, Dir, FallocateFlags, Mode, OFlags, RenameFlags, ResolveFlags};
 use rustix::fs::{Timespec, Timestamps, XattrFlags};
 use std::ffi::OsStr;
@@ -165,9 +165,21 @@ impl Disk for RealDisk {
     }
 
     fn set_dir_meta(&self, dir: &RelPath, mode: u32, mtime_ns: i128) -> io::Result<()> {
-        let fd = self.open_dir(dir)?;
-        fs::fchmod(&fd, Mode::from_raw_mode(mode & 0o7777))?;
-        Ok(fs::futimens(&fd, &times(mtime_ns))?)
+        let (mode, times) = (Mode::from_raw_mode(mode & 0o7777), times(mtime_ns));
+        match self.open_dir(dir) {
+            // its owner may not read it, but change its mode: by a path to this very descriptor
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                let fd = self.open_fd(dir.as_path(), OFlags::DIRECTORY | OFlags::PATH, Mode::empty())?;
+                let at = format!("/proc/self/fd/{}", fd.as_raw_fd());
+                fs::chmod(&*at, mode)?;
+                Ok(fs::utimensat(fs::CWD, &*at, &times, AtFlags::empty())?)
+            }
+            fd => {
+                let fd = fd?;
+                fs::fchmod(&fd, mode)?;
+                Ok(fs::futimens(&fd, &times)?)
+            }
+        }
     }
 
     /// `chattr +T`: ext4 then gives each directory in it a block group of its own choice. Without it

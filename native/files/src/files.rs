@@ -224,3 +224,13 @@ fn read_through(reader: &Reader, bytes: &mut [u8], cancelled: &dyn Fn() -> bool)
 pub fn mark(file: &dyn DiskFile, blake3: &[u8; 32]) -> io::Result<()> {
     tag::set(file, blake3, &file.stat()?)
 }
+
+/// The digest that a file was marked with, while it is of that length and modification time.
+pub fn digest(file: &dyn DiskFile, len: u64, mtime_ns: i128) -> io::Result<Option<[u8; 32]>> {
+    tag::get_for(file, len, mtime_ns)
+}
+
+/// Take the mark back: nobody knows what the file should hold, so it is read unverified.
+pub fn unmark(file: &dyn DiskFile) -> io::Result<()> {
+    tag::clear(file)
+}

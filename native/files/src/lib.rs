@@ -17,7 +17,7 @@ mod walk;
 mod writer;
 
 pub use error::FilesError;
-pub use files::{mark, Files, Page};
+pub use files::{digest, mark, unmark, Files, Page};
 pub use reader::{FileStat, Reader};
 pub use snapshot::{FileSnapshot, SnapEntry};
 pub use writer::{Writer, Written};

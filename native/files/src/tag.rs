@@ -26,14 +26,27 @@ pub(crate) fn set(file: &dyn DiskFile, hash: &[u8; 32], stat: &Stat) -> io::Resu
 
 /// The digest of a file that is still as `stat` says.
 pub(crate) fn get(file: &dyn DiskFile, stat: &Stat) -> io::Result<Option<[u8; 32]>> {
-    Ok(file.tag(NAME)?.and_then(|value| decode(&value, stat)))
+    get_for(file, stat.len, stat.mtime_ns)
 }
 
-fn decode(value: &[u8], stat: &Stat) -> Option<[u8; 32]> {
+/// The digest of a file that is still of that length and modification time.
+pub(crate) fn get_for(file: &dyn DiskFile, len: u64, mtime_ns: i128) -> io::Result<Option<[u8; 32]>> {
+    Ok(file.tag(NAME)?.and_then(|value| decode(&value, len, mtime_ns)))
+}
+
+/// Let readers take a file unverified.
+pub(crate) fn clear(file: &dyn DiskFile) -> io::Result<()> {
+    match file.set_tag(NAME, &[]) {
+        Err(error) if error.kind() == io::ErrorKind::Unsupported => Ok(()),
+        result => result,
+    }
+}
+
+fn decode(value: &[u8], wanted_len: u64, wanted_mtime_ns: i128) -> Option<[u8; 32]> {
     let (version, rest) = value.split_first()?;
     let (hash, rest) = rest.split_first_chunk::<32>()?;
     let (len, rest) = rest.split_first_chunk::<8>()?;
     let (mtime, rest) = rest.split_first_chunk::<16>()?;
-    let same = u64::from_le_bytes(*len) == stat.len && i128::from_le_bytes(*mtime) == stat.mtime_ns;
+    let same = u64::from_le_bytes(*len) == wanted_len && i128::from_le_bytes(*mtime) == wanted_mtime_ns;
     (*version == VERSION && rest.is_empty() && same).then_some(*hash)
 }

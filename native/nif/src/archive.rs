@@ -7,7 +7,7 @@ use crate::files::Bytes;
 use crate::options::{machine_path, span};
 use crate::reply::Reply;
 use macula_control::{Command, Outcome};
-use macula_core::{Progress, Task};
+use macula_core::{AppName, Progress, Task};
 use macula_store::{BackupInfo, BackupOptions, Format, RestoreInfo, RestoreOptions, Usage};
 use parking_lot::Mutex;
 use rustler::{Atom, Binary, Encoder, Env, ResourceArc, Term};
@@ -90,15 +90,19 @@ fn perform<'a>(
         Err(failure) => return failure.encode(env),
     };
     let job_base = opened.base.clone();
-    // what is answered from memory does not wait behind backups
+    let lane = command.app().unwrap_or_default().to_owned();
+    let name = AppName::new(&lane);
+    // what is answered from memory does not wait behind backups, and what another process has to
+    // answer, which may hang, keeps nobody's files waiting
+    let ours = name.is_ok_and(|name| opened.base.app_if_open(&name).is_some());
     let quick = matches!(command, Command::Usage { fresh: false, .. } | Command::Backups { .. });
     let job = move |reply: Reply| {
         with_progress(reply, |task| macula_control::perform(&job_base, &command, deadline, task).map(Answer));
     };
-    if quick {
-        opened.runtime.io(env, reference, job)
-    } else {
-        opened.runtime.long(env, reference, job)
+    match (ours, quick) {
+        (true, true) => opened.runtime.io(env, reference, job),
+        (true, false) => opened.runtime.long(env, reference, &lane, job),
+        (false, _) => opened.runtime.ask(env, reference, &lane, job),
     }
 }
 

@@ -93,6 +93,8 @@ fn open(path: &Binary, kv_cache_bytes: usize, usage_interval: Duration) -> Resul
 
 impl Opened {
     fn close(&self) {
+        // walks of whole trees, which the threads joined below may be in
+        self.base.end_background();
         if let Some(control) = self.control.lock().take() {
             control.stop();
         }

@@ -210,8 +210,10 @@ fn files_writer_chunk<'a>(
 /// own thread: make the file visible and durable.
 #[rustler::nif]
 fn files_writer_commit<'a>(env: Env<'a>, writer: ResourceArc<WriterHandle>, reference: Term<'a>) -> Term<'a> {
-    let Some((writer, open)) = writer.0.take() else {
-        return Failure::outcome(Kind::Closed).encode(env);
+    // not taken here: a full queue must leave the writer as it was
+    let (writer, open) = match writer.0.get() {
+        Ok(found) => found,
+        Err(failure) => return failure.encode(env),
     };
     open.opened.runtime.io(env, reference, move |reply| {
         let commit = || -> Result<(), Failure> {

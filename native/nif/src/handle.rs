@@ -42,21 +42,27 @@ impl<T: Clone + Send + Sync + 'static> Drop for Handle<T> {
     }
 }
 
+type Disposed = Box<dyn Any + Send>;
+
+static CLOSER: OnceLock<Sender<Disposed>> = OnceLock::new();
+
+/// Start the closer thread. Called once, at load, which fails without it.
+pub fn start_closer() -> bool {
+    let (queue, values) = unbounded::<Disposed>();
+    let run = move || {
+        for value in values {
+            let _ = catch_unwind(AssertUnwindSafe(|| drop(value)));
+        }
+    };
+    let started = std::thread::Builder::new().name("macula-closer".into()).spawn(run);
+    started.is_ok() && CLOSER.set(queue).is_ok()
+}
+
 /// Drop a value on the closer thread.
-pub fn dispose(value: Box<dyn Any + Send>) {
-    static CLOSER: OnceLock<Option<Sender<Box<dyn Any + Send>>>> = OnceLock::new();
-    let closer = CLOSER.get_or_init(|| {
-        let (queue, values) = unbounded::<Box<dyn Any + Send>>();
-        let run = move || {
-            for value in values {
-                let _ = catch_unwind(AssertUnwindSafe(|| drop(value)));
-            }
-        };
-        std::thread::Builder::new().name("macula-closer".into()).spawn(run).ok().map(|_| queue)
-    });
-    match closer {
+pub fn dispose(value: Disposed) {
+    match CLOSER.get() {
         Some(queue) => drop(queue.send(value)),
-        // no thread could be had: better here than a leak
+        // only where no VM loaded this: in tests of cargo's
         None => drop(value),
     }
 }

@@ -11,7 +11,9 @@ use crate::runtime::owe;
 use macula_core::Kind;
 use macula_store::kv::{Batch, Condition, KeyRange, KvError, Op, Page, PageLimits, Snapshot, Store, Tx};
 use macula_term::Side;
-use rustler::{Atom, Binary, Encoder, Env, LocalPid, Monitor, NewBinary, OwnedBinary, Resource, ResourceArc, Term};
+use rustler::{
+    Atom, Binary, Encoder, Env, LocalPid, Monitor, NewBinary, OwnedBinary, OwnedEnv, Resource, ResourceArc, Term,
+};
 use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +22,8 @@ use std::time::Duration;
 const DECODED_BYTES_MAX: usize = 64 * 1024;
 /// Bytes of one page.
 const PAGE_BYTES_MAX: usize = 256 * 1024;
+/// Keys that a read on a dirty scheduler looks for at most.
+const DIRTY_KEYS_MAX: usize = 512;
 /// What a read on a dirty scheduler may bring in, bytes. A longer one is `too_large`, and then asked
 /// for again from a thread of ours (the NIFs named `_long`).
 const DIRTY_BYTES_MAX: usize = 1 << 20;
@@ -186,8 +190,8 @@ fn kv_get<'a>(env: Env<'a>, source: Term<'a>, key: Binary) -> Term<'a> {
     }
 }
 
-/// own thread: as `kv_get`, of any length, as its bytes.
-#[rustler::nif]
+/// own thread: as `kv_get`, of any length, as its bytes; the key is encoded on a dirty scheduler.
+#[rustler::nif(schedule = "DirtyCpu")]
 fn kv_get_long<'a>(env: Env<'a>, source: Term<'a>, reference: Term<'a>, key: Binary) -> Term<'a> {
     let asked = || -> Result<_, Failure> { Ok((Source::of(source)?, macula_term::encode(key.as_slice())?)) };
     match asked() {
@@ -209,13 +213,16 @@ fn kv_get_long<'a>(env: Env<'a>, source: Term<'a>, reference: Term<'a>, key: Bin
 fn kv_get_many<'a>(env: Env<'a>, source: Term<'a>, keys: Term<'a>) -> Term<'a> {
     let read = || -> Result<Vec<Option<Term<'a>>>, Failure> {
         let (source, _) = Source::of(source)?;
+        if keys.list_length().is_ok_and(|len| len > DIRTY_KEYS_MAX) {
+            return Err(Failure::outcome(Kind::TooLarge));
+        }
         Ok(source.get_many(&encode_keys(keys)?, DIRTY_BYTES_MAX, |value| value_term(env, value))?)
     };
     error::result(env, read())
 }
 
-/// own thread: as `kv_get_many`, of any length, as their bytes.
-#[rustler::nif]
+/// own thread: as `kv_get_many`, of any length, as their bytes; keys are encoded on a dirty scheduler.
+#[rustler::nif(schedule = "DirtyCpu")]
 fn kv_get_many_long<'a>(env: Env<'a>, source: Term<'a>, reference: Term<'a>, keys: Term<'a>) -> Term<'a> {
     let asked = || -> Result<_, Failure> { Ok((Source::of(source)?, encode_keys(keys)?)) };
     match asked() {
@@ -267,8 +274,8 @@ fn kv_page<'a>(
     page_or_failure(env, read())
 }
 
-/// own thread: as `kv_page`, with a first entry of any length.
-#[rustler::nif]
+/// own thread: as `kv_page`, with a first entry of any length; bounds are encoded on a dirty scheduler.
+#[rustler::nif(schedule = "DirtyCpu")]
 fn kv_page_long<'a>(
     env: Env<'a>,
     source: Term<'a>,
@@ -459,18 +466,32 @@ fn kv_begin<'a>(env: Env<'a>, app: ResourceArc<AppHandle>, reference: Term<'a>, 
 /// dirty io: buffer writes in a transaction; looks up what it replaces.
 #[rustler::nif(schedule = "DirtyIo")]
 fn kv_tx_write<'a>(env: Env<'a>, tx: ResourceArc<TxHandle>, ops: Term<'a>) -> Term<'a> {
-    let write = || -> Result<(), Failure> {
-        let (tx, _) = tx.0.get()?;
-        for op in list(ops)? {
-            match decode_op(op)? {
-                Op::Put { key, value } => tx.put(&key, &value)?,
-                Op::Delete { key } => tx.delete(&key)?,
-                Op::Clear => tx.clear()?,
-            }
-        }
-        Ok(())
+    error::done(env, tx.0.get().and_then(|(tx, _)| write_in_tx(&tx, ops)))
+}
+
+/// own thread: as `kv_tx_write`, of any length; no scheduler copies it.
+#[rustler::nif]
+fn kv_tx_write_long<'a>(env: Env<'a>, tx: ResourceArc<TxHandle>, reference: Term<'a>, ops: Term<'a>) -> Term<'a> {
+    let (tx, opened) = match tx.0.get() {
+        Ok(found) => found,
+        Err(failure) => return failure.encode(env),
     };
-    error::done(env, write())
+    let held = OwnedEnv::new();
+    let ops = held.save(ops);
+    opened.runtime.io(env, reference, move |reply| {
+        reply.send_done(held.run(|env| write_in_tx(&tx, ops.load(env))));
+    })
+}
+
+fn write_in_tx(tx: &Tx, ops: Term) -> Result<(), Failure> {
+    for op in list(ops)? {
+        match decode_op(op)? {
+            Op::Put { key, value } => tx.put(&key, &value)?,
+            Op::Delete { key } => tx.delete(&key)?,
+            Op::Clear => tx.clear()?,
+        }
+    }
+    Ok(())
 }
 
 /// own thread: make a transaction's writes durable; they are gathered on a dirty scheduler.

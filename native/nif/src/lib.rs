@@ -26,7 +26,7 @@ use rustler::{Env, Term};
 
 fn load(_env: Env, _info: Term) -> bool {
     stop::at_exit();
-    true
+    handle::start_closer()
 }
 
 rustler::init!("Elixir.MaculaStorage.Native", load = load);

@@ -1,23 +1,28 @@
 //! The threads behind the NIFs: a pool for disk work that a caller waits for, one for work of
-//! minutes, so that neither a backup nor a slow sync keeps the other's callers waiting.
+//! minutes, one for what another process may have to answer, so that neither a backup, a slow sync
+//! nor a hung owner keeps the others' callers waiting.
 
 use crate::atoms;
 use crate::error::Failure;
 use crate::reply::Reply;
-use macula_core::{Kind, Pool, Refused};
+use macula_core::{Kind, Lanes, Pool, Refused};
 use rustler::{Encoder, Env, Term};
 
 /// Workers and queue for opens, file writes, commits.
 const IO_WORKERS: usize = 8;
 const IO_QUEUE_LEN_MAX: usize = 1024;
-/// Workers and queue for backups, restores, verification.
+/// Workers and queue for backups, restores, verification; one at a time of each app.
 const LONG_WORKERS: usize = 3;
 const LONG_QUEUE_LEN_MAX: usize = 64;
+/// Workers and queue for commands on apps that this process has not open.
+const ASK_WORKERS: usize = 4;
+const ASK_QUEUE_LEN_MAX: usize = 64;
 
 /// The pools of one base.
 pub struct Runtime {
     io: Pool,
-    long: Pool,
+    long: Lanes,
+    ask: Lanes,
 }
 
 impl Runtime {
@@ -25,29 +30,53 @@ impl Runtime {
     pub fn start() -> std::io::Result<Self> {
         Ok(Self {
             io: Pool::new("macula-io", IO_WORKERS, IO_QUEUE_LEN_MAX)?,
-            long: Pool::new("macula-long", LONG_WORKERS, LONG_QUEUE_LEN_MAX)?,
+            long: Lanes::new("macula-long", LONG_WORKERS, LONG_QUEUE_LEN_MAX)?,
+            ask: Lanes::new("macula-ask", ASK_WORKERS, ASK_QUEUE_LEN_MAX)?,
         })
     }
 
     /// Run a job of the caller's; it owns the reply. Returns the NIF's own answer.
     pub fn io<'a>(&self, env: Env<'a>, reference: Term<'a>, job: impl FnOnce(Reply) + Send + 'static) -> Term<'a> {
-        submit(&self.io, env, reference, job)
+        submit(env, reference, job, |run| self.io.submit(run))
     }
 
-    /// As [`Runtime::io`], for work of seconds or minutes.
-    pub fn long<'a>(&self, env: Env<'a>, reference: Term<'a>, job: impl FnOnce(Reply) + Send + 'static) -> Term<'a> {
-        submit(&self.long, env, reference, job)
+    /// As [`Runtime::io`], for work of seconds or minutes on an app.
+    pub fn long<'a>(
+        &self,
+        env: Env<'a>,
+        reference: Term<'a>,
+        app: &str,
+        job: impl FnOnce(Reply) + Send + 'static,
+    ) -> Term<'a> {
+        submit(env, reference, job, |run| self.long.submit(app, run))
+    }
+
+    /// As [`Runtime::long`], for what may be the answer of another process.
+    pub fn ask<'a>(
+        &self,
+        env: Env<'a>,
+        reference: Term<'a>,
+        app: &str,
+        job: impl FnOnce(Reply) + Send + 'static,
+    ) -> Term<'a> {
+        submit(env, reference, job, |run| self.ask.submit(app, run))
     }
 
     /// Finish what is queued and join the threads.
     pub fn stop(&self) {
         self.io.stop();
         self.long.stop();
+        self.ask.stop();
     }
 }
 
 /// `{ok, call}`: the reply will come; `{error, busy | closed}`: it will not.
-fn submit<'a>(pool: &Pool, env: Env<'a>, reference: Term<'a>, job: impl FnOnce(Reply) + Send + 'static) -> Term<'a> {
+fn submit<'a>(
+    env: Env<'a>,
+    reference: Term<'a>,
+    job: impl FnOnce(Reply) + Send + 'static,
+    queue: impl FnOnce(Box<dyn FnOnce() + Send>) -> Result<(), Refused>,
+) -> Term<'a> {
     let reply = Reply::to_caller(env, reference);
     let call = reply.call().clone();
     let run = move || {
@@ -55,7 +84,7 @@ fn submit<'a>(pool: &Pool, env: Env<'a>, reference: Term<'a>, job: impl FnOnce(R
             job(reply);
         }
     };
-    match pool.submit(run) {
+    match queue(Box::new(run)) {
         Ok(()) => (atoms::ok(), call).encode(env),
         Err(Refused::Busy) => Failure::outcome(Kind::Busy).encode(env),
         Err(Refused::Closed) => Failure::outcome(Kind::Closed).encode(env),

@@ -9,7 +9,7 @@ use crate::options::{list, machine_path, span};
 use crate::runtime::owe;
 use macula_core::{Cancel, Kind};
 use macula_sqlite::{Database, Mode, Params, Request, Rows, SqliteError, Transaction, Value};
-use macula_store::App;
+use macula_store::{refuse_destination, App};
 use rustler::{Atom, Binary, Encoder, Env, LocalPid, Monitor, Resource, ResourceArc, Term, TermType};
 use std::sync::Arc;
 use std::time::Duration;
@@ -211,8 +211,12 @@ fn sqlite_backup<'a>(
         Ok(found) => found,
         Err(failure) => return failure.encode(env),
     };
-    open.opened.runtime.long(env, reference, move |reply| {
-        crate::archive::with_progress(reply, |task| App::copy_database(&database, &dest, overwrite, task));
+    let (lane, opened) = (open.app.name().to_string(), open.opened.clone());
+    open.opened.runtime.long(env, reference, &lane, move |reply| {
+        crate::archive::with_progress(reply, |task| {
+            refuse_destination(opened.base.layout(), &dest)?;
+            App::copy_database(&database, &dest, overwrite, task)
+        });
     })
 }
 

@@ -87,7 +87,7 @@ impl Policy {
         if self.trusted.load(Ordering::Relaxed) {
             return Authorization::Allow;
         }
-        match objection(&context.action) {
+        match objection(context) {
             None => Authorization::Allow,
             Some(error) => {
                 *self.denied.lock() = Some(error);
@@ -97,8 +97,13 @@ impl Policy {
     }
 }
 
-fn objection(action: &AuthAction<'_>) -> Option<SqliteError> {
-    let (what, hint) = match *action {
+fn objection(context: &AuthContext<'_>) -> Option<SqliteError> {
+    if makes_temporary(context) {
+        let what = "a temporary table, index, trigger or view".to_owned();
+        let hint = "connections are shared: a temporary object would be seen by others and not by the readers";
+        return Some(SqliteError::Refused { what, hint });
+    }
+    let (what, hint) = match context.action {
         AuthAction::Attach { .. } => ("ATTACH".to_owned(), "one connection works on one app's database"),
         AuthAction::Detach { .. } => ("DETACH".to_owned(), "one connection works on one app's database"),
         AuthAction::Function { function_name } if function_name.eq_ignore_ascii_case("load_extension") => {
@@ -110,16 +115,37 @@ fn objection(action: &AuthAction<'_>) -> Option<SqliteError> {
         AuthAction::Pragma { pragma_name, pragma_value } if !is_harmless(pragma_name, pragma_value) => {
             (format!("PRAGMA {pragma_name}"), "settings of the connection are made when the database is opened")
         }
-        AuthAction::CreateTempTable { .. }
-        | AuthAction::CreateTempIndex { .. }
-        | AuthAction::CreateTempTrigger { .. }
-        | AuthAction::CreateTempView { .. } => (
-            "a temporary table, index, trigger or view".to_owned(),
-            "connections are shared: a temporary object would be seen by others and not by the readers",
-        ),
         _ => return None,
     };
     Some(SqliteError::Refused { what, hint })
+}
+
+/// Whether a temporary object is made or dropped: by the word `TEMP`, for which SQLite has actions of
+/// its own, or by the name `temp.x`, for which the ordinary actions name that database. All begin with
+/// a row in its schema. `ALTER` of an ordinary table reads and updates that schema, which is let be.
+fn makes_temporary(context: &AuthContext<'_>) -> bool {
+    match context.action {
+        AuthAction::CreateTempTable { .. }
+        | AuthAction::CreateTempIndex { .. }
+        | AuthAction::CreateTempTrigger { .. }
+        | AuthAction::CreateTempView { .. }
+        | AuthAction::DropTempTable { .. }
+        | AuthAction::DropTempIndex { .. }
+        | AuthAction::DropTempTrigger { .. }
+        | AuthAction::DropTempView { .. } => true,
+        AuthAction::Insert { .. }
+        | AuthAction::CreateTable { .. }
+        | AuthAction::CreateIndex { .. }
+        | AuthAction::CreateTrigger { .. }
+        | AuthAction::CreateView { .. }
+        | AuthAction::CreateVtable { .. }
+        | AuthAction::DropTable { .. }
+        | AuthAction::DropIndex { .. }
+        | AuthAction::DropTrigger { .. }
+        | AuthAction::DropView { .. }
+        | AuthAction::DropVtable { .. } => context.database_name.is_some_and(|name| name.eq_ignore_ascii_case("temp")),
+        _ => false,
+    }
 }
 
 fn is_harmless(name: &str, value: Option<&str>) -> bool {

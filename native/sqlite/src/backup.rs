@@ -2,7 +2,8 @@
 //!
 //! Invariant: the source connection stays inside one read transaction from `pin` to the end, so that
 //! every page it gives is of the same instant, whatever is written or checkpointed meanwhile. The
-//! copy is one file that needs no log, and appears under its name only as a new file.
+//! copy is one file that needs no log; it is a new file, and `Ok` speaks of the very file that was made
+//! and is still at its name, never of one that somebody put there.
 
 use crate::connection::{Connection, Role};
 use crate::database::refuse_opened_elsewhere;
@@ -10,10 +11,11 @@ use crate::error::classify;
 use crate::request::Patience;
 use crate::watch::Watch;
 use crate::{guard, Failure, Options, SqliteError};
-use macula_core::{Cancel, Clock, Disk, Open, Progress, RealDisk, RelPath, SystemClock, Task};
+use macula_core::{Cancel, Clock, Disk, DiskFile, Kind, Open, Progress, RealDisk, RelPath, Stat, SystemClock, Task};
 use rusqlite::backup::{Backup, StepResult};
 use rusqlite::{ffi, OpenFlags};
 use std::fmt;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -60,23 +62,25 @@ impl Pinned {
     /// Copy it into a new file at `dest` and make that durable. Returns its size in bytes. On failure
     /// or cancel nothing is left there.
     pub fn copy_to(&self, dest: &Path, task: &Task) -> Result<u64, SqliteError> {
-        let dest = resolve_parent(dest)?;
-        create(&dest)?;
-        let copied = self.copy_pages(&dest, task).and_then(|()| seal(&dest));
+        let target = Target::create(resolve_parent(dest)?)?;
+        // closed again before the file is sealed
+        let copied = self.copy_pages(&target, task).and_then(|()| target.seal());
         if copied.is_err() {
-            // the failure is what the caller must hear of; a file that stays is seen
-            let _ = remove(&dest);
+            target.remove();
         }
         copied
     }
 
-    fn copy_pages(&self, dest: &Path, task: &Task) -> Result<(), SqliteError> {
+    fn copy_pages(&self, dest: &Target, task: &Task) -> Result<(), SqliteError> {
         crate::syscalls::install()?;
         let flags =
             OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_NOFOLLOW;
-        let mut target = rusqlite::Connection::open_with_flags_and_vfs(dest, flags, c"unix").map_err(classify)?;
+        let mut target = rusqlite::Connection::open_with_flags_and_vfs(&dest.path, flags, c"unix").map_err(classify)?;
         // a half copy is removed, so it needs no journal, and one sync at the end does
         target.execute_batch("PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF").map_err(classify)?;
+        if !guard::opened_by_us(&dest.stat).map_err(|error| SqliteError::io(&error, &dest.path))? {
+            return Err(dest.replaced());
+        }
         let page_bytes = self.page_bytes()?;
         let backup = Backup::new(&self.connection.sql, &mut target).map_err(classify)?;
         loop {
@@ -102,6 +106,19 @@ impl Pinned {
         self.connection.policy.trusted(read).map(i64::unsigned_abs).map_err(|error| self.connection.explain(error))
     }
 
+    /// Whether the file that was opened is the one that was `seen`. A name in another program's tree
+    /// can lead elsewhere for the moment in which SQLite resolves it, so the descriptor is asked, and
+    /// SQLite whether the name still stands for that descriptor.
+    fn is_of(&self, path: &Path, seen: &Stat) -> io::Result<bool> {
+        let mut moved: std::ffi::c_int = 0;
+        // SAFETY: the handle is live for as long as the connection; the operation writes one `int`
+        let code = unsafe {
+            let (handle, moved) = (self.connection.sql.handle(), (&raw mut moved).cast());
+            ffi::sqlite3_file_control(handle, c"main".as_ptr(), ffi::SQLITE_FCNTL_HAS_MOVED, moved)
+        };
+        Ok(code == ffi::SQLITE_OK && moved == 0 && guard::stands_for(path, seen)? && guard::opened_by_us(seen)?)
+    }
+
     /// `PRAGMA integrity_check` of this instant: `Corrupt` with the first finding.
     pub fn check(&self) -> Result<(), SqliteError> {
         let sql = &self.connection.sql;
@@ -115,18 +132,79 @@ impl Pinned {
 
 /// Copy any other SQLite database file that lies in an app's data into a new file at `dest`, as of one
 /// instant. Writers of a database without a write-ahead log wait meanwhile. The source's log, if it
-/// has one, is left as it is.
-pub fn copy_other(path: &Path, dest: &Path, task: &Task) -> Result<u64, SqliteError> {
+/// has one, is left as it is. `None`: the name no longer stands for the file that was `seen` there, and
+/// nothing was copied.
+pub fn copy_other(path: &Path, seen: &Stat, dest: &Path, task: &Task) -> Result<Option<u64>, SqliteError> {
+    let failed = |error: io::Error| SqliteError::io(&error, path);
+    if !guard::stands_for(path, seen).map_err(failed)? {
+        return Ok(None);
+    }
     refuse_opened_elsewhere(path)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let had_log = std::fs::symlink_metadata(&guard::companions(path)[0]).is_ok();
     let pinned = Pinned::of(path, Role::Foreign, &clock, &Options::default(), &task.cancel)?;
+    if !pinned.is_of(path, seen).map_err(failed)? {
+        return Ok(None);
+    }
     if !had_log {
         // opening one made an empty log, which SQLite removes again when it may
         let config = rusqlite::config::DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE;
         pinned.connection.sql.set_db_config(config, false).map_err(classify)?;
     }
-    pinned.copy_to(dest, task)
+    pinned.copy_to(dest, task).map(Some)
+}
+
+/// A copy being made: the file that was created, whatever happens to its name.
+struct Target {
+    path: PathBuf,
+    disk: RealDisk,
+    name: RelPath,
+    file: Arc<dyn DiskFile>,
+    stat: Stat,
+}
+
+impl Target {
+    /// A new empty file.
+    fn create(path: PathBuf) -> Result<Self, SqliteError> {
+        let (disk, name) = place(&path)?;
+        let made = disk.open(&name, Open::CreateNew).and_then(|file| Ok((file.stat()?, file)));
+        let (stat, file) = made.map_err(|error| SqliteError::io(&error, &path))?;
+        Ok(Self { path, disk, name, file, stat })
+    }
+
+    /// Mark it as one that needs no log, make it durable, and see that it is what the name stands for.
+    fn seal(&self) -> Result<u64, SqliteError> {
+        let sealed = || -> io::Result<u64> {
+            let len = self.file.len()?;
+            if len > 0 {
+                self.file.write_all_at(&[1, 1], VERSION_OFFSET)?;
+            }
+            self.file.sync_data()?;
+            self.disk.sync_dir(&RelPath::root())?;
+            Ok(len)
+        };
+        let len = sealed().map_err(|error| SqliteError::io(&error, &self.path))?;
+        match self.is_at_its_name() {
+            true => Ok(len),
+            false => Err(self.replaced()),
+        }
+    }
+
+    fn is_at_its_name(&self) -> bool {
+        self.disk.stat(&self.name).is_ok_and(|found| (found.dev, found.ino) == (self.stat.dev, self.stat.ino))
+    }
+
+    fn replaced(&self) -> SqliteError {
+        let message = format!("another program replaced the copy while it was made path={}", self.path.display());
+        SqliteError::Io { message, kind: Kind::Io }
+    }
+
+    /// After a failure, which is what the caller must hear of; a file that stays is seen.
+    fn remove(&self) {
+        if self.is_at_its_name() {
+            let _ = self.disk.remove_file(&self.name);
+        }
+    }
 }
 
 /// The file's directory as a disk, and its name in it.
@@ -153,24 +231,4 @@ fn resolve_parent(path: &Path) -> Result<PathBuf, SqliteError> {
     };
     let dir = std::fs::canonicalize(dir).map_err(|error| SqliteError::io(&error, dir))?;
     Ok(dir.join(name))
-}
-
-/// Mark a finished copy as one that needs no log, and make it durable.
-fn seal(path: &Path) -> Result<u64, SqliteError> {
-    let (disk, name) = place(path)?;
-    let sealed = disk.open(&name, Open::ReadWrite).and_then(|file| {
-        let len = file.len()?;
-        if len > 0 {
-            file.write_all_at(&[1, 1], VERSION_OFFSET)?;
-        }
-        file.sync_data()?;
-        disk.sync_dir(&RelPath::root())?;
-        Ok(len)
-    });
-    sealed.map_err(|error| SqliteError::io(&error, path))
-}
-
-fn remove(path: &Path) -> Result<(), SqliteError> {
-    let (disk, name) = place(path)?;
-    disk.remove_file(&name).map_err(|error| SqliteError::io(&error, path))
 }

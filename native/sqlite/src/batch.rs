@@ -6,7 +6,7 @@
 
 use crate::error::{classify, code_of};
 use crate::request::Work;
-use crate::writer::Writer;
+use crate::writer::{Writer, LOG_GONE};
 use crate::{Failure, Rows, SqliteError};
 use rusqlite::ffi;
 use std::time::Duration;
@@ -154,12 +154,16 @@ impl Writer {
     /// `COMMIT` under the gate. After an error the caller rolls back what is left; an error of which
     /// nobody can say whether the commit record is on the disk poisons the database.
     pub(crate) fn commit(&mut self) -> Result<(), SqliteError> {
+        // also what came up since the transaction began
+        if let Some(error) = self.refusal() {
+            return Err(error);
+        }
         let pass = self.shared.gate.pass();
         let result = self.connection.control("COMMIT");
         drop(pass);
         let Err(error) = result else {
             self.committed = true;
-            return Ok(());
+            return self.still_there();
         };
         match code_of(&error) & 0xff {
             // refused before, or while, the log was written: without its last frame it is no commit
@@ -172,5 +176,15 @@ impl Writer {
                 Err(SqliteError::UnknownResult(Failure { code: code_of(&error).max(code), message, offset: None }))
             }
         }
+    }
+
+    /// Whether what was just committed is in the log that the next opening reads.
+    fn still_there(&mut self) -> Result<(), SqliteError> {
+        if !self.rival.took_log() {
+            return Ok(());
+        }
+        self.shared.poison(LOG_GONE.to_owned());
+        let message = LOG_GONE.to_owned();
+        Err(SqliteError::UnknownResult(Failure { code: ffi::SQLITE_IOERR_VNODE, message, offset: None }))
     }
 }

@@ -10,7 +10,7 @@ use crate::{Options, SqliteError, Synchronous};
 use rusqlite::config::DbConfig;
 use rusqlite::{ffi, OpenFlags};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// What a connection is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,6 +28,8 @@ pub(crate) struct Connection {
     pub(crate) watch: Arc<Watch>,
     pub(crate) policy: Arc<Policy>,
     pub(crate) options: Options,
+    /// Where the writer's says that a sync failed.
+    pub(crate) poison: Option<Arc<OnceLock<String>>>,
 }
 
 impl Connection {
@@ -37,7 +39,7 @@ impl Connection {
         let flags =
             OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_NOFOLLOW;
         let sql = rusqlite::Connection::open_with_flags_and_vfs(path, flags, c"unix").map_err(classify)?;
-        let mut connection = Self { sql, watch, policy: Arc::default(), options: options.clone() };
+        let mut connection = Self { sql, watch, policy: Arc::default(), options: options.clone(), poison: None };
         connection.install_callbacks().map_err(classify)?;
         connection.watch.begin(crate::request::Patience::default(), options.busy_timeout);
         let configured = connection.configure(role);
@@ -97,7 +99,8 @@ impl Connection {
 
     /// Run a statement of ours (transaction control), prepared once.
     pub(crate) fn control(&self, sql: &'static str) -> rusqlite::Result<()> {
-        self.policy.trusted(|| self.sql.prepare_cached(sql)?.raw_execute().map(|_| ()))
+        let run = || self.sql.prepare_cached(sql)?.raw_execute().map(|_| ());
+        self.policy.trusted(run).inspect_err(|error| self.note(error))
     }
 
     /// Undo the transaction if there is one.
@@ -108,8 +111,20 @@ impl Connection {
         }
     }
 
+    /// A sync that failed, also inside a statement (the log's header is synced before its first frame,
+    /// when a statement outgrows the cache): what the kernel then says of the file's pages is not true.
+    fn note(&self, error: &rusqlite::Error) {
+        let code = code_of(error);
+        let lost = [ffi::SQLITE_IOERR_FSYNC, ffi::SQLITE_IOERR_DIR_FSYNC, ffi::SQLITE_IOERR_TRUNCATE];
+        if let Some(poison) = self.poison.as_ref().filter(|_| lost.contains(&code)) {
+            // the first reason is the one that matters
+            let _ = poison.set(format!("a sync failed: {error} code={code}"));
+        }
+    }
+
     /// A failure in the words of who asked: why we interrupted it, what the authorizer refused.
     pub(crate) fn explain(&self, error: rusqlite::Error) -> SqliteError {
+        self.note(&error);
         let (denied, stopped) = (self.policy.take_denied(), self.watch.take_stopped());
         match code_of(&error) & 0xff {
             // a refused function is an ordinary error of the parser

@@ -6,6 +6,7 @@
 use crate::connection::{Connection, Role};
 use crate::queue::Queue;
 use crate::request::{Patience, Reply, Request, Work};
+use crate::rival::Rival;
 use crate::watch::Watch;
 use crate::writer::{Begin, Job, Writer};
 use crate::{guard, Options, Pinned, Rows, SqliteError, Transaction};
@@ -31,7 +32,7 @@ pub(crate) struct Shared {
     pub(crate) closing: Arc<AtomicBool>,
     /// Bytes that the write-ahead log held after the last commit.
     pub(crate) wal_bytes: Arc<AtomicU64>,
-    poison: OnceLock<String>,
+    poison: Arc<OnceLock<String>>,
 }
 
 impl Shared {
@@ -88,14 +89,18 @@ impl Database {
             reads: Queue::new(options.queue_len_max),
             closing: Arc::default(),
             wal_bytes: Arc::default(),
-            poison: OnceLock::new(),
+            poison: Arc::default(),
             options,
         });
         let connection = open_writer(&shared)?;
-        let writer = Writer { connection, shared: shared.clone(), committed: true, log_checkpointed: 0 };
+        let rival = Rival::new(path, shared.clock.monotonic());
+        let writer = Writer { connection, shared: shared.clone(), rival, committed: true, log_checkpointed: 0 };
         let thread = spawn("macula-sql-w", path, move || writer.run())?;
         let threads = Threads { writer: Some(thread), readers: Vec::new() };
-        Ok(Self { shared, threads: Mutex::new(threads) })
+        let database = Self { shared, threads: Mutex::new(threads) };
+        // the first reader is there before the first read: a failure to start it can be returned here
+        database.start_reader()?;
+        Ok(database)
     }
 
     /// Queue a request; never waits. Refusals (`Busy`, `Closed`, `Poisoned`, `Invalid`, `Refused`) are
@@ -108,13 +113,15 @@ impl Database {
         let keyword = crate::sql::first_keyword(&request.sql);
         crate::sql::refuse(&request.sql, keyword.as_deref())?;
         self.usable()?;
+        let reads = crate::sql::looks_read_only(&request.sql, keyword.as_deref());
         let patience = Patience::new(&*self.shared.clock, request.deadline, request.cancel.clone());
         let work = Work { request, patience, reply: Reply::new(Box::new(reply)) };
-        if !crate::sql::looks_read_only(keyword.as_deref()) {
+        if !reads {
             return self.shared.writes.push(Job::Run(work)).map(|_| ());
         }
         if self.shared.reads.push(work)? > 0 {
-            self.start_reader();
+            // without one more, those that are there take their time
+            let _ = self.start_reader();
         }
         Ok(())
     }
@@ -147,6 +154,7 @@ impl Database {
     /// database holds; under a closed gate it is the instant of all engines.
     pub fn pin(&self) -> Result<Pinned, SqliteError> {
         self.usable()?;
+        refuse_opened_elsewhere(&self.shared.path)?;
         Pinned::of(&self.shared.path, Role::Reader, &self.shared.clock, &self.shared.options, &Cancel::new())
     }
 
@@ -160,6 +168,7 @@ impl Database {
     pub fn check(&self, cancel: &Cancel) -> Result<(), SqliteError> {
         self.usable()?;
         let (path, options) = (&self.shared.path, &self.shared.options);
+        refuse_opened_elsewhere(path)?;
         Pinned::of(path, Role::Reader, &self.shared.clock, options, cancel)?.check()
     }
 
@@ -197,18 +206,14 @@ impl Database {
     }
 
     /// One more reader, if there may be one.
-    fn start_reader(&self) {
+    fn start_reader(&self) -> Result<(), SqliteError> {
         // when it is taken somebody starts one, or closes
-        let Some(mut threads) = self.threads.try_lock() else { return };
+        let Some(mut threads) = self.threads.try_lock() else { return Ok(()) };
         if threads.readers.len() < self.shared.options.reader_count.max(1) && threads.writer.is_some() {
             let shared = self.shared.clone();
-            match spawn("macula-sql-r", &self.shared.path, move || crate::reader::run(&shared)) {
-                Ok(thread) => threads.readers.push(thread),
-                Err(_) if !threads.readers.is_empty() => {}
-                // nobody will ever read: whoever waits is told so
-                Err(error) => self.shared.reads.close(error),
-            }
+            threads.readers.push(spawn("macula-sql-r", &self.shared.path, move || crate::reader::run(&shared))?);
         }
+        Ok(())
     }
 }
 
@@ -254,6 +259,7 @@ fn open_writer(shared: &Arc<Shared>) -> Result<Connection, SqliteError> {
     });
     let watch = Watch::new(shared.clock.clone(), shared.closing.clone(), tick);
     let mut connection = Connection::open(&shared.path, Role::Writer, &shared.options, watch)?;
+    connection.poison = Some(shared.poison.clone());
     let page_bytes: u64 = connection
         .sql
         .query_row("PRAGMA page_size", [], |row| row.get::<_, i64>(0))

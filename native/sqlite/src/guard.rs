@@ -5,31 +5,78 @@
 //! through the descriptor that is there, which is never closed.
 
 use crate::syscalls;
-use rustix::fs::{self, OFlags, Stat};
+use macula_core::{Disk, FileKind, Open, RelPath, Stat};
+use rustix::fs;
 use std::io;
 use std::os::fd::{BorrowedFd, RawFd};
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 const MAGIC: &[u8; 16] = b"SQLite format 3\0";
+
+/// Device and number of a file, whatever its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Inode {
+    dev: u64,
+    ino: u64,
+}
+
+impl From<&Stat> for Inode {
+    fn from(stat: &Stat) -> Self {
+        Self { dev: stat.dev, ino: stat.ino }
+    }
+}
+
+impl From<&fs::Stat> for Inode {
+    fn from(stat: &fs::Stat) -> Self {
+        Self { dev: stat.st_dev, ino: stat.st_ino }
+    }
+}
+
+/// What a file turns out to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Look {
+    /// A SQLite database.
+    Database,
+    /// Anything else.
+    Other,
+    /// The name stands for another file than the one that was asked about, or for none.
+    Replaced,
+}
 
 /// Whether code of this process other than our copy of SQLite has the file open. `false` when there
 /// is no such file. Costs one `fstat` per open descriptor.
 pub fn opened_elsewhere(path: &Path) -> io::Result<bool> {
     let Some(file) = stat_file(path)? else { return Ok(false) };
-    Ok(openers(&file)?.iter().any(|opener| !opener.ours))
+    Ok(openers(Inode::from(&file))?.iter().any(|opener| !opener.ours))
+}
+
+/// Whether any code of this process, our copy of SQLite included, has that very file open: whoever
+/// opens and closes it then drops the locks of that code. Costs as [`opened_elsewhere`].
+pub fn opened_here(file: &Stat) -> io::Result<bool> {
+    Ok(!openers(file.into())?.is_empty())
+}
+
+/// Whether our copy of SQLite has that very file open.
+pub(crate) fn opened_by_us(file: &Stat) -> io::Result<bool> {
+    Ok(openers(file.into())?.iter().any(|opener| opener.ours))
+}
+
+/// Whether the name stands for that very file.
+pub(crate) fn stands_for(path: &Path, file: &Stat) -> io::Result<bool> {
+    Ok(stat_file(path)?.is_some_and(|found| Inode::from(&found) == file.into()))
 }
 
 /// Process ids of other OS processes that have the file open or locked, as far as this user may see.
 pub fn other_processes(path: &Path) -> io::Result<Vec<u32>> {
     let Some(file) = stat_file(path)? else { return Ok(Vec::new()) };
     let own = std::process::id();
+    let inode = Inode::from(&file);
     let mut pids = lock_holders(&file)?;
     for entry in std::fs::read_dir("/proc")?.flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
         // a process of another user, or one that just ended, does not show its descriptors
         let Ok(fds) = std::fs::read_dir(entry.path().join("fd")) else { continue };
-        let same = |fd: std::fs::DirEntry| fs::stat(fd.path()).is_ok_and(|other| is_same(&other, &file));
+        let same = |fd: std::fs::DirEntry| fs::stat(fd.path()).is_ok_and(|other| Inode::from(&other) == inode);
         if pid != own && fds.flatten().any(same) {
             pids.push(pid);
         }
@@ -40,30 +87,38 @@ pub fn other_processes(path: &Path) -> io::Result<Vec<u32>> {
     Ok(pids)
 }
 
-/// Whether the file is a SQLite database, by its first bytes. Safe to ask of any file, also of one
-/// that is open as a database in this process; a symlink or anything but a regular file is none.
-pub fn looks_like_sqlite(path: &Path) -> io::Result<bool> {
-    let Some(file) = stat_file(path)? else { return Ok(false) };
+/// Whether the file that was `seen` at `path` is a SQLite database, by its first bytes. Safe to ask of
+/// any file, also of one that is open as a database in this process; anything but a regular file is
+/// none. The name is resolved by the disk alone, so nothing outside it is ever looked at. An empty
+/// file is none, and may be a database all the same that somebody is about to fill: it is not opened
+/// here, and has nothing that anybody would need to open it for.
+pub fn looks_like_sqlite(disk: &dyn Disk, path: &RelPath, seen: &Stat) -> io::Result<Look> {
     // a database is a whole number of pages, which are multiples of 512 bytes: most files end here
-    if file.st_size < 512 || file.st_size % 512 != 0 {
-        return Ok(false);
+    if seen.kind != FileKind::File || seen.len < 512 || !seen.len.is_multiple_of(512) {
+        return Ok(Look::Other);
     }
+    let inode = Inode::from(seen);
+    let judge = |head: &[u8; 16]| if head == MAGIC { Look::Database } else { Look::Other };
     let mut head = [0; 16];
-    for opener in openers(&file)? {
-        if read_through(opener.fd, &file, &mut head) {
-            return Ok(&head == MAGIC);
+    for opener in openers(inode)? {
+        if read_through(opener.fd, inode, &mut head) {
+            return Ok(judge(&head));
         }
     }
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let opened = std::fs::File::from(fs::open(path, flags, fs::Mode::empty())?);
+    let opened = disk.open(path, Open::Read)?;
+    let stat = opened.stat()?;
     let read = opened.read_exact_at(&mut head, 0);
-    if openers(&file)?.len() > 1 {
+    // what was opened may be another file than the one that was seen, and that one somebody's database
+    if openers(Inode::from(&stat))?.len() > 1 {
         // somebody opened it meanwhile: closing ours would drop their locks, so it stays open
         std::mem::forget(opened);
     }
+    if Inode::from(&stat) != inode {
+        return Ok(Look::Replaced);
+    }
     match read {
-        Ok(()) => Ok(&head == MAGIC),
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
+        Ok(()) => Ok(judge(&head)),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(Look::Other),
         Err(error) => Err(error),
     }
 }
@@ -83,9 +138,9 @@ struct Opener {
 }
 
 /// The descriptors of this process on that file.
-fn openers(file: &Stat) -> io::Result<Vec<Opener>> {
+fn openers(file: Inode) -> io::Result<Vec<Opener>> {
     // by path, not by number: a descriptor closed meanwhile is then merely not there
-    let is_open = |fd: RawFd| fs::stat(format!("/proc/self/fd/{fd}")).is_ok_and(|other| is_same(&other, file));
+    let is_open = |fd: RawFd| fs::stat(format!("/proc/self/fd/{fd}")).is_ok_and(|other| Inode::from(&other) == file);
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc/self/fd")? {
         let name = entry?.file_name();
@@ -99,15 +154,15 @@ fn openers(file: &Stat) -> io::Result<Vec<Opener>> {
 }
 
 /// Read the head through somebody's descriptor: `pread` moves no position and closes nothing.
-fn read_through(fd: RawFd, file: &Stat, head: &mut [u8; 16]) -> bool {
+fn read_through(fd: RawFd, file: Inode, head: &mut [u8; 16]) -> bool {
     // SAFETY: the number may be closed or reused at any time by its owner; then the calls below fail
     // or read 16 bytes of another file, which the second `fstat` tells
     let fd = unsafe { BorrowedFd::borrow_raw(fd) };
-    let still = || fs::fstat(fd).is_ok_and(|other| is_same(&other, file));
+    let still = || fs::fstat(fd).is_ok_and(|other| Inode::from(&other) == file);
     still() && rustix::io::pread(fd, &mut head[..], 0).is_ok_and(|len| len == head.len()) && still()
 }
 
-fn stat_file(path: &Path) -> io::Result<Option<Stat>> {
+fn stat_file(path: &Path) -> io::Result<Option<fs::Stat>> {
     match fs::lstat(path) {
         Ok(stat) if fs::FileType::from_raw_mode(stat.st_mode).is_file() => Ok(Some(stat)),
         Ok(_) | Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => Ok(None),
@@ -115,12 +170,8 @@ fn stat_file(path: &Path) -> io::Result<Option<Stat>> {
     }
 }
 
-fn is_same(one: &Stat, other: &Stat) -> bool {
-    one.st_dev == other.st_dev && one.st_ino == other.st_ino
-}
-
 /// Pids in `/proc/locks`, whose lines read `1: POSIX  ADVISORY  READ 1234 fd:01:5678 128 128`.
-fn lock_holders(file: &Stat) -> io::Result<Vec<u32>> {
+fn lock_holders(file: &fs::Stat) -> io::Result<Vec<u32>> {
     let (major, minor) = (fs::major(file.st_dev), fs::minor(file.st_dev));
     let inode = format!("{major:02x}:{minor:02x}:{}", file.st_ino);
     let text = match std::fs::read_to_string("/proc/locks") {

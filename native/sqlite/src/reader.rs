@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// Nothing is to be done when idle; the wait only has some end.
-const IDLE: Duration = Duration::from_secs(60);
+const IDLE: Duration = Duration::from_secs(3600);
 
 /// Serve until the queue is closed.
 pub(crate) fn run(shared: &Arc<Shared>) {
@@ -59,6 +59,7 @@ fn turn(shared: &Arc<Shared>, connection: &mut Option<Connection>, work: Work) {
 }
 
 fn open(shared: &Arc<Shared>) -> Result<Connection, crate::SqliteError> {
+    crate::database::refuse_opened_elsewhere(&shared.path)?;
     let behind = shared.clone();
     let tick = Box::new(move |now| behind.reads.sweep(now));
     let watch = Watch::new(shared.clock.clone(), shared.closing.clone(), tick);

@@ -22,8 +22,29 @@ pub(crate) fn first_keyword(sql: &str) -> Option<String> {
 }
 
 /// Whether to try a reader first.
-pub(crate) fn looks_read_only(keyword: Option<&str>) -> bool {
-    matches!(keyword, Some("SELECT" | "WITH" | "VALUES" | "EXPLAIN" | "PRAGMA"))
+pub(crate) fn looks_read_only(sql: &str, keyword: Option<&str>) -> bool {
+    match keyword {
+        Some("PRAGMA") => !WRITING_PRAGMAS.iter().any(|name| contains(sql, name)),
+        keyword => only_reads(keyword) || keyword == Some("WITH"),
+    }
+}
+
+/// Whether it may write, as far as the text tells: in doubt it may.
+pub(crate) fn may_write(sql: &str) -> bool {
+    sql.contains(';') || !only_reads(first_keyword(sql).as_deref())
+}
+
+/// Whether a statement that begins so cannot write.
+fn only_reads(keyword: Option<&str>) -> bool {
+    matches!(keyword, Some("SELECT" | "VALUES" | "EXPLAIN"))
+}
+
+/// Pragmas that write while SQLite calls them read-only, by name: another that only mentions the word
+/// loses nothing on the writer.
+const WRITING_PRAGMAS: [&str; 2] = ["optimize", "incremental_vacuum"];
+
+fn contains(sql: &str, word: &str) -> bool {
+    sql.as_bytes().windows(word.len()).any(|window| window.eq_ignore_ascii_case(word.as_bytes()))
 }
 
 /// Refuse what a shared connection must not run: transaction control above all, since our own

@@ -7,9 +7,10 @@
 use crate::error::code_of;
 use crate::queue::{Pop, Queue, Waiting};
 use crate::request::{Patience, Reply, Request, Work};
+use crate::sql::may_write;
 use crate::statement::run;
 use crate::writer::{Begin, Writer};
-use crate::{Mode, Rows, SqliteError};
+use crate::{Rows, SqliteError};
 use macula_core::{Cancel, Clock};
 use rusqlite::ffi;
 use std::fmt;
@@ -212,17 +213,19 @@ impl Writer {
         }
     }
 
-    /// One request; several statements are undone together when one of them fails.
+    /// One request, undone as a whole when it fails: an error means that it changed nothing. SQLite's own
+    /// undoing of a statement does not do: it knows nothing of rows that we refuse after they were made,
+    /// and keeps what `OR FAIL` and `RAISE(FAIL)` did. A savepoint costs some 4 us of a statement's 16.
     fn step(&self, work: &Work) -> Result<Rows, SqliteError> {
         let connection = &self.connection;
-        let several = work.request.mode == Mode::Execute && work.request.sql.contains(';');
-        if several {
+        let undoable = may_write(&work.request.sql);
+        if undoable {
             connection.control("SAVEPOINT macula_step").map_err(|error| connection.explain(error))?;
         }
         connection.watch.begin(work.patience.clone(), self.shared.options.busy_timeout);
         let result = run(connection, &work.request);
         connection.watch.end();
-        if several && !connection.sql.is_autocommit() {
+        if undoable && !connection.sql.is_autocommit() {
             let undone = if result.is_ok() { Ok(()) } else { connection.control("ROLLBACK TO macula_step") };
             let released = undone.and_then(|()| connection.control("RELEASE macula_step"));
             if let Err(error) = released {

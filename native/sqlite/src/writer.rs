@@ -9,6 +9,7 @@ use crate::connection::Connection;
 use crate::database::Shared;
 use crate::queue::{Pop, Waiting};
 use crate::request::{Patience, Reply, Work};
+use crate::rival::Rival;
 use crate::transaction::Transaction;
 use crate::SqliteError;
 use std::panic::{catch_unwind, AssertUnwindSafe};
@@ -18,6 +19,9 @@ use std::time::Duration;
 
 /// A clean, idle database does not wake a small machine; the wait only has some end.
 const NOTHING_TO_DO: Duration = Duration::from_secs(3600);
+
+/// Why nothing is written into a log that nobody will read.
+pub(crate) const LOG_GONE: &str = "other code took the write-ahead log away (another copy of SQLite in this process?)";
 
 /// What waits for the writer.
 pub(crate) enum Job {
@@ -57,6 +61,7 @@ impl Waiting for Job {
 pub(crate) struct Writer {
     pub(crate) connection: Connection,
     pub(crate) shared: Arc<Shared>,
+    pub(crate) rival: Rival,
     /// Whether something was committed since the log was last cut.
     pub(crate) committed: bool,
     /// Bytes in the log at its last checkpoint.
@@ -68,6 +73,8 @@ impl Writer {
     pub(crate) fn run(mut self) {
         // what an earlier crash left in the log is decided now, once, and durably
         self.checkpoint(Depth::Truncate);
+        // the log is there since; whether it stays is seen from now on
+        self.rival.took_log();
         loop {
             let wait = if self.committed { self.shared.options.checkpoint_after_idle } else { NOTHING_TO_DO };
             match self.shared.writes.pop(wait) {
@@ -87,7 +94,7 @@ impl Writer {
     }
 
     fn turn(&mut self, job: Job) {
-        if let Some(error) = self.shared.closing_error().or_else(|| self.shared.poisoned()) {
+        if let Some(error) = self.shared.closing_error().or_else(|| self.refusal()) {
             return job.answer(error);
         }
         match job {
@@ -122,7 +129,7 @@ impl Writer {
     }
 
     fn checkpoint(&mut self, depth: Depth) {
-        if self.shared.poisoned().is_some() {
+        if self.refusal().is_some() {
             return;
         }
         match checkpoint(&self.connection, depth) {
@@ -131,11 +138,26 @@ impl Writer {
         }
     }
 
-    /// Cut the log and let SQLite remove its files, unless the database file may not be trusted.
+    /// Why nothing may be written now.
+    pub(crate) fn refusal(&mut self) -> Option<SqliteError> {
+        let now = self.now();
+        if let Some(error) = self.shared.poisoned().or_else(|| self.rival.refusal(now)) {
+            return Some(error);
+        }
+        if self.rival.took_log() {
+            self.shared.poison(LOG_GONE.to_owned());
+        }
+        self.shared.poisoned()
+    }
+
+    /// Cut the log and let SQLite remove its files, unless the database file may not be trusted or is
+    /// another's too.
     fn finish(&mut self) {
         self.connection.rollback();
+        let now = self.now();
+        self.rival.look(now);
         self.checkpoint(Depth::Truncate);
-        if self.shared.poisoned().is_none() {
+        if self.refusal().is_none() {
             let config = rusqlite::config::DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE;
             // without it the two files stay behind, which is untidy and harmless
             let _ = self.connection.sql.set_db_config(config, false);

@@ -4,11 +4,24 @@
 mod common;
 
 use common::*;
-use macula_core::{Cancel, Kind, Kinded, Progress, Task};
+use macula_core::{Cancel, Disk, Kind, Kinded, Progress, RealDisk, RelPath, Stat, Task};
+use macula_sqlite::guard::Look;
 use macula_sqlite::{copy_other, guard, Database, Request, SqliteError};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Arc;
+
+fn at(path: &Path) -> (RealDisk, RelPath, Stat) {
+    let disk = RealDisk::at(path.parent().unwrap()).unwrap();
+    let name = RelPath::new(path.file_name().unwrap().as_encoded_bytes()).unwrap();
+    let seen = disk.stat(&name).unwrap();
+    (disk, name, seen)
+}
+
+fn look(path: &Path) -> Look {
+    let (disk, name, seen) = at(path);
+    guard::looks_like_sqlite(&disk, &name, &seen).unwrap()
+}
 
 fn count(path: &Path, table: &str) -> i64 {
     let flags = rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY;
@@ -129,10 +142,10 @@ fn other_databases_are_copied_and_left_alone() {
             drop(own);
             assert!(dir.join("own.db-wal").exists());
         }
-        assert!(guard::looks_like_sqlite(&path).unwrap());
+        assert_eq!(look(&path), Look::Database);
         let before = snapshot(&dir);
         let dest = fixture.dir.path().join(format!("copy-{mode}{clean}.db"));
-        copy_other(&path, &dest, &Task::quiet()).unwrap();
+        copy_other(&path, &at(&path).2, &dest, &Task::quiet()).unwrap().unwrap();
         assert_eq!(count(&dest, "t"), 2);
         assert_eq!(snapshot(&dir), before, "{mode} {clean}");
     }
@@ -150,6 +163,58 @@ fn snapshot(dir: &Path) -> Vec<(String, Vec<u8>)> {
     all
 }
 
+/// A program that replaced a name while it was copied could have the copy of another file taken for it:
+/// the name was resolved anew by whoever opened it next.
+#[test]
+fn a_file_that_is_no_longer_the_one_that_was_seen_is_not_copied() {
+    let fixture = Fixture::new();
+    let (own, secret) = (fixture.dir.path().join("own.db"), fixture.dir.path().join("secret.db"));
+    for path in [&own, &secret] {
+        rusqlite::Connection::open(path).unwrap().execute_batch("CREATE TABLE t(x)").unwrap();
+    }
+    let (disk, name, seen) = at(&own);
+    let dest = fixture.dir.path().join("copy.db");
+    std::fs::remove_file(&own).unwrap();
+    assert_eq!(copy_other(&own, &seen, &dest, &Task::quiet()).unwrap(), None, "gone");
+    std::fs::copy(&secret, &own).unwrap();
+    let replaced = Stat { ino: u64::MAX, ..at(&own).2 };
+    assert_eq!(copy_other(&own, &replaced, &dest, &Task::quiet()).unwrap(), None, "another file");
+    assert_eq!(guard::looks_like_sqlite(&disk, &name, &replaced).unwrap(), Look::Replaced);
+    std::fs::remove_file(&own).unwrap();
+    std::os::unix::fs::symlink(&secret, &own).unwrap();
+    assert_eq!(copy_other(&own, &at(&secret).2, &dest, &Task::quiet()).unwrap(), None, "a link to it");
+    guard::looks_like_sqlite(&disk, &name, &seen).expect_err("no link is followed, also out of the tree");
+    assert!(!dest.exists());
+}
+
+/// Two backups to one destination wrote under one name: the second removed the unfinished file of the
+/// first and put its own there, and the first published that, half written, with `:ok`.
+#[test]
+fn a_copy_that_was_replaced_while_it_was_made_is_no_copy() {
+    let fixture = Fixture::new();
+    let db = fixture.open();
+    exec(&db, "CREATE TABLE t(id INTEGER PRIMARY KEY, b); INSERT INTO t(b) VALUES (randomblob(5000000))");
+    let dest = fixture.dir.path().join("copy.db");
+    let other = dest.clone();
+    let rival = Task::new(Cancel::new(), move |_| {
+        let _ = std::fs::remove_file(&other);
+        std::fs::write(&other, "half of another copy").unwrap();
+    });
+    let error = db.backup(&dest, &rival).unwrap_err();
+    assert!(error.to_string().contains("replaced the copy"), "{error}");
+    assert_eq!(std::fs::read(&dest).unwrap(), b"half of another copy", "not ours to remove");
+    std::fs::remove_file(&dest).unwrap();
+    // many at once: one makes it, and the others are told that it is there
+    let made: Vec<_> = std::thread::scope(|scope| {
+        let copies: Vec<_> = (0..8).map(|_| scope.spawn(|| db.backup(&dest, &Task::quiet()))).collect();
+        copies.into_iter().map(|copy| copy.join().unwrap()).collect()
+    });
+    assert_eq!(made.iter().filter(|result| result.is_ok()).count(), 1);
+    let kinds: Vec<_> = made.iter().filter_map(|result| result.as_ref().err()).map(Kinded::kind).collect();
+    assert_eq!(kinds, [Kind::Exists; 7]);
+    assert_eq!(count(&dest, "t"), 1);
+}
+
 #[test]
 fn what_is_no_database_is_refused_untouched() {
     let fixture = Fixture::new();
@@ -161,7 +226,7 @@ fn what_is_no_database_is_refused_untouched() {
         assert_eq!(error.kind(), Kind::Corrupt, "{error}");
         assert_eq!(std::fs::read(fixture.path()).unwrap(), bytes);
         assert_eq!(fixture.names(), ["app.db"]);
-        assert!(!guard::looks_like_sqlite(&fixture.path()).unwrap());
+        assert_eq!(look(&fixture.path()), Look::Other);
     }
     std::fs::remove_file(fixture.path()).unwrap();
 

@@ -3,77 +3,25 @@
 
 mod common;
 
+use common::other::Other;
 use common::*;
-use macula_core::{Kind, Kinded, Task};
+use macula_core::{Disk, Kind, Kinded, RealDisk, RelPath, Stat, Task};
+use macula_sqlite::guard::Look;
 use macula_sqlite::{copy_other, guard, Request, SqliteError};
-use std::ffi::{c_char, c_int, c_void, CStr, CString};
 use std::path::Path;
-use std::ptr::null_mut;
 
-type Open = unsafe extern "C" fn(*const c_char, *mut *mut c_void) -> c_int;
-type Exec = unsafe extern "C" fn(*mut c_void, *const c_char, *const c_void, *mut c_void, *mut *mut c_char) -> c_int;
-type Close = unsafe extern "C" fn(*mut c_void) -> c_int;
-
-/// The other copy, as exqlite would be.
-struct Other {
-    open: Open,
-    exec: Exec,
-    close: Close,
+fn seen(path: &Path) -> Stat {
+    disk_of(path).0.stat(&disk_of(path).1).unwrap()
 }
 
-impl Other {
-    fn load() -> Option<Self> {
-        // SAFETY: the library's functions have the signatures above (sqlite3.h)
-        unsafe {
-            let flags = libc::RTLD_NOW | libc::RTLD_LOCAL | libc::RTLD_DEEPBIND;
-            let library = libc::dlopen(c"libsqlite3.so.0".as_ptr(), flags);
-            if library.is_null() {
-                println!("skipped: no libsqlite3.so.0 on this machine");
-                return None;
-            }
-            let symbol = |name: &CStr| {
-                let found = libc::dlsym(library, name.as_ptr());
-                assert!(!found.is_null(), "{name:?}");
-                found
-            };
-            let version: unsafe extern "C" fn() -> *const c_char = std::mem::transmute(symbol(c"sqlite3_libversion"));
-            let ours = rusqlite::version();
-            assert_ne!(CStr::from_ptr(version()).to_str().unwrap(), ours, "this must be another copy");
-            Some(Self {
-                open: std::mem::transmute::<*mut c_void, Open>(symbol(c"sqlite3_open")),
-                exec: std::mem::transmute::<*mut c_void, Exec>(symbol(c"sqlite3_exec")),
-                close: std::mem::transmute::<*mut c_void, Close>(symbol(c"sqlite3_close")),
-            })
-        }
-    }
-
-    fn open<'a>(&'a self, path: &Path) -> Foreign<'a> {
-        let path = CString::new(path.to_str().unwrap()).unwrap();
-        let mut handle = null_mut();
-        // SAFETY: a NUL-terminated path and a place for the handle
-        assert_eq!(unsafe { (self.open)(path.as_ptr(), &raw mut handle) }, 0);
-        Foreign { other: self, handle }
-    }
+fn look(path: &Path) -> Look {
+    let (disk, name) = disk_of(path);
+    guard::looks_like_sqlite(&disk, &name, &seen(path)).unwrap()
 }
 
-struct Foreign<'a> {
-    other: &'a Other,
-    handle: *mut c_void,
-}
-
-impl Foreign<'_> {
-    fn exec(&self, sql: &str) -> c_int {
-        let sql = CString::new(sql).unwrap();
-        // SAFETY: a live handle, a NUL-terminated text, no callback
-        unsafe { (self.other.exec)(self.handle, sql.as_ptr(), null_mut(), null_mut(), null_mut()) }
-    }
-}
-
-impl Drop for Foreign<'_> {
-    fn drop(&mut self) {
-        // SAFETY: a live handle, closed once
-        unsafe { (self.other.close)(self.handle) };
-    }
+fn disk_of(path: &Path) -> (RealDisk, RelPath) {
+    let name = RelPath::new(path.file_name().unwrap().as_encoded_bytes()).unwrap();
+    (RealDisk::at(path.parent().unwrap()).unwrap(), name)
 }
 
 #[test]
@@ -89,7 +37,10 @@ fn a_file_that_another_copy_has_open_is_refused() {
     assert_eq!(error.kind(), Kind::OpenedByOtherSqlite);
     assert!(error.hint().unwrap().contains("exqlite"));
     let dest = fixture.dir.path().join("copy.db");
-    assert!(matches!(copy_other(&fixture.path(), &dest, &Task::quiet()), Err(SqliteError::OpenedByOther(_))));
+    assert!(matches!(
+        copy_other(&fixture.path(), &seen(&fixture.path()), &dest, &Task::quiet()),
+        Err(SqliteError::OpenedByOther(_))
+    ));
     assert!(!dest.exists());
     drop(foreign);
 
@@ -120,7 +71,7 @@ fn looking_at_a_file_keeps_the_locks_of_who_has_it_open() {
     };
     let before = locks();
     assert!(before > 0);
-    assert!(guard::looks_like_sqlite(&fixture.path()).unwrap());
+    assert_eq!(look(&fixture.path()), Look::Database);
     assert!(guard::opened_elsewhere(&fixture.path()).unwrap());
     assert_eq!(guard::other_processes(&fixture.path()).unwrap(), Vec::<u32>::new());
     assert_eq!(locks(), before);
@@ -130,13 +81,12 @@ fn looking_at_a_file_keeps_the_locks_of_who_has_it_open() {
     let ours = Fixture::new();
     let db = ours.open();
     exec(&db, "CREATE TABLE t(id INTEGER PRIMARY KEY)");
-    assert!(guard::looks_like_sqlite(&ours.path()).unwrap());
+    assert_eq!(look(&ours.path()), Look::Database);
     assert_eq!(db.run(Request::query("SELECT 1")).unwrap().rows.len(), 1);
     let plain = ours.dir.path().join("plain");
     std::fs::write(&plain, vec![7; 1024]).unwrap();
-    assert!(!guard::looks_like_sqlite(&plain).unwrap());
-    assert!(!guard::looks_like_sqlite(&ours.dir.path().join("absent")).unwrap());
-    assert!(!guard::looks_like_sqlite(ours.dir.path()).unwrap());
+    assert_eq!(look(&plain), Look::Other);
+    assert_eq!(look(ours.dir.path()), Look::Other);
     // two openers of a plain file do not make it stay open forever
     let held = std::fs::File::open(&plain).unwrap();
     assert!(guard::opened_elsewhere(&plain).unwrap());

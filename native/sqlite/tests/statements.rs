@@ -277,3 +277,110 @@ fn endless_sql_ends_with_its_deadline_its_caller_or_the_database() {
     let ends: Vec<_> = answered.iter().map(|r| r.unwrap_err().kind()).collect();
     assert_eq!(ends, [Kind::Closed; 5]);
 }
+
+/// A connection's temporary schema comes before its main one. `CREATE TABLE temp.t` without the word
+/// TEMP once passed: the table stayed on the one writer, and the rows that every other caller then
+/// inserted into `t`, acknowledged, went into it and were gone with it.
+#[test]
+fn temporary_objects_are_refused_however_they_are_written() {
+    let fixture = Fixture::new();
+    let db = fixture.open();
+    exec(&db, "CREATE TABLE t(id INTEGER PRIMARY KEY); CREATE VIEW v AS SELECT id FROM t");
+    let temporary = [
+        "CREATE TABLE temp.t(id INTEGER PRIMARY KEY)",
+        "CREATE TABLE IF NOT EXISTS TEMP.t(id)",
+        "create table \"temp\" . t as select 1 as id",
+        "CREATE TABLE temp.s(id) STRICT",
+        "CREATE VIEW temp.v AS SELECT 7 AS id",
+        "CREATE VIEW [temp].t AS SELECT 7 AS id",
+        "CREATE VIRTUAL TABLE temp.t USING fts5(id)",
+        "CREATE VIRTUAL TABLE IF NOT EXISTS temp.f USING fts5(id)",
+        "CREATE VIRTUAL TABLE temp.r USING rtree(id, a, b)",
+        "CREATE TRIGGER temp.x AFTER INSERT ON t BEGIN DELETE FROM t; END",
+        "CREATE TRIGGER temp.x AFTER INSERT ON main.t BEGIN DELETE FROM t; END",
+        "CREATE TRIGGER temp.x INSTEAD OF INSERT ON v BEGIN DELETE FROM t; END",
+        "CREATE TEMP TABLE t(id)",
+        "CREATE TEMPORARY TABLE t AS SELECT 1 AS id",
+        "CREATE TEMP VIEW t AS SELECT 1 AS id",
+        "CREATE TEMP TRIGGER x AFTER INSERT ON t BEGIN DELETE FROM t; END",
+        "INSERT INTO temp.sqlite_master VALUES ('table', 't', 't', 0, 'CREATE TABLE t(id)')",
+        "ANALYZE temp",
+    ];
+    for sql in temporary {
+        let mut answers = vec![db.run(Request::execute(sql)), db.run(Request::query(sql))];
+        answers.push(db.run(Request::execute(format!("INSERT INTO t VALUES (99); {sql}"))));
+        answers.push(begin(&db).run(Request::execute(sql)));
+        for answer in answers {
+            let error = answer.expect_err(sql);
+            assert_eq!(error.kind(), Kind::Unsupported, "{sql}: {error}");
+        }
+    }
+    assert_eq!(error(&db, Request::execute("CREATE INDEX temp.i ON t(id)")).kind(), Kind::Sql);
+    assert_eq!(error(&db, Request::execute("DROP TABLE temp.t")).kind(), Kind::Sql);
+    db.run(insert(1)).unwrap();
+    assert_eq!(int(&db, "SELECT count(*) FROM main.t"), 1, "what was acknowledged is in the app's own table");
+    assert_eq!(int(&db, "SELECT count(*) FROM sqlite_temp_schema"), 0);
+    exec(&db, "INSERT INTO t SELECT 2 WHERE NOT EXISTS (SELECT * FROM sqlite_temp_schema)");
+    assert_eq!(int(&db, "SELECT count(*) FROM t"), 2, "nor is there one on the writer");
+}
+
+/// What ALTER does by itself to the temporary schema is no caller's temporary object.
+#[test]
+fn tables_are_altered() {
+    let fixture = Fixture::new();
+    let db = fixture.open();
+    exec(
+        &db,
+        "CREATE TABLE t(id INTEGER PRIMARY KEY, a, b); CREATE INDEX i ON t(a); CREATE VIEW v AS SELECT a FROM t;
+         CREATE TRIGGER x AFTER INSERT ON t BEGIN UPDATE t SET a = 1 WHERE id = new.id; END; INSERT INTO t VALUES (1, 1, 1)",
+    );
+    let alter = ["ADD COLUMN c DEFAULT 5", "RENAME COLUMN a TO aa", "RENAME TO u"];
+    alter.iter().for_each(|change| drop(exec(&db, &format!("ALTER TABLE t {change}"))));
+    let tx = begin(&db);
+    tx.run(Request::execute("ALTER TABLE u DROP COLUMN b")).unwrap();
+    tx.run(Request::execute("ALTER TABLE u RENAME COLUMN c TO cc; ALTER TABLE u RENAME TO w")).unwrap();
+    commit(&tx).unwrap();
+    exec(&db, "INSERT INTO w(id) VALUES (2)");
+    let rows = db.run(Request::query("SELECT * FROM w")).unwrap();
+    assert_eq!(rows.columns, ["id", "aa", "cc"]);
+    assert_eq!(rows.rows, [[1, 1, 5], [2, 1, 5]].map(|row| row.map(Value::Integer)));
+    exec(&db, "DROP TRIGGER x; DROP VIEW v; DROP INDEX i; DROP TABLE w");
+    assert_eq!(int(&db, "SELECT count(*) FROM sqlite_schema"), 0);
+}
+
+/// SQLite calls these two read-only; tried on a reader, which may not write, they failed.
+#[test]
+fn pragmas_that_write_are_the_writers() {
+    let fixture = Fixture::new();
+    let made = rusqlite::Connection::open(fixture.path()).unwrap();
+    made.execute_batch(
+        "PRAGMA auto_vacuum=INCREMENTAL; CREATE TABLE t(id INTEGER PRIMARY KEY, b); CREATE INDEX i ON t(b)",
+    )
+    .unwrap();
+    drop(made);
+    let db = fixture.open();
+    let numbers = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 400) SELECT i FROM n";
+    exec(&db, &format!("INSERT INTO t SELECT i, randomblob(3000) FROM ({numbers})"));
+    exec(&db, "DELETE FROM t WHERE id > 5");
+    let free = || int(&db, "PRAGMA freelist_count");
+    let before = free();
+    assert!(before > 300);
+    assert_eq!(int(&db, "PRAGMA auto_vacuum"), 2);
+    exec(&db, "PRAGMA incremental_vacuum(10)");
+    assert_eq!(free(), before - 10);
+    db.run(Request::query("pragma main . Incremental_Vacuum(10)")).unwrap();
+    assert_eq!(free(), before - 20);
+    exec(&db, "/* all */ PRAGMA incremental_vacuum");
+    assert_eq!(free(), 0);
+    for sql in ["PRAGMA optimize", "PRAGMA optimize(0x10002)", "PRAGMA main.optimize = 0x10002", "PRAGMA Optimize;"] {
+        exec(&db, sql);
+        db.run(Request::query(sql)).unwrap();
+    }
+    assert_eq!(int(&db, "SELECT count(*) FROM sqlite_schema WHERE name = 'sqlite_stat1'"), 1, "it analyzed");
+    let tx = begin(&db);
+    for sql in ["DELETE FROM t", "PRAGMA incremental_vacuum", "PRAGMA optimize"] {
+        tx.run(Request::execute(sql)).unwrap();
+    }
+    commit(&tx).unwrap();
+    assert_eq!((int(&db, "SELECT count(*) FROM t"), free()), (0, 0));
+}

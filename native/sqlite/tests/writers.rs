@@ -124,11 +124,6 @@ fn a_transaction_sees_its_own_writes_and_ends_in_one_of_many_ways() {
     fixture.options.transaction_idle_max = Duration::from_secs(60);
     let db = fixture.open();
     exec(&db, "CREATE TABLE t(id INTEGER PRIMARY KEY)");
-    let commit = |tx: &macula_sqlite::Transaction| {
-        let (answer, answered) = channel();
-        tx.commit(move |result| answer.send(result).unwrap()).map(|()| answered.recv().unwrap())
-    };
-
     let tx = begin(&db);
     tx.run(insert(1)).unwrap();
     assert_eq!(tx.run(Request::query("SELECT count(*) FROM t")).unwrap().rows, [[Value::Integer(1)]]);
@@ -136,7 +131,7 @@ fn a_transaction_sees_its_own_writes_and_ends_in_one_of_many_ways() {
     assert_eq!(tx.run(insert(1)).unwrap_err().kind(), Kind::Sql, "a failed statement leaves it open");
     tx.run(Request::execute("INSERT INTO t VALUES (2); INSERT INTO t VALUES (2)")).unwrap_err();
     assert_eq!(tx.run(Request::execute("COMMIT")).unwrap_err().kind(), Kind::Invalid);
-    commit(&tx).unwrap().unwrap();
+    commit(&tx).unwrap();
     assert_eq!(tx.run(insert(3)).unwrap_err().kind(), Kind::Closed);
     assert_eq!(commit(&tx).unwrap_err().kind(), Kind::Closed);
     assert_eq!(query(&db, "SELECT group_concat(id) FROM t")[0][0], Value::text("1"));
@@ -218,11 +213,55 @@ fn a_failed_commit_of_a_transaction_is_undone() {
     );
     let tx = begin(&db);
     tx.run(Request::execute("INSERT INTO c VALUES (1, 77)")).unwrap();
-    let (answer, answered) = channel();
-    tx.commit(move |result| answer.send(result).unwrap()).unwrap();
-    assert!(matches!(answered.recv().unwrap(), Err(SqliteError::Constraint { .. })));
+    assert!(matches!(commit(&tx), Err(SqliteError::Constraint { .. })));
     db.run(insert(1)).unwrap();
     assert_eq!(int(&db, "SELECT count(*) FROM c"), 0);
+}
+
+/// Rows over the bound were once answered `TooLarge` for an insert that had happened, and was then
+/// committed with the rest.
+#[test]
+fn an_error_inside_a_transaction_means_that_its_statement_changed_nothing() {
+    let mut fixture = Fixture::new();
+    fixture.options.result_bytes_max = 1 << 20;
+    let db = fixture.open();
+    exec(
+        &db,
+        "CREATE TABLE t(id INTEGER PRIMARY KEY, b);
+         CREATE TRIGGER no BEFORE INSERT ON t WHEN new.id = 13 BEGIN SELECT raise(FAIL, 'unlucky'); END",
+    );
+    let tx = begin(&db);
+    tx.run(Request::execute("INSERT INTO t VALUES (1, zeroblob(9))")).unwrap();
+    let failing = [
+        ("INSERT INTO t SELECT 2, zeroblob(2000000) RETURNING b", Kind::TooLarge),
+        ("UPDATE t SET b = zeroblob(2000000) RETURNING b", Kind::TooLarge),
+        ("WITH n(i) AS (VALUES (3)) INSERT INTO t SELECT i, zeroblob(2000000) FROM n RETURNING b", Kind::TooLarge),
+        ("INSERT INTO t(id) VALUES (5), (1)", Kind::Sql),
+        ("INSERT OR FAIL INTO t(id) VALUES (6), (1)", Kind::Sql),
+        ("INSERT INTO t(id) VALUES (7), (13)", Kind::Sql),
+        ("INSERT INTO t(id) VALUES (8); INSERT INTO t(id) VALUES (1)", Kind::Sql),
+    ];
+    for (sql, kind) in failing {
+        let mode = if sql.contains(';') { Request::execute(sql) } else { Request::query(sql) };
+        let error = tx.run(mode).expect_err(sql);
+        assert_eq!(error.kind(), kind, "{sql}: {error}");
+        let rows = tx.run(Request::query("SELECT id, length(b) FROM t")).unwrap().rows;
+        assert_eq!(rows, [[1, 9].map(Value::Integer)], "{sql}");
+    }
+    // a read that is too large changes nothing either, and all of it goes on
+    assert_eq!(tx.run(Request::query("SELECT zeroblob(2000000)")).unwrap_err().kind(), Kind::TooLarge);
+    tx.run(Request::query("INSERT INTO t(id) VALUES (9) RETURNING id")).unwrap();
+    commit(&tx).unwrap();
+    assert_eq!(query(&db, "SELECT group_concat(id) FROM t")[0][0], Value::text("1,9"));
+    // alone, too
+    for (sql, kind) in failing {
+        let mode = if sql.contains(';') { Request::execute(sql) } else { Request::query(sql) };
+        assert_eq!(error(&db, mode).kind(), kind, "{sql}");
+        assert_eq!(
+            query(&db, "SELECT group_concat(id), max(length(b)) FROM t"),
+            [[Value::text("1,9"), Value::Integer(9)]]
+        );
+    }
 }
 
 #[test]

@@ -3,23 +3,30 @@
 //! Engines are opened on first use and closed together: at the app's end, and for the moment in
 //! which a restore exchanges the directories. A handle taken before that answers `Closed`; asking
 //! the app again gives the engine on the restored data.
+//! Invariant: nothing is written to a tree of which it is not certain that it is the app's.
 
-use crate::backup::{publish, remove_leftover};
+use crate::backup::Partial;
 use crate::engine::{Engine, Pinned};
 use crate::lock::OwnerLock;
 use crate::plain::unless_gone;
 use crate::restore::machine_dir;
-use crate::turns::Turns;
-use crate::{usage, Base, Layout, Options, Seams, StoreError, Usage};
-use macula_core::{create_dir_all, AppName, Disk, Gate, Ledger, Part, RelPath, Task};
+use crate::turns::{Turns, LOOK};
+use crate::usage::{self, Known};
+use crate::{Base, Layout, Options, Seams, StoreError, Usage};
+use crossbeam_channel::{bounded, Receiver, RecvTimeoutError};
+use macula_core::{create_dir_all, AppName, Cancel, Disk, Gate, Ledger, Part, RelPath, SystemChance, Task};
 use macula_files::Files;
 use macula_kv::Store;
 use macula_sqlite::Database;
-use parking_lot::{Mutex, RwLock};
+use parking_lot::{Mutex, MutexGuard, RwLock};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Arc;
+use std::thread::JoinHandle;
 use std::time::Duration;
+
+/// How long a question for the usage waits for the first walk of an app without a record.
+const FIRST_WALK_WAIT: Duration = Duration::from_secs(2);
 
 /// An opened app. Cheap to share; closed by [`crate::Base::close_app`].
 #[derive(Debug)]
@@ -38,17 +45,32 @@ pub struct App {
     state: RwLock<State>,
     reconciled_at: Mutex<Option<Duration>>,
     usage_known: AtomicBool,
-    usage_saved: Mutex<Option<Usage>>,
+    /// Whether the figures are of a clean end, or of a walk since.
+    usage_fresh: AtomicBool,
+    usage_saved: Mutex<Option<(Usage, bool)>>,
     walking: Mutex<()>,
+    first_walk: Mutex<Option<FirstWalk>>,
+    /// Ends walks, which nobody waits for.
+    closing: Cancel,
     /// Grows with each exchange of the app's directory.
     generation: AtomicU64,
     turns: Turns,
+}
+
+/// The walk that begins when the app is opened, where its usage is not known for sure.
+#[derive(Debug)]
+struct FirstWalk {
+    thread: JoinHandle<()>,
+    /// Hears the end of it, and nothing else.
+    ended: Receiver<()>,
 }
 
 #[derive(Debug)]
 enum State {
     Open(Engines),
     Closed,
+    /// Only the next opening knows which tree is the app's: nothing may be written until then.
+    Poisoned,
 }
 
 #[derive(Debug)]
@@ -86,7 +108,7 @@ impl App {
         let disk = base.disk.subtree(&Layout::app(name)).map_err(|e| StoreError::io("open", &path, e))?;
         let ledger = Arc::new(Ledger::new());
         let known = usage::load(base, name, &ledger);
-        Ok(Arc::new(Self {
+        let app = Arc::new(Self {
             name: name.clone(),
             path,
             base_disk: base.disk.clone(),
@@ -98,12 +120,30 @@ impl App {
             changing: Mutex::new(()),
             state: RwLock::new(State::Open(Engines::on(disk))),
             reconciled_at: Mutex::new(None),
-            usage_known: AtomicBool::new(known),
+            usage_known: AtomicBool::new(known != Known::Nothing),
+            usage_fresh: AtomicBool::new(known == Known::Clean),
             usage_saved: Mutex::new(None),
             walking: Mutex::new(()),
+            first_walk: Mutex::new(None),
+            closing: Cancel::new(),
             generation: AtomicU64::new(0),
             turns: Turns::default(),
-        }))
+        });
+        if known != Known::Clean {
+            app.begin_first_walk();
+        }
+        Ok(app)
+    }
+
+    /// Count now, beside whoever uses the app: what is known of its usage is old, or nothing.
+    fn begin_first_walk(self: &Arc<Self>) {
+        let (app, (running, ended)) = (self.clone(), bounded(0));
+        let thread = std::thread::Builder::new().name("macula-walk".into()).spawn(move || {
+            // what fails here comes with the next walk
+            let _ = app.reconcile();
+            drop(running);
+        });
+        *self.first_walk.lock() = thread.ok().map(|thread| FirstWalk { thread, ended });
     }
 
     /// Its name.
@@ -189,39 +229,97 @@ impl App {
         if !overwrite && dir.stat(&name).is_ok() {
             return Err(StoreError::Exists(dest.to_owned()));
         }
-        let partial = RelPath::new(format!(".{name}.partial"))?;
-        let failed = |e| StoreError::io("name", dest, e);
-        remove_leftover(&dir, &partial).map_err(failed)?;
-        database.backup(&dest.with_file_name(partial.as_path()), task)?;
-        publish(&dir, &partial, &name, overwrite).map_err(failed)
+        let partial = Partial::new(&dir, &name, &SystemChance)?;
+        database.backup(&dest.with_file_name(partial.path().as_path()), task)?;
+        partial.publish(&name, overwrite).map_err(|e| StoreError::io("name", dest, e))
     }
 
     /// Bytes by part.
     ///
-    /// Walks once when no record was found at the app's opening: nothing else can tell then.
+    /// An app without a record is walked when it is opened: this waits for that walk, but not longer
+    /// than two seconds, and gives what is known by then.
     pub fn usage(&self) -> Result<Usage, StoreError> {
-        if !self.usage_known.load(Ordering::Acquire) {
-            self.reconcile()?;
+        let is_known = || self.usage_known.load(Ordering::Acquire);
+        let first_walk = self.first_walk.lock().as_ref().map(|walk| walk.ended.clone());
+        if let (false, Some(ended)) = (is_known(), first_walk) {
+            if ended.recv_timeout(FIRST_WALK_WAIT) == Err(RecvTimeoutError::Timeout) {
+                return Ok(usage::read(self));
+            }
+        }
+        if !is_known() {
+            // the first walk failed, and this one says why; or somebody walks already
+            if let Some(walking) = self.walking.try_lock_for(FIRST_WALK_WAIT) {
+                if !is_known() {
+                    self.walk(&walking, &Cancel::new())?;
+                }
+            }
         }
         Ok(usage::read(self))
     }
 
     /// Walk the tree and correct the ledger by what other programs wrote.
+    ///
+    /// # Errors
+    /// [`StoreError::Closed`] when the app is being closed.
     pub fn reconcile(&self) -> Result<(), StoreError> {
-        let _walking = self.walking.lock();
+        self.reconcile_for(&Task::quiet())
+    }
+
+    /// As [`App::reconcile`], for a caller who may give up.
+    ///
+    /// # Errors
+    /// [`StoreError::Cancelled`] when it did.
+    pub fn reconcile_for(&self, task: &Task) -> Result<(), StoreError> {
+        let walking = loop {
+            match self.walking.try_lock_for(LOOK) {
+                Some(walking) => break walking,
+                None if task.cancel.is_cancelled() => return Err(StoreError::Cancelled),
+                None => {}
+            }
+        };
+        self.walk(&walking, &task.cancel)
+    }
+
+    fn walk(&self, _walking: &MutexGuard<'_, ()>, cancel: &Cancel) -> Result<(), StoreError> {
         let generation = self.generation.load(Ordering::Acquire);
+        let disk = self.disk()?;
         let same = || self.generation.load(Ordering::Acquire) == generation;
-        usage::reconcile(self, &*self.disk()?, same)?;
+        let stop = || cancel.is_cancelled() || self.closing.is_cancelled() || !same();
+        if !usage::reconcile(self, &*disk, &stop)? {
+            if self.closing.is_cancelled() {
+                return Err(StoreError::Closed);
+            }
+            // a tree that was replaced meanwhile is counted by whoever replaced it
+            return if cancel.is_cancelled() { Err(StoreError::Cancelled) } else { Ok(()) };
+        }
         *self.reconciled_at.lock() = Some(self.seams.clock.monotonic());
         self.usage_known.store(true, Ordering::Release);
+        self.usage_fresh.store(true, Ordering::Release);
         Ok(())
     }
 
-    /// The figures, if they are known and not what was last saved.
-    pub(crate) fn usage_to_save(&self) -> Option<Usage> {
+    /// The figures, and whether they are those of a clean end, if they are known and not what was last
+    /// saved.
+    pub(crate) fn usage_to_save(&self, closed: bool) -> Option<(Usage, bool)> {
         let now = self.usage_known.load(Ordering::Acquire).then(|| Usage { age_ms: None, ..usage::read(self) })?;
+        let now = (now, closed && self.usage_fresh.load(Ordering::Acquire));
         let mut saved = self.usage_saved.lock();
         (saved.as_ref() != Some(&now)).then(|| saved.insert(now).clone())
+    }
+
+    /// Whether the figures are more than an old record's.
+    pub(crate) fn usage_is_fresh(&self) -> bool {
+        self.usage_fresh.load(Ordering::Acquire)
+    }
+
+    /// Whether long work in the background is to end.
+    pub(crate) fn is_closing(&self) -> bool {
+        self.closing.is_cancelled()
+    }
+
+    /// End what runs in the background and nobody waits for.
+    pub(crate) fn end_background(&self) {
+        self.closing.cancel();
     }
 
     pub(crate) fn usage_age(&self) -> Option<Duration> {
@@ -248,22 +346,42 @@ impl App {
                 let disk = engines.disk.clone();
                 std::mem::replace(engines, Engines::on(disk))
             }
-            State::Closed => return Err(StoreError::Closed),
+            State::Closed | State::Poisoned => return Err(StoreError::Closed),
         };
         engines.all().iter().for_each(|engine| engine.close());
         let exchanged = exchange();
-        let reopened = self.base_disk.subtree(&Layout::app(&self.name));
-        let (state, reopened) = match reopened.map_err(|e| StoreError::io("open", &self.path, e)) {
-            Ok(disk) => (State::Open(Engines::on(disk)), Ok(())),
-            Err(error) => (State::Closed, Err(error)),
+        let state = match (&exchanged, self.base_disk.subtree(&Layout::app(&self.name))) {
+            (Err(StoreError::Unknown(_)), _) => State::Poisoned,
+            (_, Ok(disk)) => State::Open(Engines::on(disk)),
+            // what was decided is durable, so the answer is that of the exchange; the next use opens
+            // the app anew, and is told what keeps its directory from being opened
+            (_, Err(_)) => State::Poisoned,
         };
         self.generation.fetch_add(1, Ordering::AcqRel);
+        // the figures are of the tree before
+        self.usage_fresh.store(false, Ordering::Release);
         *self.state.write() = state;
-        exchanged.and(reopened)
+        exchanged
+    }
+
+    /// Whether only another opening can tell which tree is the app's.
+    pub(crate) fn is_poisoned(&self) -> bool {
+        matches!(&*self.state.read(), State::Poisoned)
+    }
+
+    /// Keep the app's directory where it is until the guard is dropped.
+    pub(crate) fn hold_still(&self) -> MutexGuard<'_, ()> {
+        self.changing.lock()
     }
 
     /// Cancel long work, close the engines. The lock stays until [`App::release`].
     pub(crate) fn close(&self) {
+        self.closing.cancel();
+        let first_walk = self.first_walk.lock().take();
+        if let Some(walk) = first_walk {
+            // it answers nobody: a panic in it is no reason not to close
+            let _ = walk.thread.join();
+        }
         let _turns = self.turns.end();
         let _changing = self.changing.lock();
         let state = std::mem::replace(&mut *self.state.write(), State::Closed);
@@ -291,7 +409,7 @@ impl App {
     ) -> Result<T, StoreError> {
         let look = || match &*self.state.read() {
             State::Open(engines) => Ok((opened(engines), engines.disk.clone())),
-            State::Closed => Err(StoreError::Closed),
+            State::Closed | State::Poisoned => Err(StoreError::Closed),
         };
         if let (Some(found), _) = look()? {
             return Ok(found);
@@ -311,7 +429,7 @@ impl App {
     fn peek<T>(&self, look: impl FnOnce(&Engines) -> Option<T>) -> Option<T> {
         match &*self.state.read() {
             State::Open(engines) => look(engines),
-            State::Closed => None,
+            State::Closed | State::Poisoned => None,
         }
     }
 

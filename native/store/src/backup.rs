@@ -3,17 +3,23 @@
 //! The instant is pinned in all engines under the closed gate, which takes milliseconds; copying and
 //! compressing follow while the app goes on. The archive is written under a hidden name, synced,
 //! read back and compared, and only then given its own name: what lists as a backup is one.
+//! Invariant: a hidden name is one call's alone, so what is published is what that call wrote.
 
 use crate::backup_name::BackupName;
+use crate::dest::refuse_destination;
 use crate::layout::BACKUPS;
-use crate::pack::{Done, Pack};
+use crate::pack::Pack;
 use crate::restore::machine_dir;
+use crate::swap::rubbish::set_aside;
 use crate::tree::Scratch;
 use crate::{App, Base, StoreError};
 use macula_archive::UnpackOptions;
-use macula_core::{create_dir_all, remove_tree, AppName, Disk, Open, RelPath, Task};
+use macula_core::{remove_tree, AppName, Chance, Disk, Open, RelPath, Task};
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -127,6 +133,7 @@ impl Base {
         options: &BackupOptions,
         task: &Task,
     ) -> Result<BackupInfo, StoreError> {
+        refuse_destination(&self.layout, dest)?;
         let app = self.existing_app(name)?;
         let _turn = app.turns().archive(task)?;
         self.write_archive(&app, dest, options, self.seams.clock.wall_ms() * 1000, task)
@@ -146,35 +153,34 @@ impl Base {
         }
         let scratch = self.scratch(app.name())?;
         let pack = Pack { app, scratch: &scratch, options, at_us, task };
-        let result = write_archive(&pack, &dir, &file_name, dest);
-        // scratch copies of a failed archive are removed by the next one at the latest
+        let result = write_archive(&pack, &dir, &file_name, dest, &*self.seams.chance);
+        // scratch copies of a failed archive are set aside by the next one at the latest
         let _ = remove_tree(&*self.disk, &scratch_path(app.name())?);
         result
     }
 
     /// A fresh scratch directory. One archive of an app is made at a time.
     fn scratch(&self, name: &AppName) -> Result<Arc<Scratch>, StoreError> {
+        self.set_backup_leftovers_aside(name)?;
         let path = scratch_path(name)?;
         let at = self.layout.absolute(&path);
         let failed = |e| StoreError::io("create", &at, e);
-        remove_tree(&*self.disk, &path).map_err(failed)?;
-        self.remove_partials(name);
-        create_dir_all(&*self.disk, &path).map_err(failed)?;
+        self.disk.create_dir(&path).map_err(failed)?;
         let disk = self.disk.subtree(&path).map_err(failed)?;
         Ok(Arc::new(Scratch { disk, path: at.clone() }))
     }
 
-    /// What interrupted backups of this app left behind.
-    fn remove_partials(&self, name: &AppName) {
+    /// What interrupted backups of this app left behind becomes rubbish. Nothing of it is in use: one
+    /// archive of an app is made at a time, by the process that owns it.
+    pub(crate) fn set_backup_leftovers_aside(&self, name: &AppName) -> Result<(), StoreError> {
         let dir = RelPath::literal(BACKUPS);
         for entry in self.disk.list(&dir).unwrap_or_default() {
-            let partial = entry.name.to_str().and_then(|n| n.strip_prefix('.')?.strip_suffix(".partial"));
-            if partial.is_some_and(|partial| BackupName::parse(name, partial).is_some()) {
-                if let Ok(path) = dir.join(entry.name.to_str().unwrap_or_default()) {
-                    let _ = self.disk.remove_file(&path);
-                }
+            let Some(of) = entry.name.to_str().and_then(PartialName::parse) else { continue };
+            if BackupName::parse(name, of.stem).is_some() {
+                set_aside(self, name, &dir.join(entry.name.as_bytes())?)?;
             }
         }
+        set_aside(self, name, &scratch_path(name)?)
     }
 
     /// The app's backups, newest first.
@@ -208,31 +214,30 @@ impl Base {
 }
 
 /// Pack under a hidden name, sync, read back, and give the archive its own name.
-fn write_archive(pack: &Pack, dir: &dyn Disk, name: &RelPath, dest: &Path) -> Result<BackupInfo, StoreError> {
+fn write_archive(
+    pack: &Pack,
+    dir: &dyn Disk,
+    name: &RelPath,
+    dest: &Path,
+    chance: &dyn Chance,
+) -> Result<BackupInfo, StoreError> {
     let failed = |verb| move |e: io::Error| StoreError::io(verb, dest, e);
-    let partial = RelPath::new(format!(".{name}.partial"))?;
-    remove_leftover(dir, &partial).map_err(failed("clear the way for"))?;
-    let write = || -> Result<(Done, u64), StoreError> {
-        let file = dir.open(&partial, Open::CreateNew).map_err(failed("create"))?;
-        let done = pack.run(&*file, name)?;
-        file.set_mode(0o600).and_then(|()| file.sync_data()).map_err(failed("sync"))?;
-        let bytes = file.len().map_err(failed("read"))?;
-        if pack.options.verify {
-            let archive = dir.open(&partial, Open::Read).map_err(failed("read back"))?;
-            macula_archive::verify(&archive, &UnpackOptions::default(), pack.task)?;
-            // a disk without extended attributes keeps no mark: the listing then says so
-            if file.set_tag(VERIFIED, &bytes.to_le_bytes()).is_ok() {
-                file.sync_data().map_err(failed("sync"))?;
-            }
+    let partial = Partial::new(dir, name, chance)?;
+    let file = dir.open(partial.path(), Open::CreateNew).map_err(failed("create"))?;
+    let done = pack.run(&*file, name)?;
+    file.set_mode(0o600).and_then(|()| file.sync_data()).map_err(failed("sync"))?;
+    let bytes = file.len().map_err(failed("read"))?;
+    if pack.options.verify {
+        let archive = dir.open(partial.path(), Open::Read).map_err(failed("read back"))?;
+        macula_archive::verify(&archive, &UnpackOptions::default(), pack.task)?;
+        // a disk without extended attributes keeps no mark: the listing then says so
+        if file.set_tag(VERIFIED, &bytes.to_le_bytes()).is_ok() {
+            file.sync_data().map_err(failed("sync"))?;
         }
-        publish(dir, &partial, name, pack.options.overwrite).map_err(|error| match error.kind() {
-            io::ErrorKind::AlreadyExists => StoreError::Exists(dest.to_owned()),
-            _ => failed("name")(error),
-        })?;
-        Ok((done, bytes))
-    };
-    let (done, bytes) = write().inspect_err(|_| {
-        let _ = dir.remove_file(&partial);
+    }
+    partial.publish(name, pack.options.overwrite).map_err(|error| match error.kind() {
+        io::ErrorKind::AlreadyExists => StoreError::Exists(dest.to_owned()),
+        _ => failed("name")(error),
     })?;
     Ok(BackupInfo {
         name: name.to_string(),
@@ -251,29 +256,93 @@ fn scratch_path(name: &AppName) -> Result<RelPath, StoreError> {
     Ok(RelPath::literal(BACKUPS).join(format!(".scratch-{name}"))?)
 }
 
-/// Give the finished archive its name, without ever replacing another unless asked to.
-pub(crate) fn publish(dir: &dyn Disk, partial: &RelPath, name: &RelPath, overwrite: bool) -> io::Result<()> {
-    if overwrite {
-        dir.rename(partial, name)?;
-        return dir.sync_dir(&RelPath::root());
-    }
-    match dir.hard_link(partial, name) {
-        Ok(()) => {
-            // published: a second name that stays is rubbish, no failure
-            let _ = dir.remove_file(partial);
-        }
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Err(error),
-        // a file system without hard links (vfat)
-        Err(_) if dir.stat(name).is_err() => dir.rename(partial, name)?,
-        Err(error) => return Err(error),
-    }
-    dir.sync_dir(&RelPath::root())
+/// A file that is written under a hidden name of its own until it is whole. Dropped, it leaves nothing
+/// under that name.
+pub(crate) struct Partial<'a> {
+    dir: &'a dyn Disk,
+    path: RelPath,
+    number: u64,
 }
 
-/// A file that an interrupted archive of the same name left behind.
-pub(crate) fn remove_leftover(dir: &dyn Disk, partial: &RelPath) -> io::Result<()> {
-    match dir.remove_file(partial) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        result => result,
+/// The numbers of this process's own: a process id comes again, after a restart in a container always.
+static IN_USE: Mutex<BTreeSet<u64>> = Mutex::new(BTreeSet::new());
+
+/// `.<stem>.<pid>-<number>.partial`
+struct PartialName<'a> {
+    stem: &'a str,
+    pid: i32,
+    number: u64,
+}
+
+impl<'a> Partial<'a> {
+    /// A name for what is to become `name` in `dir`; what dead processes left on the same way goes.
+    pub fn new(dir: &'a dyn Disk, name: &RelPath, chance: &dyn Chance) -> Result<Self, StoreError> {
+        // the longest name of a file, without what is put around it here
+        const STEM_LEN_MAX: usize = 255 - ".".len() - ".4294967295-0123456789abcdef.partial".len();
+        let mut stem = name.to_string();
+        while stem.len() > STEM_LEN_MAX {
+            stem.pop();
+        }
+        remove_dead(dir, &stem);
+        let number = chance.next_u64();
+        let path = RelPath::new(format!(".{stem}.{}-{number:016x}.partial", std::process::id()))?;
+        IN_USE.lock().insert(number);
+        Ok(Self { dir, path, number })
+    }
+
+    pub fn path(&self) -> &RelPath {
+        &self.path
+    }
+
+    /// Give the finished file its name, without ever replacing another unless asked to.
+    pub fn publish(self, name: &RelPath, overwrite: bool) -> io::Result<()> {
+        if overwrite {
+            self.dir.rename(&self.path, name)?;
+            return self.dir.sync_dir(&RelPath::root());
+        }
+        match self.dir.hard_link(&self.path, name) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Err(error),
+            // a file system without hard links (vfat)
+            Err(_) if self.dir.stat(name).is_err() => self.dir.rename(&self.path, name)?,
+            Err(error) => return Err(error),
+        }
+        self.dir.sync_dir(&RelPath::root())
+    }
+}
+
+impl Drop for Partial<'_> {
+    fn drop(&mut self) {
+        // also after it was published: a second name that stays is rubbish, no failure
+        let _ = self.dir.remove_file(&self.path);
+        IN_USE.lock().remove(&self.number);
+    }
+}
+
+impl<'a> PartialName<'a> {
+    fn parse(name: &'a str) -> Option<Self> {
+        let (stem, who) = name.strip_prefix('.')?.strip_suffix(".partial")?.rsplit_once('.')?;
+        let (pid, number) = who.split_once('-')?;
+        let number = (number.len() == 16).then(|| u64::from_str_radix(number, 16).ok()).flatten()?;
+        Some(Self { stem, pid: pid.parse().ok()?, number })
+    }
+
+    fn is_in_use(&self) -> bool {
+        if self.pid as u32 == std::process::id() {
+            return IN_USE.lock().contains(&self.number);
+        }
+        let alive = |pid| rustix::process::test_kill_process(pid) != Err(rustix::io::Errno::SRCH);
+        rustix::process::Pid::from_raw(self.pid).is_some_and(alive)
+    }
+}
+
+fn remove_dead(dir: &dyn Disk, stem: &str) {
+    for entry in dir.list(&RelPath::root()).unwrap_or_default() {
+        let partial = entry.name.to_str().and_then(PartialName::parse);
+        if partial.is_some_and(|partial| partial.stem == stem && !partial.is_in_use()) {
+            if let Ok(path) = RelPath::new(entry.name.as_bytes()) {
+                let _ = dir.remove_file(&path);
+            }
+        }
     }
 }

@@ -4,10 +4,13 @@
 
 use crate::layout::{APPS, APP_DIRS, BACKUPS, RUN};
 use crate::lock::OwnerLock;
-use crate::{swap, usage, App, Layout, Owner, StoreError};
-use macula_core::{create_dir_all, AppName, Chance, Clock, Disk, FileKind, RealDisk, RelPath};
+use crate::restore::make_dir;
+use crate::swap::{self, rubbish};
+use crate::{usage, App, Layout, Owner, StoreError};
+use macula_core::{create_dir_all, AppName, Cancel, Chance, Clock, Disk, FileKind, RealDisk, RelPath};
 use parking_lot::{Mutex, RwLock};
 use std::collections::HashMap;
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,6 +44,7 @@ pub struct Base {
     pub(crate) options: Options,
     /// Held for a look or a change of the map only.
     apps: RwLock<Apps>,
+    background_ended: Cancel,
 }
 
 #[derive(Debug, Default)]
@@ -59,7 +63,7 @@ impl Base {
     pub fn open(root: &Path, options: Options, seams: Seams) -> Result<Arc<Self>, StoreError> {
         let refuse = |source| StoreError::Base { path: root.to_owned(), source };
         if !root.is_absolute() {
-            return Err(refuse(std::io::Error::new(std::io::ErrorKind::InvalidInput, "not an absolute path")));
+            return Err(refuse(io::Error::new(io::ErrorKind::InvalidInput, "not an absolute path")));
         }
         let disk = RealDisk::create_at(root).map_err(refuse)?;
         // SQLite opens by path and follows no symlink in it
@@ -79,7 +83,7 @@ impl Base {
         // file systems other than ext4 know no such hint
         let _ = disk.spread_dirs_of(&RelPath::literal(APPS));
         let layout = Layout::new(root.to_owned());
-        Ok(Arc::new(Self { layout, disk, seams, options, apps: RwLock::default() }))
+        Ok(Arc::new(Self { layout, disk, seams, options, apps: RwLock::default(), background_ended: Cancel::new() }))
     }
 
     /// The layout below the base directory.
@@ -92,21 +96,27 @@ impl Base {
     /// # Errors
     /// [`StoreError::Locked`] when another process owns it.
     pub fn app(&self, name: &AppName) -> Result<Arc<App>, StoreError> {
-        if let Some(app) = self.app_if_open(name) {
+        let usable = || self.app_if_open(name).filter(|app| !app.is_poisoned());
+        if let Some(app) = usable() {
             return Ok(app);
         }
         let turn = self.turn(name);
         let _turn = turn.lock();
-        if let Some(app) = self.app_if_open(name) {
+        if let Some(app) = usable() {
             return Ok(app);
         }
+        // a poisoned one is opened anew, which decides
+        self.let_go(name);
         if self.is_closed() {
             return Err(StoreError::Closed);
         }
         let path = self.layout.absolute(&Layout::lock(name));
         let lock = OwnerLock::acquire(&path, &self.options.owner, &*self.seams.clock)?;
         swap::recover(self, name)?;
-        self.ensure_app_dirs(name)?;
+        // also makes durable what the recovery renamed, or a killed process had no time to sync
+        self.make_app_dirs(name)?;
+        // what stays in the way of the next backup is told by that
+        let _ = self.set_backup_leftovers_aside(name);
         let app = App::open(self, name, lock)?;
         let mut apps = self.apps.write();
         if apps.closed {
@@ -116,6 +126,10 @@ impl Base {
             return Err(StoreError::Closed);
         }
         apps.open.insert(name.clone(), app.clone());
+        drop(apps);
+        if self.background_ended.is_cancelled() {
+            app.end_background();
+        }
         Ok(app)
     }
 
@@ -128,7 +142,7 @@ impl Base {
     /// # Errors
     /// [`StoreError::NoApp`] when it has no directory.
     pub fn existing_app(&self, name: &AppName) -> Result<Arc<App>, StoreError> {
-        if self.app_if_open(name).is_none() && !self.is_dir(&Layout::app(name)) {
+        if self.app_if_open(name).is_none() && !swap::has_directory(self, name) {
             return Err(StoreError::NoApp(name.to_string()));
         }
         self.app(name)
@@ -148,29 +162,82 @@ impl Base {
     pub fn close_app(&self, name: &AppName) {
         let turn = self.turn(name);
         let _turn = turn.lock();
+        self.let_go(name);
+    }
+
+    /// Close and forget an app, in its turn.
+    fn let_go(&self, name: &AppName) {
         let app = self.apps.write().open.remove(name);
         if let Some(app) = app {
             app.close();
-            usage::save(self, &app);
+            usage::save(self, &app, true);
             app.release();
         }
+    }
+
+    /// Remove the directories of an app that nobody has put anything into: a name that was mistyped
+    /// must not become an app.
+    pub(crate) fn remove_unused(&self, app: &Arc<App>) {
+        let name = app.name();
+        let turn = self.turn(name);
+        let _turn = turn.lock();
+        if !self.app_if_open(name).is_some_and(|open| Arc::ptr_eq(&open, app)) {
+            return;
+        }
+        self.apps.write().open.remove(name);
+        app.close();
+        // deepest first: the first that holds something ends it
+        let dirs = APP_DIRS.iter().rev().filter_map(|dir| Layout::app(name).join(dir).ok());
+        let _ = dirs.chain([Layout::app(name)]).try_for_each(|dir| self.disk.remove_dir(&dir));
+        app.release();
     }
 
     /// Close every app; nothing can be opened afterwards.
     pub fn close(&self) {
         self.apps.write().closed = true;
+        self.end_background();
         for app in self.open_apps() {
             self.close_app(app.name());
         }
     }
 
-    /// Create what is missing of `apps/<app>/{data,uploads,cache}`.
+    /// Let walks and removals in the background end now: nobody waits for them, and who joins their
+    /// threads must not either. Part of [`Base::close`]; they do not begin again.
+    pub fn end_background(&self) {
+        self.background_ended.cancel();
+        self.open_apps().iter().for_each(|app| app.end_background());
+    }
+
+    /// Create what is missing of `apps/<app>/{data,uploads,cache}`. Durable on return.
     pub fn ensure_app_dirs(&self, name: &AppName) -> Result<(), StoreError> {
-        for dir in APP_DIRS {
-            let path = Layout::app(name).join(dir)?;
-            create_dir_all(&*self.disk, &path).map_err(|e| StoreError::io("create", self.layout.absolute(&path), e))?;
+        let app = self.app_if_open(name);
+        // between the two renames of a restore its directory is not missing
+        let _still = app.as_ref().map(|app| app.hold_still());
+        self.make_app_dirs(name)
+    }
+
+    fn make_app_dirs(&self, name: &AppName) -> Result<(), StoreError> {
+        let app = Layout::app(name);
+        let mut made = Vec::new();
+        let result = self.make_dirs_durably(&app, &mut made);
+        if result.is_err() {
+            // a sync that failed may never be made good: who tries again must make the names again
+            made.iter().rev().for_each(|dir| drop(self.disk.remove_dir(dir)));
         }
-        Ok(())
+        result.map_err(|e| StoreError::io("create", self.layout.absolute(&app), e))
+    }
+
+    /// Directories that are there are synced too: who made them may have been killed before it did.
+    fn make_dirs_durably(&self, app: &RelPath, made: &mut Vec<RelPath>) -> io::Result<()> {
+        let below = APP_DIRS.iter().map(|dir| app.join(dir).map_err(io::Error::other));
+        let dirs = std::iter::once(Ok(app.clone())).chain(below).collect::<io::Result<Vec<_>>>()?;
+        for dir in dirs {
+            if make_dir(&*self.disk, &dir)? {
+                made.push(dir);
+            }
+        }
+        self.disk.sync_dir(app)?;
+        self.disk.sync_dir(&app.parent())
     }
 
     /// Whether [`Base::close`] was called.
@@ -178,16 +245,30 @@ impl Base {
         self.apps.read().closed
     }
 
-    /// Count what other programs wrote into the apps that are open.
+    /// Remove what restores and backups of the apps that are open left behind. Costs two listings
+    /// when there is nothing.
+    pub fn remove_rubbish(&self) {
+        for name in rubbish::owners(self) {
+            // of an app that is not open it is not certain yet whether a power loss brings it back
+            let Some(app) = self.app_if_open(&name).filter(|app| !app.is_poisoned()) else { continue };
+            rubbish::remove(self, &name, &|| app.is_closing());
+        }
+    }
+
+    /// Count what other programs wrote into the apps that are open, and remove rubbish.
     ///
     /// Returns how long to wait before the next time: fifty times what this one took, so that
     /// walking never costs more than a fiftieth of one core.
     pub fn reconcile_open_apps(&self) -> Duration {
+        if self.background_ended.is_cancelled() {
+            return Duration::ZERO;
+        }
+        self.remove_rubbish();
         let begun = self.seams.clock.monotonic();
         for app in self.open_apps() {
             // an app that is being closed or restored is counted when it is open again
             if app.reconcile().is_ok() {
-                usage::save(self, &app);
+                usage::save(self, &app, false);
             }
         }
         50 * self.seams.clock.monotonic().saturating_sub(begun)
@@ -197,8 +278,11 @@ impl Base {
     pub fn list_apps(&self) -> Result<Vec<AppName>, StoreError> {
         let apps = RelPath::literal(APPS);
         let entries = self.disk.list(&apps).map_err(|e| StoreError::io("list", self.layout.absolute(&apps), e))?;
-        let names = entries.iter().filter_map(|entry| AppName::new(entry.name.to_str()?).ok());
-        Ok(names.filter(|name| self.is_dir(&Layout::app(name))).collect())
+        let names = entries.iter().filter_map(|entry| swap::app_of(entry.name.to_str()?));
+        let mut names: Vec<_> = names.filter(|name| swap::has_directory(self, name)).collect();
+        names.sort();
+        names.dedup();
+        Ok(names)
     }
 
     /// The process that owns the app now, if one does (this one included).

@@ -55,6 +55,9 @@ pub enum StoreError {
     /// The destination is already there.
     #[error("already there: path={0:?}")]
     Exists(PathBuf),
+    /// The destination is what an app lives in.
+    #[error("that would overwrite what an app lives in: path={0:?}")]
+    Destination(PathBuf),
     /// Another OS process has the app's database open, so that it cannot be replaced.
     #[error("the database is in use by another process: path={path:?} os_pids={pids:?}")]
     DatabaseInUse {
@@ -112,7 +115,7 @@ impl Kinded for StoreError {
             Self::NoBackup(_) => Kind::NotFound,
             Self::NotOurs(_) => Kind::Invalid,
             Self::Exists(_) => Kind::Exists,
-            Self::DatabaseInUse { .. } => Kind::Invalid,
+            Self::Destination(_) | Self::DatabaseInUse { .. } => Kind::Invalid,
             Self::OpenedByOtherSqlite(_) => Kind::OpenedByOtherSqlite,
             Self::NoApp(_) => Kind::NotFound,
             Self::Name(error) => error.kind(),
@@ -130,6 +133,7 @@ impl Kinded for StoreError {
                 "set MACULA_STORAGE_BASE or `config :macula_storage, base_path:` to a directory that this user may write"
                     .into(),
             ),
+            Self::Destination(_) => Some("choose another destination; a restore replaces an app's data".into()),
             Self::DatabaseInUse { .. } => Some("stop that process, or let it close the database, and try again".into()),
             Self::Kv(error) => error.hint(),
             Self::Sqlite(error) => error.hint(),

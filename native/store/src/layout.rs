@@ -44,11 +44,6 @@ impl Layout {
         below(APPS, &format!(".old-{app}"))
     }
 
-    /// `run/<app>.restore`: the durable intent of a restore that needs two renames.
-    pub fn intent(app: &AppName) -> RelPath {
-        below(RUN, &format!("{app}.restore"))
-    }
-
     /// `run/<app>.usage`: the last usage record.
     pub fn usage(app: &AppName) -> RelPath {
         below(RUN, &format!("{app}.usage"))

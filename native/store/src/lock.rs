@@ -21,9 +21,12 @@ pub struct Owner {
     pub socket: Option<String>,
 }
 
-/// How often, and how long apart, a lock that is held is asked for.
+/// How often, and how long apart, a lock is asked for that an owner holds, who may be about to write
+/// its name or to let go.
 const TRIES: u32 = 10;
 const PAUSE: Duration = Duration::from_millis(3);
+/// And one that nobody holds but who asks for the owner, each for some microseconds.
+const TRIES_AMONG_ASKERS: u32 = 1000;
 
 /// Held for as long as the app is open. The kernel lets go of it when the process ends.
 #[derive(Debug)]
@@ -39,15 +42,19 @@ impl OwnerLock {
     /// process, holds it.
     pub fn acquire(path: &Path, owner: &Owner, clock: &dyn Clock) -> Result<Self, StoreError> {
         let mut file = open(path, OFlags::CREATE)?;
-        for attempt in 1.. {
-            match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => break,
-                // it may be somebody who only asks who the owner is, for some microseconds; or an
-                // owner who is about to write its name
-                Err(rustix::io::Errno::WOULDBLOCK) if attempt < TRIES => clock.sleep(PAUSE),
-                Err(rustix::io::Errno::WOULDBLOCK) => return Err(StoreError::Locked(read(&mut file))),
-                Err(error) => return Err(StoreError::io("lock", path, error.into())),
+        let failed = |error: rustix::io::Errno| StoreError::io("lock", path, error.into());
+        let (mut owned, mut asked) = (0, 0);
+        while !try_lock(&file, FlockOperation::NonBlockingLockExclusive).map_err(failed)? {
+            // who only asks shares the lock, an owner does not
+            match try_lock(&file, FlockOperation::NonBlockingLockShared).map_err(failed)? {
+                true => asked += 1,
+                false => owned += 1,
             }
+            let _ = rustix::fs::flock(&file, FlockOperation::Unlock);
+            if owned == TRIES || asked == TRIES_AMONG_ASKERS {
+                return Err(StoreError::Locked(read(&mut file)));
+            }
+            clock.sleep(PAUSE);
         }
         let text = serde_json::to_vec(owner).unwrap_or_default();
         // a longer text of the owner before makes the whole unreadable until it is cut
@@ -62,11 +69,19 @@ impl OwnerLock {
             Err(StoreError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             file => file?,
         };
-        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared) {
-            Ok(()) => Ok(None),
-            Err(rustix::io::Errno::WOULDBLOCK) => Ok(read(&mut file)),
+        match try_lock(&file, FlockOperation::NonBlockingLockShared) {
+            Ok(true) => Ok(None),
+            Ok(false) => Ok(read(&mut file)),
             Err(error) => Err(StoreError::io("lock", path, error.into())),
         }
+    }
+}
+
+fn try_lock(file: &std::fs::File, how: FlockOperation) -> rustix::io::Result<bool> {
+    match rustix::fs::flock(file, how) {
+        Ok(()) => Ok(true),
+        Err(rustix::io::Errno::WOULDBLOCK) => Ok(false),
+        Err(error) => Err(error),
     }
 }
 

@@ -5,10 +5,10 @@
 
 use crate::backup::BackupOptions;
 use crate::plain::Scope;
-use crate::tree::{channel, AppTree, Found, Scratch};
+use crate::tree::{channel, AppTree, Found, LeftOut, Scratch, LEFT_OUT_MAX};
 use crate::{App, StoreError};
 use crossbeam_channel::Receiver;
-use macula_archive::{ManifestEntry, PackOptions, Totals};
+use macula_archive::{ManifestEntry, PackOptions, Packed, Remark, Totals};
 use macula_core::{DiskFile, RelPath, Task};
 use std::io;
 use std::sync::Arc;
@@ -26,7 +26,7 @@ pub(crate) struct Pack<'a> {
 /// What was packed.
 pub(crate) struct Done {
     pub totals: Totals,
-    /// What could not be archived, and why.
+    /// What is there and could not be archived, and why: 1,000 lines, and one that counts the others.
     pub left_out: Vec<String>,
 }
 
@@ -50,9 +50,7 @@ impl Pack<'_> {
             let packed = pack_items(wanted, &mut failure, tree, out, &pack, self.task);
             failure.map_or(packed, Err)
         })?;
-        let mut left_out = tree.left_out();
-        left_out.extend(packed.remarked.iter().filter_map(remark));
-        Ok(Done { totals: packed.totals, left_out })
+        Ok(Done { totals: packed.totals, left_out: left_out(tree.left_out(), &packed) })
     }
 
     fn pack_options(&self, name: &RelPath) -> Result<PackOptions, StoreError> {
@@ -75,7 +73,7 @@ fn pack_items(
     out: &dyn DiskFile,
     options: &PackOptions,
     task: &Task,
-) -> Result<macula_archive::Packed, StoreError> {
+) -> Result<Packed, StoreError> {
     let mut items = wanted.into_iter().map(|item| {
         item.map_err(|error| {
             let told = io::Error::other(error.to_string());
@@ -86,8 +84,24 @@ fn pack_items(
     Ok(macula_archive::pack(&mut items, tree, out, options, task)?)
 }
 
-/// What an entry that is not in the archive is to be told as.
-fn remark(entry: &ManifestEntry) -> Option<String> {
-    let remark = entry.remark.filter(|remark| !remark.is_packed())?;
-    Some(format!("{}: {remark:?}", String::from_utf8_lossy(&entry.path())))
+/// What the walk and the archive left out. What vanished was removed by somebody, as files are.
+fn left_out(walk: LeftOut, packed: &Packed) -> Vec<String> {
+    let count = walk.count + packed.totals.left_out;
+    let mut lines = walk.names;
+    lines.extend(packed.remarked.iter().filter_map(why_left_out));
+    lines.truncate(LEFT_OUT_MAX);
+    match count.saturating_sub(lines.len() as u64) {
+        0 => {}
+        more => lines.push(format!("and {more} more")),
+    }
+    lines
+}
+
+fn why_left_out(entry: &ManifestEntry) -> Option<String> {
+    let why = match entry.remark? {
+        Remark::LeadsOutside => "a link that leads outside the app",
+        Remark::ReservedName => "a name of the archive's own",
+        Remark::Changed | Remark::Corrupt | Remark::Vanished => return None,
+    };
+    Some(format!("{}: {why}", String::from_utf8_lossy(&entry.path())))
 }

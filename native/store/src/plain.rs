@@ -41,13 +41,13 @@ fn walk_dir(
     scope: Scope,
     visit: &mut dyn FnMut(RelPath, Stat) -> Result<(), StoreError>,
 ) -> Result<(), StoreError> {
-    let Some(entries) = unless_gone(dir, app.list(dir))? else { return Ok(()) };
+    let Some(entries) = unless_changed(dir, app.list(dir))? else { return Ok(()) };
     for entry in entries {
         let path = dir.join(entry.name.as_bytes())?;
         if is_left_out(&path, scope) {
             continue;
         }
-        let Some(stat) = unless_gone(&path, app.stat(&path))? else { continue };
+        let Some(stat) = unless_changed(&path, app.stat(&path))? else { continue };
         let kind = stat.kind;
         visit(path.clone(), stat)?;
         if kind == FileKind::Dir {
@@ -57,20 +57,36 @@ fn walk_dir(
     Ok(())
 }
 
-/// What vanishes while we walk is not there; anything else that cannot be read must not be left out
-/// of a backup in silence.
+/// What is not there is no error.
 pub(crate) fn unless_gone<T>(path: &RelPath, result: io::Result<T>) -> Result<Option<T>, StoreError> {
+    unless(path, result, |error| error.kind() == io::ErrorKind::NotFound)
+}
+
+/// What vanishes while we walk, or becomes something else, is not there; anything else that cannot be
+/// read must not be left out of a backup in silence.
+pub(crate) fn unless_changed<T>(path: &RelPath, result: io::Result<T>) -> Result<Option<T>, StoreError> {
+    unless(path, result, macula_archive::is_gone)
+}
+
+fn unless<T>(
+    path: &RelPath,
+    result: io::Result<T>,
+    is_gone: impl FnOnce(&io::Error) -> bool,
+) -> Result<Option<T>, StoreError> {
     match result {
         Ok(found) => Ok(Some(found)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) if is_gone(&error) => Ok(None),
         Err(error) => Err(StoreError::io("read", path.as_path(), error)),
     }
 }
 
 /// The archive's item for a name; `None` for what cannot be archived (sockets, devices, fifos).
-/// `target` gives the text of a symlink.
+/// `target` gives the text of a symlink. An empty file is packed without being opened: it may be a
+/// database that is about to get its first page from other code of this process, whose locks on it
+/// would be dropped by closing it.
 pub(crate) fn item(path: RelPath, stat: &Stat, token: u64, target: impl FnOnce() -> Option<PathBuf>) -> Option<Item> {
     let source = match stat.kind {
+        FileKind::File if stat.len == 0 => Source::Bytes(Vec::new()),
         FileKind::File => Source::File,
         FileKind::Dir => Source::Dir,
         FileKind::Symlink => Source::Symlink { target: target()? },

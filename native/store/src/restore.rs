@@ -7,9 +7,10 @@
 
 use crate::layout::APP_DIRS;
 use crate::plain::unless_gone;
-use crate::{swap, App, Base, Layout, StoreError};
+use crate::swap::{self, rubbish};
+use crate::{App, Base, Layout, StoreError};
 use macula_archive::{UnpackOptions, Unpacked, Written};
-use macula_core::{create_dir_all, AppName, Disk, DiskFile, Open, RealDisk, RelPath, Task};
+use macula_core::{AppName, Disk, DiskFile, FileKind, Open, RealDisk, RelPath, Task};
 use macula_kv::Store;
 use macula_sqlite::guard;
 use std::io;
@@ -55,16 +56,38 @@ impl Base {
         task: &Task,
     ) -> Result<RestoreInfo, StoreError> {
         let archive = open_machine_file(path)?;
+        let was_there = self.app_if_open(name).is_some() || swap::has_directory(self, name);
         let app = self.app(name)?;
-        let _turn = app.turns().restore(task)?;
-        swap::discard_rubbish(self, name);
-        let unpacked = self.unpack(name, archive, options, task);
-        let restored = unpacked.and_then(|info| self.exchange(&app, task).map(|()| info));
-        if !matches!(restored, Err(StoreError::Unknown(_))) {
-            swap::discard_rubbish(self, name);
+        let restored = self.restore_app(&app, archive, options, task);
+        // one of unknown outcome is the next opening's
+        if !was_there && restored.as_ref().is_err_and(|error| !matches!(error, StoreError::Unknown(_))) {
+            self.remove_unused(&app);
         }
+        restored
+    }
+
+    fn restore_app(
+        self: &Arc<Self>,
+        app: &Arc<App>,
+        archive: Arc<dyn DiskFile>,
+        options: &RestoreOptions,
+        task: &Task,
+    ) -> Result<RestoreInfo, StoreError> {
+        let name = app.name();
+        let stop = || task.cancel.is_cancelled() || app.is_closing();
+        let _turn = app.turns().restore(task)?;
+        swap::clear_the_way(self, name)?;
+        rubbish::remove(self, name, &stop);
+        let unpacked = self.unpack(name, archive, options, task);
+        let restored = unpacked.and_then(|info| self.exchange(app, task).map(|()| info));
+        if matches!(restored, Err(StoreError::Unknown(_))) {
+            return restored;
+        }
+        // what cannot be moved now is in the way of the next restore, which says so
+        let _ = swap::clear_the_way(self, name);
+        rubbish::remove(self, name, &stop);
         // done is done: figures that cannot be had now come with the next walk
-        let _ = app.reconcile();
+        let _ = app.reconcile_for(task);
         restored
     }
 
@@ -79,7 +102,8 @@ impl Base {
         let staging = Layout::staging(name);
         let at = self.layout.absolute(&staging);
         let failed = |verb| move |e| StoreError::io(verb, &at, e);
-        create_dir_all(&*self.disk, &staging).map_err(failed.clone()("create"))?;
+        // it must not be there: what was left in one would be restored too
+        self.disk.create_dir(&staging).map_err(failed.clone()("create"))?;
         let tree = self.disk.subtree(&staging).map_err(failed.clone()("open"))?;
         let free = self.disk.space().map_err(failed.clone()("ask the free space of"))?.free;
         let bytes_max = options.bytes_max.unwrap_or(free);
@@ -89,10 +113,24 @@ impl Base {
         check_origin(name, &unpacked, options)?;
         self.import_kv(&*tree, task)?;
         for dir in APP_DIRS {
-            create_dir_all(&*tree, &RelPath::literal(dir)).map_err(failed.clone()("create"))?;
+            make_dir(&*tree, &RelPath::literal(dir)).map_err(failed.clone()("create"))?;
         }
+        self.keep_mode(name, &staging).map_err(failed.clone()("set the mode of"))?;
         tree.sync_tree().map_err(failed("sync"))?;
         Ok(RestoreInfo { entries: unpacked.entries, bytes: unpacked.bytes, verified: unpacked.totals.is_some() })
+    }
+
+    /// Whom the app's directory lets in is its operator's choice, and in no archive.
+    fn keep_mode(&self, name: &AppName, staging: &RelPath) -> io::Result<()> {
+        let live = match self.disk.stat(&Layout::app(name)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            stat => stat?,
+        };
+        let new = self.disk.stat(staging)?;
+        if new.mode == live.mode {
+            return Ok(());
+        }
+        self.disk.set_dir_meta(staging, live.mode, new.mtime_ns)
     }
 
     /// Turn the record stream back into a store.
@@ -101,7 +139,7 @@ impl Base {
         let Some(file) = unless_gone(&records, tree.open(&records, Open::Read))? else { return Ok(()) };
         let dir = RelPath::literal("data/kv");
         let failed = |e| StoreError::io("write", Path::new("data/kv"), e);
-        create_dir_all(tree, &dir).map_err(failed)?;
+        make_dir(tree, &dir).map_err(failed)?;
         let kv = tree.subtree(&dir).map_err(failed)?;
         let mut input = crate::tree::FileReader::new(file);
         Store::import(kv, &*self.seams.chance, &mut input, task)?;
@@ -126,11 +164,13 @@ impl Base {
     }
 }
 
-/// Files are verified when they are read, restored ones too.
-fn mark_files(path: &RelPath, file: &dyn DiskFile, blake3: &[u8; 32]) -> io::Result<()> {
-    match path.is_within(&RelPath::literal("data/files")) {
-        true => macula_files::mark(file, blake3),
-        false => Ok(()),
+/// Files are verified when they are read, restored ones too, unless they were damaged when they were
+/// archived: then nothing tells what they should hold.
+fn mark_files(path: &RelPath, file: &dyn DiskFile, blake3: Option<&[u8; 32]>) -> io::Result<()> {
+    match blake3 {
+        _ if !path.as_bytes().starts_with(b"data/files/") => Ok(()),
+        Some(blake3) => macula_files::mark(file, blake3),
+        None => macula_files::unmark(file),
     }
 }
 
@@ -155,14 +195,24 @@ fn check_origin(name: &AppName, unpacked: &Unpacked, options: &RestoreOptions) -
     Err(StoreError::NotOurs(format!("it is a backup of another app (from_other_app: true takes it): app={app:?}")))
 }
 
-/// A file that the operator named.
+/// A file that the operator named, through links if it pleases: `latest.tar.zst` is often one.
 pub(crate) fn open_machine_file(path: &Path) -> Result<Arc<dyn DiskFile>, StoreError> {
-    let (disk, name) = machine_dir(path)?;
-    match disk.open(&name, Open::Read) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            Err(StoreError::NoBackup(path.display().to_string()))
-        }
-        file => file.map_err(|e| StoreError::io("open", path, e)),
+    let failed = |error: io::Error| match error.kind() {
+        io::ErrorKind::NotFound => StoreError::NoBackup(path.display().to_string()),
+        _ => StoreError::io("open", path, error),
+    };
+    let (disk, name) = machine_dir(&path.canonicalize().map_err(failed)?)?;
+    disk.open(&name, Open::Read).map_err(failed)
+}
+
+/// Create a directory that may be there; whether it was made. Durable when the caller syncs.
+pub(crate) fn make_dir(disk: &dyn Disk, dir: &RelPath) -> io::Result<bool> {
+    match disk.create_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => match disk.stat(dir)?.kind {
+            FileKind::Dir => Ok(false),
+            _ => Err(io::ErrorKind::NotADirectory.into()),
+        },
+        result => result.map(|()| true),
     }
 }
 

@@ -9,7 +9,7 @@ use parking_lot::{Mutex, MutexGuard};
 use std::time::Duration;
 
 /// How often a waiting work looks whether it was cancelled.
-const LOOK: Duration = Duration::from_millis(50);
+pub(crate) const LOOK: Duration = Duration::from_millis(50);
 
 /// The turns of one app.
 #[derive(Debug, Default)]

@@ -4,57 +4,13 @@
 
 mod support;
 
-use macula_core::{Kind, Kinded, RelPath, Task};
+use macula_core::{Kind, Kinded, Task};
 use macula_store::kv::Batch;
-use macula_store::{App, BackupOptions, RestoreOptions};
+use macula_store::{App, Base, RestoreOptions};
 use macula_testkit::{CrashMode, Fault, FaultDisk};
-use std::path::{Path, PathBuf};
-use support::{app, base_at, base_over, torture};
-
-const ENTRIES: u64 = 6;
-
-fn fill(app: &App, what: &str) {
-    for i in 0..ENTRIES {
-        app.kv().unwrap().write(Batch::put(format!("k{i}"), format!("{what}-{i}"))).unwrap();
-        let name = RelPath::new(format!("d{}/f{i}-{what}", i % 2)).unwrap();
-        app.files().unwrap().write(&name, format!("{what}-{i}").as_bytes()).unwrap();
-    }
-}
-
-/// Which of the two fills the app holds, wholly.
-fn holds(app: &App) -> Result<String, String> {
-    let kv = app.kv().map_err(|e| e.to_string())?;
-    let first = kv.get(b"k0").map_err(|e| e.to_string())?.ok_or("k0 is gone")?;
-    let what = String::from_utf8_lossy(&first).trim_end_matches("-0").to_owned();
-    for i in 0..ENTRIES {
-        let value = kv.get(format!("k{i}").as_bytes()).map_err(|e| e.to_string())?;
-        if value != Some(format!("{what}-{i}").into_bytes()) {
-            return Err(format!("k{i} is not of {what}"));
-        }
-    }
-    let files = app.files().map_err(|e| e.to_string())?;
-    let names = files.list(None, None, 100).map_err(|e| e.to_string())?.names;
-    for name in &names {
-        let bytes = files.read(name, 1 << 20).map_err(|e| e.to_string())?;
-        if !bytes.starts_with(what.as_bytes()) {
-            return Err(format!("{name} is not of {what}"));
-        }
-    }
-    match names.len() as u64 {
-        ENTRIES => Ok(what),
-        other => Err(format!("{other} files of {what}")),
-    }
-}
-
-/// An archive of the new app, on the real disk.
-fn archive(dir: &Path) -> PathBuf {
-    let base = base_at(dir);
-    fill(&base.app(&app()).unwrap(), "new");
-    let dest = dir.join("new.tar.zst");
-    base.archive(&app(), &dest, &BackupOptions::default(), &Task::quiet()).unwrap();
-    base.close();
-    dest
-}
+use std::path::Path;
+use std::sync::Arc;
+use support::{app, archive, base_over, fill, holds, torture};
 
 /// `None`: the restore ended before the crash.
 fn restore_until(n: u64, mode: CrashMode, archive: &Path, real: &Path, exchange: bool) -> Option<String> {
@@ -117,8 +73,39 @@ fn wholly_old_or_new_where_they_cannot() {
     every_crash(false);
 }
 
+/// Open the app, write, and say what it holds. The error: it cannot be opened, as the disk has it.
+fn go_on(base: &Arc<Base>) -> Result<String, String> {
+    let app = base.app(&app()).map_err(|e| e.to_string())?;
+    let found = holds(&app)?;
+    app.kv().and_then(|kv| Ok(kv.write(Batch::put("after", "it"))?)).map_err(|e| e.to_string())?;
+    Ok(found)
+}
+
+fn has_gone_on(app: &App) -> bool {
+    app.kv().unwrap().get(b"after").unwrap() == Some(b"it".to_vec())
+}
+
+/// Whoever was told that a write after the restore is durable finds it, on the tree that it was made on.
+fn survives_power_loss(disk: &FaultDisk, held: &str, real: &Path, exchange: bool, n: u64, what: &str) {
+    for mode in [CrashMode::LoseAll, CrashMode::KeepAll, CrashMode::Random(n), CrashMode::Random(n + 1000)] {
+        let after = disk.after_crash(mode);
+        if !exchange {
+            after.lack("exchange");
+        }
+        let base = base_over(&after, real, n + 2).unwrap();
+        let found = base.app(&app()).map_err(|e| e.to_string()).and_then(|app| {
+            let found = holds(&app)?;
+            has_gone_on(&app).then_some(found).ok_or("an acknowledged write is gone".into())
+        });
+        base.close();
+        assert_eq!(found.as_deref(), Ok(held), "{what} at {n}, exchange={exchange}, {mode:?}");
+    }
+}
+
 /// A call that fails, at every operation of a restore, with the process going on: the answer is true
-/// of what is there, now and after the next opening.
+/// of what is there, now and after the next opening; and so is that of each write that follows, also
+/// when power is lost then. Once a failed sync of `apps/` left the restored tree open: writes to it
+/// were acknowledged, and went with it when power loss brought the old name back.
 fn every_failure(exchange: bool) {
     let dir = tempfile::tempdir().unwrap();
     let archive = archive(dir.path());
@@ -135,18 +122,27 @@ fn every_failure(exchange: bool) {
         disk.fail_at(before + n, Fault::Io);
         let restored = base.restore(&app(), &archive, &RestoreOptions::default(), &Task::quiet());
         let ended = disk.operations() < before + n;
-        base.close();
-        let base = base_over(&disk, real.path(), n + 1).unwrap();
-        let found = base.app(&app()).map_err(|e| e.to_string()).and_then(|app| holds(&app));
-        base.close();
         let step = disk.operation(before + n).unwrap_or("none");
-        let found = found.unwrap_or_else(|what| panic!("failed at {n} ({step}), exchange={exchange}: {what}"));
+        let found = go_on(&base);
+        let stopped = disk.kill();
+        base.close();
+        if let Ok(found) = &found {
+            survives_power_loss(&stopped, found, real.path(), exchange, n, step);
+        }
+        let base = base_over(&disk, real.path(), n + 1).unwrap();
+        let reopened = base.app(&app()).map_err(|e| e.to_string()).and_then(|app| holds(&app));
+        base.close();
+        let reopened = reopened.unwrap_or_else(|what| panic!("failed at {n} ({step}), exchange={exchange}: {what}"));
+        assert!(
+            found.is_err() || found.as_ref() == Ok(&reopened),
+            "failed at {n} ({step}): {found:?}, then {reopened}"
+        );
         match restored {
-            Ok(_) => assert_eq!(found, "new", "failed at {n} ({step}): an acknowledged restore is gone"),
+            Ok(_) => assert_eq!(reopened, "new", "failed at {n} ({step}): an acknowledged restore is gone"),
             Err(error) if error.kind() == Kind::UnknownResult => unknown += 1,
             Err(error) => {
                 refused += 1;
-                assert_eq!(found, "old", "failed at {n} ({step}): refused with {error}, but it happened");
+                assert_eq!(reopened, "old", "failed at {n} ({step}): refused with {error}, but it happened");
             }
         }
         if ended {
@@ -164,4 +160,52 @@ fn a_failed_call_is_told_truly_where_directories_can_be_exchanged() {
 #[test]
 fn a_failed_call_is_told_truly_where_they_cannot() {
     every_failure(false);
+}
+
+/// A process is killed at every operation of a restore; the next one opens the app, writes, and loses
+/// power. Opening once took the names it found for durable, and removed the old tree while a power
+/// loss could still bring its name back.
+fn every_kill(exchange: bool) {
+    let dir = tempfile::tempdir().unwrap();
+    let archive = archive(dir.path());
+    let real = tempfile::tempdir().unwrap();
+    let (mut old, mut new) = (0, 0);
+    for n in 1.. {
+        let disk = FaultDisk::new();
+        if !exchange {
+            disk.lack("exchange");
+        }
+        let base = base_over(&disk, real.path(), n).unwrap();
+        fill(&base.app(&app()).unwrap(), "old");
+        disk.fail_at(disk.operations() + n, Fault::Crash);
+        let restored = base.restore(&app(), &archive, &RestoreOptions::default(), &Task::quiet());
+        base.close();
+        if restored.is_ok() && !disk.has_crashed() {
+            break;
+        }
+        let killed = disk.kill();
+        let base = base_over(&killed, real.path(), n + 1).unwrap();
+        let found = go_on(&base).unwrap_or_else(|what| panic!("killed at {n}, exchange={exchange}: {what}"));
+        base.remove_rubbish();
+        let stopped = killed.kill();
+        base.close();
+        survives_power_loss(&stopped, &found, real.path(), exchange, n, "killed");
+        if found == "old" {
+            old += 1
+        } else {
+            new += 1
+        }
+    }
+    println!("restore_swap: killed, exchange={exchange} old={old} new={new} lost=0");
+    assert!(old > 10 && new > 0);
+}
+
+#[test]
+fn what_a_killed_process_left_undurable_is_made_so_where_directories_can_be_exchanged() {
+    every_kill(true);
+}
+
+#[test]
+fn what_a_killed_process_left_undurable_is_made_so_where_they_cannot() {
+    every_kill(false);
 }

@@ -29,11 +29,24 @@ type Hook = (RelPath, Box<dyn FnOnce() + Send>);
 
 /// What tests do in the middle of somebody else's work.
 #[derive(Default)]
-struct Hooks(Mutex<Vec<Hook>>);
+struct Hooks {
+    looks: Mutex<Vec<Hook>>,
+    arrivals: Mutex<Vec<Hook>>,
+}
+
+/// Run the first hook that waits for `path`.
+fn meet(hooks: &Mutex<Vec<Hook>>, path: &RelPath) {
+    let mut hooks = hooks.lock();
+    let found = hooks.iter().position(|(at, _)| at == path).map(|n| hooks.remove(n));
+    drop(hooks);
+    if let Some((_, hook)) = found {
+        hook();
+    }
+}
 
 impl fmt::Debug for Hooks {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Hooks").field("waiting", &self.0.lock().len()).finish()
+        f.debug_struct("Hooks").field("waiting", &(self.looks.lock().len() + self.arrivals.lock().len())).finish()
     }
 }
 
@@ -103,25 +116,35 @@ impl FaultDisk {
         self.core.lock().lacks.insert(operation);
     }
 
-    /// Run `hook` once, just before the next open, stat or list of `path`: the worst moment for
-    /// whoever looks there.
+    /// Run `hook` once, just before the next open, stat, list or subtree of `path`: the worst moment
+    /// for whoever looks there.
     pub fn before_look(&self, path: &RelPath, hook: impl FnOnce() + Send + 'static) {
-        self.hooks.0.lock().push((path.clone(), Box::new(hook)));
+        self.hooks.looks.lock().push((path.clone(), Box::new(hook)));
+    }
+
+    /// Run `hook` once, just before the next rename or exchange that puts something at `path`.
+    pub fn before_arrival(&self, path: &RelPath, hook: impl FnOnce() + Send + 'static) {
+        self.hooks.arrivals.lock().push((path.clone(), Box::new(hook)));
+    }
+
+    /// The directory is another user's from here on: its own mode, and the names in it, are not ours
+    /// to change.
+    pub fn give_away(&self, dir: &RelPath) -> io::Result<()> {
+        let mut core = self.core.lock();
+        let ino = core.find_dir(self.root, dir)?;
+        core.others.insert(ino);
+        Ok(())
     }
 
     fn meet_hook(&self, path: &RelPath) {
-        let mut hooks = self.hooks.0.lock();
-        let found = hooks.iter().position(|(at, _)| at == path).map(|n| hooks.remove(n));
-        drop(hooks);
-        if let Some((_, hook)) = found {
-            hook();
-        }
+        meet(&self.hooks.looks, path);
     }
 
     /// The disk as found after power loss, with no faults planned. This one stays as it is.
     pub fn after_crash(&self, mode: CrashMode) -> FaultDisk {
         let core = self.core.lock();
         let crashed = Self::from_tree(core.tree.crashed(mode), core.ticks);
+        crashed.core.lock().others = core.others.clone();
         Self { root: self.root, ..crashed }
     }
 
@@ -138,6 +161,7 @@ impl FaultDisk {
         }
         let killed = Self::from_tree(tree, core.ticks);
         killed.core.lock().capacity = core.capacity;
+        killed.core.lock().others = core.others.clone();
         Self { root: self.root, ..killed }
     }
 
@@ -215,11 +239,13 @@ impl Disk for FaultDisk {
     }
 
     fn rename(&self, from: &RelPath, to: &RelPath) -> io::Result<()> {
+        meet(&self.hooks.arrivals, to);
         let mut core = self.step("rename")?;
         if from.is_root() || to.is_root() {
             return Err(errno(EBUSY));
         }
         let (from, to) = (core.locate(self.root, from)?, core.locate(self.root, to)?);
+        core.is_ours(from.0).and_then(|()| core.is_ours(to.0))?;
         let ino = core.tree.lookup(&from)?.ok_or_else(|| errno(ENOENT))?;
         let replaced = core.tree.lookup(&to)?;
         if replaced == Some(ino) {
@@ -247,11 +273,13 @@ impl Disk for FaultDisk {
     }
 
     fn exchange(&self, one: &RelPath, other: &RelPath) -> io::Result<()> {
+        meet(&self.hooks.arrivals, other);
         let mut core = self.step("exchange")?;
         if one.is_root() || other.is_root() {
             return Err(errno(EBUSY));
         }
         let (one, other) = (core.locate(self.root, one)?, core.locate(self.root, other)?);
+        core.is_ours(one.0).and_then(|()| core.is_ours(other.0))?;
         let one_ino = core.tree.lookup(&one)?.ok_or_else(|| errno(ENOENT))?;
         let other_ino = core.tree.lookup(&other)?.ok_or_else(|| errno(ENOENT))?;
         core.may_move_to(one_ino, other.0)?;
@@ -297,6 +325,7 @@ impl Disk for FaultDisk {
             return Err(errno(EISDIR));
         }
         let spot = core.locate(self.root, path)?;
+        core.is_ours(spot.0)?;
         core.remove(spot, ino)
     }
 
@@ -306,6 +335,7 @@ impl Disk for FaultDisk {
             return Err(errno(EINVAL));
         }
         let spot = core.locate(self.root, dir)?;
+        core.is_ours(spot.0)?;
         let ino = core.tree.lookup(&spot)?.ok_or_else(|| errno(ENOENT))?;
         match &core.tree.node(ino)?.body {
             Body::Dir(dir) if !dir.live.is_empty() => Err(errno(ENOTEMPTY)),
@@ -317,6 +347,7 @@ impl Disk for FaultDisk {
     fn set_dir_meta(&self, dir: &RelPath, mode: u32, mtime_ns: i128) -> io::Result<()> {
         let mut core = self.step("set_dir_meta")?;
         let ino = core.find_dir(self.root, dir)?;
+        core.is_ours(ino)?;
         if let Some(node) = core.tree.nodes.get_mut(&ino) {
             (node.meta.mode, node.meta.mtime_ns) = (mode & 0o7777, mtime_ns);
         }
@@ -374,6 +405,7 @@ impl Disk for FaultDisk {
     }
 
     fn subtree(&self, dir: &RelPath) -> io::Result<Arc<dyn Disk>> {
+        self.meet_hook(dir);
         let core = self.look()?;
         let root = core.find_dir(self.root, dir)?;
         Ok(Arc::new(FaultDisk { root, ..self.clone() }))

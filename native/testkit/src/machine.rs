@@ -37,6 +37,8 @@ pub(crate) struct Core {
     pub crashed: bool,
     pub full: bool,
     pub lacks: HashSet<&'static str>,
+    /// Directories of another user.
+    pub others: HashSet<u64>,
     pub forgets: bool,
     pub capacity: Option<u64>,
     pub pages: u64,
@@ -50,21 +52,20 @@ impl Core {
             return Err(Fault::Crash);
         }
         self.operations.push(operation);
-        if self.lacks.contains(operation) {
-            return Err(Fault::Unsupported);
-        }
+        // a planned fault is met also where the operation would be refused: a crash at every n is one
         match self.faults.get(&(self.operations.len() as u64)) {
             Some(Fault::Crash) => {
                 self.crashed = true;
-                Err(Fault::Crash)
+                return Err(Fault::Crash);
             }
-            Some(fault @ (Fault::Io | Fault::Unsupported)) => Err(*fault),
-            Some(Fault::Full) => {
-                self.full = true;
-                Ok(())
-            }
-            None => Ok(()),
+            Some(fault @ (Fault::Io | Fault::Unsupported)) => return Err(*fault),
+            Some(Fault::Full) => self.full = true,
+            None => {}
         }
+        if self.lacks.contains(operation) {
+            return Err(Fault::Unsupported);
+        }
+        Ok(())
     }
 
     pub fn check(&self) -> io::Result<()> {
@@ -150,6 +151,14 @@ impl Core {
         self.tree.dir(ino).map(|_| ino)
     }
 
+    /// Whether the names in a directory, and its mode, may be changed.
+    pub fn is_ours(&self, dir: u64) -> io::Result<()> {
+        if self.others.contains(&dir) {
+            return Err(errno(EACCES));
+        }
+        Ok(())
+    }
+
     /// A place for a new name.
     pub fn vacancy(&self, root: u64, path: &RelPath) -> io::Result<Spot> {
         if path.is_root() {
@@ -162,6 +171,7 @@ impl Core {
         if spot.0 != ROOT && self.tree.node(spot.0)?.links == 0 {
             return Err(errno(ENOENT));
         }
+        self.is_ours(spot.0)?;
         Ok(spot)
     }
 

@@ -1,7 +1,7 @@
 //! What the simulated disk loses, keeps and refuses.
 #![allow(clippy::unwrap_used)]
 
-use macula_core::{read_all, write_durably, Chance, Clock, Disk, DiskFile, Open, RelPath};
+use macula_core::{create_dir_all, read_all, remove_tree, write_durably, Chance, Clock, Disk, DiskFile, Open, RelPath};
 use macula_testkit::{path, CrashMode, Fault, FaultDisk, SeededChance, SimClock};
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -279,4 +279,65 @@ fn a_lacking_operation_is_unsupported_from_then_on() {
         assert_eq!(file.set_tag("b3", b"x").unwrap_err().kind(), std::io::ErrorKind::Unsupported);
     }
     disk.hard_link(&path("a"), &path("b")).unwrap();
+    // once a run that was to crash at every operation ended at the first that was not supported
+    disk.fail_at(disk.operations() + 1, Fault::Crash);
+    file.set_tag("b3", b"x").unwrap_err();
+    assert!(disk.has_crashed());
+}
+
+#[test]
+fn a_directory_of_another_user_keeps_its_names_also_after_a_crash() {
+    let disk = FaultDisk::new();
+    create_dir_all(&disk, &path("d/theirs")).unwrap();
+    create(&disk, "d/theirs/a", b"abc");
+    disk.sync_tree().unwrap();
+    disk.give_away(&path("d/theirs")).unwrap();
+    for disk in [disk.clone(), disk.kill(), disk.after_crash(CrashMode::LoseAll)] {
+        let refused = [
+            disk.remove_file(&path("d/theirs/a")),
+            disk.rename(&path("d/theirs/a"), &path("a")),
+            disk.create_dir(&path("d/theirs/b")),
+            disk.set_dir_meta(&path("d/theirs"), 0o777, 0),
+        ];
+        for result in refused {
+            assert_eq!(result.unwrap_err().kind(), std::io::ErrorKind::PermissionDenied);
+        }
+        assert!(remove_tree(&disk, &path("d")).is_err());
+        disk.rename(&path("d"), &path("e")).expect("the directory above is ours");
+    }
+}
+
+/// Of a tree with one directory that cannot be removed, a removal once left all that came after it.
+#[test]
+fn what_cannot_be_removed_keeps_nothing_else() {
+    let disk = FaultDisk::new();
+    create_dir_all(&disk, &path("d/b")).unwrap();
+    for name in ["d/a", "d/b/file", "d/c"] {
+        create(&disk, name, b"abc");
+    }
+    disk.give_away(&path("d/b")).unwrap();
+    assert_eq!(remove_tree(&disk, &path("d")).unwrap_err().kind(), std::io::ErrorKind::PermissionDenied);
+    let left = |dir| disk.list(&path(dir)).unwrap().into_iter().map(|entry| entry.name).collect::<Vec<_>>();
+    assert_eq!((left("d"), left("d/b")), (vec!["b".into()], vec!["file".into()]));
+}
+
+/// A process made a directory and was killed before it synced it. The next one found it there, called
+/// it durable, and acknowledged what it put into it.
+#[test]
+fn a_directory_that_was_there_is_durable_too() {
+    let disk = FaultDisk::new();
+    disk.create_dir(&path("d")).unwrap();
+    let next = disk.kill();
+    create_dir_all(&next, &path("d")).unwrap();
+    assert!(next.after_crash(CrashMode::LoseAll).stat(&path("d")).is_ok());
+}
+
+/// A second sync does not make good what one that failed has lost.
+#[test]
+fn a_directory_whose_sync_failed_is_made_again() {
+    let disk = FaultDisk::new();
+    disk.fail_at(disk.operations() + 2, Fault::Io);
+    create_dir_all(&disk, &path("d")).unwrap_err();
+    create_dir_all(&disk, &path("d")).unwrap();
+    assert!(disk.after_crash(CrashMode::LoseAll).stat(&path("d")).is_ok());
 }

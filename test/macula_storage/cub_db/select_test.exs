@@ -21,7 +21,7 @@ defmodule MaculaStorage.CubDB.SelectTest do
     assert keys(db, min_key: 5, max_key: 3) == []
     assert keys(db, min_key: 3, max_key: 3) == [3]
     assert keys(db, min_key: 3, max_key: 3, max_key_inclusive: false) == []
-    assert keys(db, reverse: true) == Enum.to_list(9..1)
+    assert keys(db, reverse: true) == Enum.to_list(9..1//-1)
     assert keys(db, min_key: 2.5, max_key: 4.5) == [3, 4]
     # an inclusive without a bound says nothing
     assert keys(db, min_key_inclusive: false, max_key_inclusive: false) == Enum.to_list(1..9)
@@ -91,7 +91,7 @@ defmodule MaculaStorage.CubDB.SelectTest do
       :ok = CubDB.clear(db)
       :ok = CubDB.put_multi(db, for(n <- 1..count, do: {n / 1, n}))
       assert keys(db, []) == Enum.map(1..count, &(&1 / 1))
-      assert keys(db, reverse: true) == Enum.map(count..1, &(&1 / 1))
+      assert keys(db, reverse: true) == Enum.map(count..1//-1, &(&1 / 1))
       assert keys(db, min_key: 2, max_key: count - 1) |> length() == count - 2
     end
   end
@@ -100,7 +100,7 @@ defmodule MaculaStorage.CubDB.SelectTest do
     value = :binary.copy("v", 90_000)
     for n <- 1..20, do: :ok = CubDB.put(db, n, value)
     assert Enum.to_list(1..20) == keys(db, [])
-    assert Enum.to_list(20..1) == keys(db, reverse: true)
+    assert Enum.to_list(20..1//-1) == keys(db, reverse: true)
   end
 
   test "another process may consume the stream, and outlive who made it", %{db: db} do

@@ -42,18 +42,74 @@ defmodule MaculaStorage.CubDB.ServerTest do
 
     # a name that stood for a store never turns into an app: a write between two lives of the store's
     # process once landed in an app of that name
-    assert_raise MaculaStorage.Error, ~r/closed/, fn -> CubDB.put(name, :a, 2) end
+    assert {:error, :closed} = CubDB.put(name, :a, 2)
     refute File.exists?(Path.join([base_path(), "apps", name]))
 
     {:ok, _} = CubDB.start_link(app, name: :"Elixir.Any Name")
     assert CubDB.get(:"Elixir.Any Name", :a) == 1
   end
 
-  test "a name that is taken is refused", %{app: app} do
-    Process.flag(:trap_exit, true)
+  # It was refused from init once, and the exit of what was started took the caller with it, who had
+  # linked to it and traps no exits.
+  test "a name that is taken is refused without an exit", %{app: app} do
     name = unique_app("name")
     {:ok, pid} = CubDB.start_link(app, name: name)
-    assert {:error, {:already_started, ^pid}} = CubDB.start_link(unique_app(), name: name)
+    other = unique_app()
+
+    for start <- [&CubDB.start_link/2, &CubDB.start/2],
+        do: assert({:error, {:already_started, ^pid}} = start.(other, name: name))
+
+    assert Process.info(self(), :trap_exit) == {:trap_exit, false}
+    :ok = CubDB.put(name, :a, 1)
+    assert CubDB.get(app, :a) == 1
+    # as free as any other when its process is gone
+    :ok = CubDB.stop(pid)
+    assert {:ok, _pid} = CubDB.start_link(other, name: name)
+    :ok = CubDB.put(name, :b, 2)
+    assert CubDB.get(other, :b) == 2
+  end
+
+  # A store named as its app left that name behind when it stopped, and every call by the app's own name
+  # raised until the VM ended.
+  test "a name that is the app's own is the app when no store is there", %{app: app} do
+    {:ok, sup} = Supervisor.start_link([{CubDB, {app, name: app}}], strategy: :one_for_one)
+    :ok = MaculaStorage.data_put(app, :a, 1)
+    :ok = Supervisor.stop(sup)
+    assert :ok = MaculaStorage.data_put(app, :b, 2)
+    assert MaculaStorage.data_get(app, :a) == 1
+    assert CubDB.transaction(app, fn tx -> {:commit, tx, :done} end) == :done
+    assert app |> CubDB.select() |> Enum.to_list() == [a: 1, b: 2]
+  end
+
+  # Writes raised where the module's documentation says `{:error, :closed}`.
+  test "between a crash and the restart writes answer closed and reads raise it", %{app: app} do
+    name = unique_app("name")
+    {:ok, pid} = CubDB.start(app, name: name)
+    :ok = CubDB.put(name, :a, 1)
+    ref = Process.monitor(pid)
+    Process.exit(pid, :kill)
+    assert_receive {:DOWN, ^ref, _, _, :killed}, 60_000
+
+    for write <- [
+          fn -> CubDB.put(name, :a, 2) end,
+          fn -> CubDB.put_new(name, :b, 2) end,
+          fn -> CubDB.put_multi(name, b: 2) end,
+          fn -> CubDB.delete(name, :a) end,
+          fn -> CubDB.clear(name) end,
+          fn -> CubDB.update(name, :a, 0, &(&1 + 1)) end,
+          fn -> CubDB.get_and_update(name, :a, fn _ -> :pop end) end,
+          fn -> CubDB.transaction(name, fn _tx -> flunk("it has no store") end) end,
+          fn -> MaculaStorage.data_put(name, :a, 2) end
+        ],
+        do: assert({:error, :closed} = write.())
+
+    for read <- [&CubDB.get(&1, :a), &CubDB.size/1, &CubDB.snapshot/1, &CubDB.data_dir/1] do
+      error = assert_raise MaculaStorage.Error, fn -> read.(name) end
+      assert {error.kind, error.app} == {:closed, app}
+    end
+
+    {:ok, _pid} = CubDB.start_link(app, name: name)
+    assert CubDB.get(name, :a) == 1
   end
 
   test "a registered process is no store", %{app: _app} do

@@ -1,9 +1,12 @@
 //! A fresh directory with a database in it, and short words for the tests.
 #![allow(dead_code, clippy::unwrap_used)] // each test file uses some of it
 
-use macula_core::{Cancel, Gate, SystemClock};
+pub mod other;
+
+use macula_core::{Cancel, Clock, Gate, SystemClock};
 use macula_sqlite::{Database, Options, Params, Request, Rows, SqliteError, Value};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,7 +30,11 @@ impl Fixture {
     }
 
     pub fn try_open(&self) -> Result<Database, SqliteError> {
-        Database::open(&self.path(), self.gate.clone(), Arc::new(SystemClock), self.options.clone())
+        self.open_at(Arc::new(SystemClock))
+    }
+
+    pub fn open_at(&self, clock: Arc<dyn Clock>) -> Result<Database, SqliteError> {
+        Database::open(&self.path(), self.gate.clone(), clock, self.options.clone())
     }
 
     pub fn names(&self) -> Vec<String> {
@@ -35,6 +42,30 @@ impl Fixture {
         let mut names: Vec<String> = entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
         names.sort();
         names
+    }
+}
+
+/// The system's clock, but for leaps that the test makes.
+#[derive(Debug, Default)]
+pub struct Leaping(AtomicU64);
+
+impl Leaping {
+    pub fn leap(&self, span: Duration) {
+        self.0.fetch_add(span.as_millis() as u64, Ordering::SeqCst);
+    }
+}
+
+impl Clock for Leaping {
+    fn wall_ms(&self) -> u64 {
+        SystemClock.wall_ms()
+    }
+
+    fn monotonic(&self) -> Duration {
+        SystemClock.monotonic() + Duration::from_millis(self.0.load(Ordering::SeqCst))
+    }
+
+    fn sleep(&self, span: Duration) {
+        SystemClock.sleep(span);
     }
 }
 
@@ -60,6 +91,13 @@ pub fn error(db: &Database, request: Request) -> SqliteError {
 
 pub fn insert(id: i64) -> Request {
     Request::execute("INSERT INTO t(id) VALUES (?)").params(Params::Positional(vec![Value::Integer(id)]))
+}
+
+/// Commit, and wait for it.
+pub fn commit(tx: &macula_sqlite::Transaction) -> Result<(), SqliteError> {
+    let (answer, answered) = std::sync::mpsc::channel();
+    tx.commit(move |result| answer.send(result).unwrap())?;
+    answered.recv().unwrap()
 }
 
 pub fn begin(db: &Database) -> macula_sqlite::Transaction {

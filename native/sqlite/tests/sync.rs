@@ -1,0 +1,62 @@
+//! A sync that fails inside a statement, by a `fsync` of ours that the SQLite in this binary calls.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use common::*;
+use macula_core::{Cancel, Kind, Kinded};
+use macula_sqlite::Request;
+use std::ffi::c_int;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Which of the next calls fails; 0 for none.
+static FAILS: AtomicUsize = AtomicUsize::new(0);
+static FAILED: AtomicUsize = AtomicUsize::new(0);
+
+/// Takes the place of libc's in this process.
+#[no_mangle]
+extern "C" fn fsync(fd: c_int) -> c_int {
+    if FAILS.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1)) == Ok(1) {
+        FAILED.fetch_add(1, Ordering::SeqCst);
+        // SAFETY: the place of this thread's errno
+        unsafe { *libc::__errno_location() = libc::EIO };
+        return -1;
+    }
+    // SAFETY: the system call on the caller's descriptor
+    unsafe { libc::syscall(libc::SYS_fsync, fd) as c_int }
+}
+
+/// A statement that outgrows the cache writes its first pages into the log, whose header is synced
+/// before. When that sync failed the statement was answered an error and the next one went on writing.
+#[test]
+fn a_failed_sync_inside_a_statement_poisons() {
+    let large = "INSERT INTO t(b) SELECT zeroblob(100000) FROM json_each('[1,2,3,4,5,6,7,8,9]')";
+    for in_transaction in [false, true] {
+        let mut fixture = Fixture::new();
+        fixture.options.cache_bytes = 64 << 10;
+        exec(&fixture.open(), "CREATE TABLE t(id INTEGER PRIMARY KEY, b)");
+        // opened anew, so that the log is empty and its header is yet to be written
+        let db = fixture.open();
+        let begun = in_transaction.then(|| begin(&db));
+        FAILS.store(1, Ordering::SeqCst);
+        let failed = match &begun {
+            None => db.run(Request::execute(large)),
+            Some(tx) => tx.run(Request::execute(large)),
+        };
+        let error = failed.unwrap_err();
+        assert_eq!(error.kind(), Kind::Io, "{error}");
+        assert!(error.to_string().contains("code=1034"), "SQLITE_IOERR_FSYNC: {error}");
+        if let Some(tx) = begun {
+            // whether SQLite kept the transaction or not
+            commit(&tx).unwrap_err();
+        }
+        assert_eq!(db.run(insert(1)).unwrap_err().kind(), Kind::Poisoned);
+        assert_eq!(db.run(Request::query("SELECT 1")).unwrap_err().kind(), Kind::Poisoned);
+        db.close();
+        let db = fixture.open();
+        db.check(&Cancel::new()).unwrap();
+        db.run(insert(1)).unwrap();
+        assert_eq!(int(&db, "SELECT count(*) FROM t"), 1);
+    }
+    assert_eq!((FAILED.load(Ordering::SeqCst), FAILS.load(Ordering::SeqCst)), (2, 0));
+}
