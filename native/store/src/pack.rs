@@ -61,7 +61,8 @@ impl Pack<'_> {
         pack.level = options.level.unwrap_or(pack.level);
         pack.about =
             serde_json::json!({ "app": app.name().as_str(), "created_us": self.at_us, "cache": options.cache });
-        pack.bytes_total = app.usage()?.total;
+        // for the progress only: what is known will do
+        pack.bytes_total = crate::usage::read(app).total;
         Ok(pack)
     }
 }
@@ -74,12 +75,17 @@ fn pack_items(
     options: &PackOptions,
     task: &Task,
 ) -> Result<Packed, StoreError> {
-    let mut items = wanted.into_iter().map(|item| {
-        item.map_err(|error| {
+    let mut items = wanted.into_iter().flat_map(|found| {
+        let (items, error) = match found {
+            Ok(items) => (items, None),
+            Err(error) => (Vec::new(), Some(error)),
+        };
+        let told = error.map(|error| {
             let told = io::Error::other(error.to_string());
             *failure = Some(error);
-            told
-        })
+            Err(told)
+        });
+        items.into_iter().map(Ok).chain(told)
     });
     Ok(macula_archive::pack(&mut items, tree, out, options, task)?)
 }

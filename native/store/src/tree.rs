@@ -19,7 +19,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Items waiting between the walk and the archive's workers.
-const ITEMS_AHEAD_MAX: usize = 256;
+const BATCHES_AHEAD_MAX: usize = 8;
+/// Items that are sent at once: one by one, sender and receiver spend their time waking each other.
+const BATCH_LEN: usize = 32;
 /// Names of what was left out that are kept; the others are counted.
 pub(crate) const LEFT_OUT_MAX: usize = 1000;
 /// Looks at a file that another program replaces while we look.
@@ -110,8 +112,18 @@ impl AppTree {
 
     /// Walk and send items until done or nobody takes them.
     pub fn produce(&self, first: Vec<Item>, scope: Scope, task: &Task, items: &Sender<Found>) {
-        let result =
-            self.produce_all(first, scope, task, &mut |item| items.send(Ok(item)).map_err(|_| StoreError::Cancelled));
+        let mut ready = Vec::with_capacity(BATCH_LEN);
+        let mut send = |item| {
+            ready.push(item);
+            if ready.len() < BATCH_LEN {
+                return Ok(());
+            }
+            let batch = std::mem::replace(&mut ready, Vec::with_capacity(BATCH_LEN));
+            items.send(Ok(batch)).map_err(|_| StoreError::Cancelled)
+        };
+        let result = self.produce_all(first, scope, task, &mut send);
+        // nobody may take them any more: then nobody asks either
+        let _ = items.send(Ok(ready));
         if let Err(error) = result {
             let _ = items.send(Err(error));
         }
@@ -296,12 +308,12 @@ impl Tree for AppTree {
     }
 }
 
-/// An item, or why the walk ended.
-pub(crate) type Found = Result<Item, StoreError>;
+/// Items, or why the walk ended.
+pub(crate) type Found = Result<Vec<Item>, StoreError>;
 
 /// The channel between a walk and the archive.
 pub(crate) fn channel() -> (Sender<Found>, Receiver<Found>) {
-    bounded(ITEMS_AHEAD_MAX)
+    bounded(BATCHES_AHEAD_MAX)
 }
 
 /// Reads a file from its start to its end.
