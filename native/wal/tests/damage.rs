@@ -218,3 +218,42 @@ fn a_missing_segment_is_named() {
     std::fs::remove_file(dir.path().join("wal.meta")).expect("removes");
     assert_eq!(open_on(disk, options(), 0).expect_err("no meta").kind(), Kind::Corrupt);
 }
+
+/// Files that somebody else made up, or that were changed in many places: refused or read, never a
+/// panic, and no memory for lengths that are lies.
+#[test]
+fn noise_is_refused_or_read() {
+    let (dir, _, paths) = on_disk();
+    let originals: Vec<_> =
+        paths.iter().map(|path| std::fs::read(dir.path().join(path.as_path())).expect("reads")).collect();
+    let mut rng = fastrand::Rng::with_seed(seed());
+    let (mut refused, runs) = (0, count(300, 20_000));
+    for _ in 0..runs {
+        let disk = FaultDisk::new();
+        for (path, original) in paths.iter().zip(&originals) {
+            let mut bytes = original.clone();
+            match rng.u8(..8) {
+                0 => bytes.iter_mut().for_each(|byte| *byte = rng.u8(..)),
+                1 => bytes.truncate(rng.usize(..=original.len())),
+                2..5 => (0..rng.usize(1..20)).for_each(|_| {
+                    let at = rng.usize(..bytes.len());
+                    bytes[at] = rng.u8(..);
+                }),
+                // a piece of another place
+                5 => {
+                    let (from, to, len) = (rng.usize(..bytes.len()), rng.usize(..bytes.len()), rng.usize(..2000));
+                    let len = len.min(bytes.len() - from.max(to));
+                    bytes.copy_within(from..from + len, to);
+                }
+                _ => {}
+            }
+            let file = disk.open(path, Open::CreateNew).expect("creates");
+            file.write_all_at(&bytes, 0).expect("writes");
+        }
+        if let Err(error) = open(&disk) {
+            assert!(matches!(error.kind(), Kind::Corrupt | Kind::NewerFormat), "{error}");
+            refused += 1;
+        }
+    }
+    assert!(refused > runs / 2, "runs={runs} refused={refused}");
+}
