@@ -11,4 +11,5 @@ ExUnit.after_suite(fn _result ->
   File.rm_rf!(base)
 end)
 
-ExUnit.start()
+# The full counts take as long as they take.
+ExUnit.start(timeout: if(System.get_env("MACULA_TORTURE"), do: 3_600_000, else: 60_000))
