@@ -26,7 +26,8 @@ fn base(root: &Path, socket: Option<String>) -> Arc<Base> {
         usage_interval: Duration::from_secs(60),
         owner: Owner { pid: std::process::id(), socket },
     };
-    let seams = Seams { clock: Arc::new(SystemClock), chance: Arc::new(SystemChance) };
+    let kv_threads = macula_store::kv::Threads::start(2, 1, Arc::new(SystemClock)).expect("threads");
+    let seams = Seams { clock: Arc::new(SystemClock), chance: Arc::new(SystemChance), kv_threads };
     Base::open(root, options, seams).expect("a base")
 }
 

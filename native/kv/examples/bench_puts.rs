@@ -4,7 +4,7 @@
 #![allow(clippy::print_stdout, clippy::unwrap_used)]
 
 use macula_core::{Chance, Clock, Disk, Gate, RealDisk, SystemChance, SystemClock};
-use macula_kv::{Batch, Op, Options, Store};
+use macula_kv::{Batch, Op, Options, Seams, Store, Threads};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
@@ -43,7 +43,10 @@ fn main() {
     let disk: Arc<dyn Disk> = Arc::new(RealDisk::create_at(&dir).unwrap());
     let cache_mib: usize = std::env::args().nth(2).map_or(16, |mib| mib.parse().unwrap());
     let options = Options { cache_bytes: cache_mib << 20, ..Options::default() };
-    let store = Store::open(disk, Arc::new(Gate::new()), Arc::new(SystemClock), &SystemChance, options).unwrap();
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let threads = Threads::start(4, 2, clock.clone()).unwrap();
+    let (gate, chance) = (Arc::new(Gate::new()), Arc::new(SystemChance));
+    let store = Store::open(Seams { disk, gate, clock, chance, threads: threads.clone() }, options).unwrap();
     let keys: Vec<[u8; 16]> = (0..100_000).map(|_| random_key()).collect();
     for some in keys.chunks(10_000) {
         let ops = some.iter().map(|key| Op::Put { key: key.to_vec(), value: vec![1; 100] }).collect();
@@ -66,7 +69,7 @@ fn main() {
     }
     println!("entries={} file_bytes={}", store.len().unwrap(), store.file_bytes());
     store.close();
-    macula_core::remove_tree(&RealDisk::at(&dir).unwrap(), &macula_core::RelPath::literal("kv.redb")).unwrap();
+    threads.stop();
     RealDisk::at(dir.parent().unwrap())
         .and_then(|parent| {
             let name = macula_core::RelPath::new(dir.file_name().unwrap().as_encoded_bytes()).unwrap();

@@ -32,6 +32,15 @@ pub enum Op {
         /// The value.
         value: Vec<u8>,
     },
+    /// Set a key that is gone when its time has come.
+    PutUntil {
+        /// The key.
+        key: Vec<u8>,
+        /// The value.
+        value: Vec<u8>,
+        /// Wall clock, milliseconds since 1970.
+        expires_ms: u64,
+    },
     /// Remove a key; nothing there is fine.
     Delete {
         /// The key.
@@ -41,6 +50,17 @@ pub enum Op {
     Clear,
 }
 
+/// What the answer to a write means, weakest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Durability {
+    /// Seen at once. Survives the death of the process, and power loss once something was synced.
+    None,
+    /// Seen at once, and synced within the store's interval.
+    Async,
+    /// Synced before anybody sees it.
+    Sync,
+}
+
 /// Changes that happen together or not at all.
 #[derive(Debug, Clone, Default)]
 pub struct Batch {
@@ -48,6 +68,8 @@ pub struct Batch {
     pub conditions: Vec<Condition>,
     /// Applied in order.
     pub ops: Vec<Op>,
+    /// `None`: the store's own.
+    pub durability: Option<Durability>,
     /// When set before the batch is taken from the queue, it is skipped.
     pub cancel: Option<Cancel>,
 }
@@ -77,23 +99,25 @@ impl Batch {
             Condition::Is { key, value } => key.len() + value.as_ref().map_or(0, Vec::len),
         });
         let ops = self.ops.iter().map(|op| match op {
-            Op::Put { key, value } => key.len() + value.len(),
+            Op::Put { key, value } | Op::PutUntil { key, value, .. } => key.len() + value.len(),
             Op::Delete { key } => key.len(),
             Op::Clear => 0,
         });
         64 + conditions.sum::<usize>() + ops.sum::<usize>() + 64 * (self.conditions.len() + self.ops.len())
     }
 
-    /// Room on the disk that it may take, generously: each change may rewrite its leaf and the
-    /// branches above it, beside the pages that the old version keeps.
+    /// Room on the disk that it may take, generously: in the log, and in redb, where each change may
+    /// rewrite its leaf and the branches above it, beside the pages that the old version keeps.
     pub(crate) fn disk_bytes(&self) -> u64 {
-        self.bytes() as u64 * 3 + self.ops.len() as u64 * 16_384
+        self.bytes() as u64 * 4 + self.ops.len() as u64 * 16_384
     }
 
     pub(crate) fn check_lens(&self) -> Result<(), KvError> {
         for op in &self.ops {
             match op {
-                Op::Put { key, value } => check_key(key).and_then(|()| check_value(value))?,
+                Op::Put { key, value } | Op::PutUntil { key, value, .. } => {
+                    check_key(key).and_then(|()| check_value(value))?;
+                }
                 Op::Delete { key } => check_key(key)?,
                 Op::Clear => {}
             }

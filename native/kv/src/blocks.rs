@@ -44,8 +44,6 @@ struct Head {
     slot: usize,
     /// Written since the last successful sync.
     dirty: bool,
-    /// How many of its writes were synced since opening.
-    synced_count: u64,
 }
 
 impl BlockFile {
@@ -54,7 +52,7 @@ impl BlockFile {
         let fail = |error| KvError::io("create the store", error);
         file.allocate(CELLS_OFFSET).map_err(fail)?;
         file.write_all_at(&Header { store_id, clean: None }.encode(), 0).map_err(fail)?;
-        let head = Head { block: Box::new([0; BLOCK]), generation: 0, slot: 1, dirty: false, synced_count: 0 };
+        let head = Head { block: Box::new([0; BLOCK]), generation: 0, slot: 1, dirty: false };
         Ok(Self { building: true, ..Self::new(file, name, store_id, 0, CELLS_OFFSET, head) })
     }
 
@@ -116,7 +114,7 @@ impl BlockFile {
             let newer = best.as_ref().is_none_or(|head| head.generation < found);
             if wanted && newer && check(&cell, Place::Slot(slot), &header.store_id) == Verdict::Good {
                 let block = Box::new(format::le::<BLOCK>(&cell));
-                best = Some(Head { block, generation: found, slot, dirty: false, synced_count: 0 });
+                best = Some(Head { block, generation: found, slot, dirty: false });
             }
         }
         best.ok_or_else(|| match header.clean {
@@ -184,12 +182,6 @@ impl BlockFile {
     /// Whether the disk was full since the last call.
     pub fn take_full(&self) -> bool {
         self.full.swap(false, Ordering::AcqRel)
-    }
-
-    /// How many writes of block 0 became durable. A commit of redb takes two: the first brings the
-    /// data, the second makes it the store's state.
-    pub fn head_synced_count(&self) -> u64 {
-        self.head.lock().synced_count
     }
 
     /// Block 0 and the logical length as they are now.
@@ -343,7 +335,6 @@ impl StorageBackend for Backend {
         if !self.0.building {
             self.0.file.sync_data()?;
         }
-        head.synced_count += u64::from(head.dirty);
         head.dirty = false;
         Ok(())
     }

@@ -1,16 +1,17 @@
-//! One redb database over a verified file: opening, one durable commit per group, closing.
+//! One redb database over a verified file: opening, bringing it up to a revision, closing.
 //!
-//! Invariant: used by the writer thread only. [`Engine::commit`] is the seam behind which a log and
-//! an overlay will stand: a group goes in, each member's outcome comes out, and the new view is
-//! published while the gate's pass is held.
+//! Invariant: whoever has it drains, compacts or closes; nobody waits here for a write to be
+//! acknowledged. What it holds is always the state after some revision, which it names.
 
-use crate::batch::{Batch, Committed, Condition, Op};
+use crate::base::Base;
 use crate::blocks::{Backend, BlockFile};
 use crate::fence::fence;
+use crate::scan::Scan;
+use crate::table::NEVER_MS;
 use crate::value::Tables;
 use crate::view::View;
 use crate::KvError;
-use macula_core::{Chance, Disk, Gate, Open, RelPath};
+use macula_core::{Chance, Disk, Open, RelPath};
 use redb::{Database, ReadableDatabase, TableDefinition, WriteTransaction};
 use std::io;
 use std::sync::Arc;
@@ -21,36 +22,29 @@ const FILE_NAME_NEW: &str = "kv.redb.new";
 
 const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
 const REVISION: &str = "revision";
-
-/// Revisions passed over when a store was not closed properly: more than one group may have used,
-/// so that a revision of a group whose result is unknown is never given to another.
-const REVISIONS_SKIPPED: u64 = 1 << 20;
-/// Batches in one group at most.
-pub(crate) const GROUP_LEN_MAX: usize = 1 << 16;
-
-/// Why a group failed.
-pub(crate) enum Failed {
-    /// Nothing happened; the engine can go on.
-    Full,
-    /// Nothing happened; the engine cannot go on.
-    Before(KvError),
-    /// It may or may not have happened; the engine cannot go on.
-    Unknown(KvError),
-}
-
-pub(crate) type Outcomes = Vec<Result<Committed, KvError>>;
+/// The id of the log that goes on from here, in two halves.
+const LOG_ID: [&str; 2] = ["log_low", "log_high"];
 
 /// An opened store.
 pub(crate) struct Engine {
     db: Option<Database>,
     pub blocks: Arc<BlockFile>,
+    /// The newest batch that is in it.
     pub revision: u64,
     cache_bytes: usize,
 }
 
+/// Why it could not be brought up to date.
+pub(crate) enum Failed {
+    /// The disk is full. It is as before, once revived.
+    Full,
+    /// It cannot go on until the store is opened again.
+    Broken(KvError),
+}
+
 impl Engine {
-    /// Open the store of `disk`, or create it when there is no file.
-    pub fn open(disk: &dyn Disk, chance: &dyn Chance, cache_bytes: usize) -> Result<Self, KvError> {
+    /// Open the store of `disk`, or create it when there is no file. Whether it was closed properly.
+    pub fn open(disk: &dyn Disk, chance: &dyn Chance, cache_bytes: usize) -> Result<(Self, bool), KvError> {
         let path = RelPath::literal(FILE_NAME);
         let file = match disk.open(&path, Open::ReadWrite) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -60,13 +54,12 @@ impl Engine {
             file => file,
         };
         let file = file.map_err(|error| KvError::io("open the store", error))?;
-        let (blocks, clean) = BlockFile::open(file, FILE_NAME)?;
+        let (blocks, is_clean) = BlockFile::open(file, FILE_NAME)?;
         let mut engine = Self::over(Arc::new(blocks), cache_bytes)?;
-        engine.revision = engine.stored_revision()?;
-        if !clean {
-            engine.write_revision(engine.revision + REVISIONS_SKIPPED)?;
-        }
-        Ok(engine)
+        engine.revision = engine
+            .meta(REVISION)?
+            .ok_or_else(|| KvError::corrupt(engine.blocks.name(), None, "no revision"))?;
+        Ok((engine, is_clean))
     }
 
     /// Build a store under another name and give it its own when it is whole and durable.
@@ -107,14 +100,41 @@ impl Engine {
         Ok(Self { db: Some(db), blocks, revision: 0, cache_bytes })
     }
 
-    fn stored_revision(&self) -> Result<u64, KvError> {
+    fn meta(&self, name: &str) -> Result<Option<u64>, KvError> {
         let db = self.db()?;
-        let found = fence(&self.blocks, || {
+        fence(&self.blocks, || {
             let table = db.begin_read()?.open_table(META)?;
-            let found = table.get(REVISION)?.map(|revision| revision.value());
+            let found = table.get(name)?.map(|number| number.value());
             Ok(found)
-        })?;
-        found.ok_or_else(|| KvError::corrupt(self.blocks.name(), None, "no revision"))
+        })
+    }
+
+    /// The log that goes on from here; `None` before there was one.
+    pub fn log_id(&self) -> Result<Option<[u8; 16]>, KvError> {
+        let (Some(low), Some(high)) = (self.meta(LOG_ID[0])?, self.meta(LOG_ID[1])?) else { return Ok(None) };
+        Ok(Some((u128::from(high) << 64 | u128::from(low)).to_le_bytes()))
+    }
+
+    /// Durable on return.
+    pub fn set_log_id(&self, id: [u8; 16]) -> Result<(), KvError> {
+        let id = u128::from_le_bytes(id);
+        self.write(|txn| {
+            let mut meta = txn.open_table(META)?;
+            meta.insert(LOG_ID[0], id as u64)?;
+            meta.insert(LOG_ID[1], (id >> 64) as u64)?;
+            Ok(())
+        })
+    }
+
+    /// Change something in one durable transaction.
+    fn write(&self, change: impl FnOnce(&WriteTransaction) -> Result<(), redb::Error>) -> Result<(), KvError> {
+        let db = self.db()?;
+        fence(&self.blocks, || {
+            let mut txn = db.begin_write()?;
+            txn.set_quick_repair(true);
+            change(&txn)?;
+            Ok(txn.commit()?)
+        })
     }
 
     fn db(&self) -> Result<&Database, KvError> {
@@ -123,13 +143,10 @@ impl Engine {
 
     /// Set the revision durably, creating the tables when they are not there.
     pub fn write_revision(&mut self, revision: u64) -> Result<(), KvError> {
-        let db = self.db()?;
-        fence(&self.blocks, || {
-            let mut txn = db.begin_write()?;
-            txn.set_quick_repair(true);
-            Tables::open(&txn)?;
+        self.write(|txn| {
+            Tables::open(txn)?;
             txn.open_table(META)?.insert(REVISION, revision)?;
-            Ok(txn.commit()?)
+            Ok(())
         })?;
         self.revision = revision;
         Ok(())
@@ -144,54 +161,52 @@ impl Engine {
             {
                 let mut tables = Tables::open(&txn)?;
                 for (key, value) in entries {
-                    tables.put(key, value)?;
+                    tables.put(key, value, NEVER_MS)?;
                 }
             }
             Ok(txn.commit()?)
         })
     }
 
-    /// The newest version.
-    pub fn view(&self) -> Result<Arc<View>, KvError> {
-        View::now(self.db()?, &self.blocks, self.revision)
+    /// What it holds now.
+    pub fn base(&self) -> Result<Arc<Base>, KvError> {
+        Base::now(self.db()?, &self.blocks, self.revision)
     }
 
-    /// Apply a group with one durable commit; the outcomes are in its order.
-    pub fn commit(
-        &mut self,
-        group: &[&Batch],
-        gate: &Gate,
-        publish: impl FnOnce(Result<Arc<View>, KvError>),
-    ) -> Result<Outcomes, Failed> {
-        let db = self.db().map_err(Failed::Before)?;
+    /// Bring what lies in the tables of `view` into place, in key order, with one durable commit. The
+    /// view's own base is not looked at.
+    pub fn bring(&mut self, view: &View) -> Result<(), Failed> {
         self.blocks.take_full();
-        let staged = fence(&self.blocks, || stage(db, group, self.revision));
-        let (txn, outcomes, revision) = match staged {
-            Ok(staged) => staged,
+        let brought = self.write(|txn| {
+            let mut tables = Tables::open(txn)?;
+            if view.stack.is_cleared() {
+                tables = tables.clear(txn)?;
+            }
+            let mut scan = Scan::over_base(view);
+            while let Some(item) = scan.step().map_err(|error| redb::Error::Corrupted(error.to_string()))? {
+                if let Some(written) = item.written() {
+                    tables.bring(item.key(), written)?;
+                }
+            }
+            drop(tables);
+            txn.open_table(META)?.insert(REVISION, view.revision)?;
+            Ok(())
+        });
+        match brought {
+            Ok(()) => self.revision = view.revision,
             Err(_) if self.blocks.take_full() => return Err(Failed::Full),
-            Err(error) => return Err(Failed::Before(error)),
-        };
-        if revision == self.revision {
-            fence(&self.blocks, || Ok(txn.abort()?)).map_err(Failed::Before)?;
-            return Ok(outcomes);
+            Err(error) => return Err(Failed::Broken(error)),
         }
-        let _pass = gate.pass();
-        let head_synced_count = self.blocks.head_synced_count();
-        if let Err(error) = fence(&self.blocks, || Ok(txn.commit()?)) {
-            // the commit takes effect with the second sync of block 0: none yet, so nothing happened
-            let untouched = self.blocks.head_synced_count() == head_synced_count;
-            return Err(if self.blocks.take_full() && untouched { Failed::Full } else { Failed::Unknown(error) });
-        }
-        self.revision = revision;
-        publish(self.view());
-        Ok(outcomes)
+        Ok(())
     }
 
     /// After [`Failed::Full`]: redb refuses to go on after any error, so begin anew on the same file.
+    /// Closes every base: the pages of the old ones are not safe from the new database.
     pub fn revive(&mut self) -> Result<(), KvError> {
         self.drop_db();
         self.db = Some(open_db(&self.blocks, self.cache_bytes)?);
         self.blocks.take_full();
+        self.revision = self.meta(REVISION)?.unwrap_or(self.revision);
         Ok(())
     }
 
@@ -217,52 +232,4 @@ fn open_db(blocks: &Arc<BlockFile>, cache_bytes: usize) -> Result<Database, KvEr
         let backend = Backend(blocks.clone());
         Ok(Database::builder().set_cache_size(cache_bytes).create_with_backend(backend)?)
     })
-}
-
-type Staged = (WriteTransaction, Outcomes, u64);
-
-fn stage(db: &Database, group: &[&Batch], mut revision: u64) -> Result<Staged, redb::Error> {
-    let before = revision;
-    let mut txn = db.begin_write()?;
-    txn.set_quick_repair(true);
-    let mut outcomes = Vec::with_capacity(group.len());
-    let mut tables = Tables::open(&txn)?;
-    for batch in group {
-        match refused(&tables, &batch.conditions)? {
-            Some(error) => outcomes.push(Err(error)),
-            None => {
-                tables = apply(&txn, tables, &batch.ops)?;
-                revision += 1;
-                outcomes.push(Ok(Committed { revision }));
-            }
-        }
-    }
-    drop(tables);
-    if revision != before {
-        txn.open_table(META)?.insert(REVISION, revision)?;
-    }
-    Ok((txn, outcomes, revision))
-}
-
-fn refused(tables: &Tables, conditions: &[Condition]) -> Result<Option<KvError>, redb::Error> {
-    for condition in conditions {
-        match condition {
-            Condition::Absent(key) if tables.has(key)? => return Ok(Some(KvError::Exists)),
-            Condition::Absent(_) => {}
-            Condition::Is { key, value } if !tables.is(key, value.as_deref())? => return Ok(Some(KvError::Conflict)),
-            Condition::Is { .. } => {}
-        }
-    }
-    Ok(None)
-}
-
-fn apply<'txn>(txn: &'txn WriteTransaction, mut tables: Tables<'txn>, ops: &[Op]) -> Result<Tables<'txn>, redb::Error> {
-    for op in ops {
-        match op {
-            Op::Put { key, value } => tables.put(key, value)?,
-            Op::Delete { key } => tables.delete(key)?,
-            Op::Clear => tables = tables.clear(txn)?,
-        }
-    }
-    Ok(tables)
 }

@@ -1,6 +1,7 @@
 //! What can go wrong in a key-value store. Clonable, because one failure answers a whole batch.
 
 use macula_core::{io_kind, Kind, Kinded};
+use macula_wal::WalError;
 use std::io;
 use std::sync::Arc;
 
@@ -90,6 +91,23 @@ impl KvError {
 
     pub(crate) fn corrupt(file: &str, block: Option<u64>, reason: impl Into<String>) -> Self {
         Self::Corrupt { file: file.to_owned(), block, reason: reason.into() }
+    }
+}
+
+impl From<WalError> for KvError {
+    fn from(error: WalError) -> Self {
+        match error {
+            WalError::Corrupt { file, offset, reason } => {
+                Self::Corrupt { file, block: None, reason: format!("{reason} (offset={offset})") }
+            }
+            WalError::NewerFormat { file, what, found, known } => Self::NewerFormat { file, what, found, known },
+            WalError::TooLarge { what, len, len_max } => Self::TooLarge { what, len, len_max },
+            WalError::DiskFull => Self::DiskFull,
+            WalError::UnknownResult(why) => Self::UnknownResult(why),
+            WalError::Poisoned(why) => Self::Poisoned(why),
+            WalError::Io { verb, source } => Self::Io { verb, source },
+            error => Self::Internal(error.to_string()),
+        }
     }
 }
 

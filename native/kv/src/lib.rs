@@ -1,31 +1,41 @@
-//! The ordered key-value engine of one store: opaque bytes over redb, every read verified.
+//! The ordered key-value engine: opaque bytes in a log, in memory and in redb, every read verified.
 //!
-//! Writers put batches into one bounded queue; one thread per store takes what waits there as one
-//! group, makes it durable with one commit and answers each batch exactly once. Readers use an
-//! immutable view and never wait for the writer.
+//! Writers put batches into a bounded queue; one thread at a time takes what waits there as one group,
+//! appends it to the log, syncs once, lays it over what is in memory and answers each batch exactly
+//! once. Another drains memory into redb. Readers use an immutable view and wait for nobody.
 //! Invariant: a batch that was answered `Committed` is found by every later opening; one answered
 //! with an error other than `UnknownResult` is not; a read gives what was written or an error.
 
+mod base;
 mod batch;
 mod blocks;
+mod drain;
 mod engine;
 mod error;
 mod fence;
 mod format;
+mod open;
+mod queue;
+mod record;
 mod records;
 mod reply;
+mod scan;
+mod shared;
 mod store;
+mod table;
+mod threads;
 mod turn;
 mod value;
 mod verify;
 mod view;
 mod writer;
 
-pub use batch::{Batch, Committed, Condition, Op, KEY_LEN_MAX, VALUE_LEN_MAX};
+pub use batch::{Batch, Committed, Condition, Durability, Op, KEY_LEN_MAX, VALUE_LEN_MAX};
 pub use engine::FILE_NAME;
 pub use error::KvError;
 pub use records::{Exported, Imported};
-pub use store::{Options, Snapshot, Store};
+pub use store::{Options, Seams, Snapshot, Store};
+pub use threads::Threads;
 pub use turn::Tx;
 pub use verify::Verified;
 pub use view::{Entry, KeyRange, Page, PageLimits};

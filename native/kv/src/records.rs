@@ -6,7 +6,8 @@
 
 use crate::engine::{Engine, FILE_NAME};
 use crate::format::le;
-use crate::view::EVERYTHING;
+use crate::scan::Scan;
+use crate::view::{Writes, EVERYTHING};
 use crate::{KvError, Snapshot, Store, KEY_LEN_MAX, VALUE_LEN_MAX};
 use macula_core::{Chance, Disk, Progress, RelPath, Task};
 use std::io::{self, Read, Write};
@@ -60,10 +61,13 @@ impl Store {
         let view = snapshot.view()?;
         let mut sink = Sink { out, hash: blake3::Hasher::new(), bytes: 0, index: 0, store_id: snapshot.store_id() };
         sink.header(view.revision)?;
-        let mut scan = view.scan(&EVERYTHING, false)?;
+        let nothing = Writes::new();
+        let mut scan = Scan::new(Some(&view), &nothing, &EVERYTHING, false)?;
         let (mut entries, mut payload_bytes, mut count) = (0_u64, 0_u64, 0_u32);
         let mut chunk = vec![0; CHUNK_HEAD];
-        while let Some((key, value)) = scan.next()? {
+        while let Some(item) = scan.next()? {
+            let value = scan.value(&item, usize::MAX, <[u8]>::to_vec)?;
+            let key = item.into_key();
             chunk.extend_from_slice(&(key.len() as u32).to_le_bytes());
             chunk.extend_from_slice(&(value.len() as u32).to_le_bytes());
             chunk.extend_from_slice(&key);

@@ -1,23 +1,23 @@
 //! The handle of a store, and snapshots of it.
 //!
-//! Invariant: no call here waits for the writer thread except `write`, `verify` and `close`, which
-//! say so. Dropping the last handle tells the writer thread to close, and does not wait.
+//! Invariant: no call here waits for a writer except those that say so. Dropping the last handle
+//! closes the store on a thread of ours, and does not wait.
 
-use crate::batch::{Batch, Committed};
-use crate::blocks::BlockFile;
-use crate::engine::Engine;
+use crate::batch::{Batch, Committed, Durability};
+use crate::open;
+use crate::queue::Job;
 use crate::reply::Reply;
+use crate::shared::Shared;
+use crate::threads::Threads;
 use crate::turn::Tx;
 use crate::view::{KeyRange, Page, PageLimits, View};
-use crate::writer::{Job, Writer};
 use crate::KvError;
-use crossbeam_channel::{bounded, Sender, TrySendError};
+use crossbeam_channel::bounded;
 use macula_core::{Chance, Clock, Disk, Gate};
-use parking_lot::{Mutex, RwLock};
+use parking_lot::Mutex;
+use std::cell::Cell;
 use std::fmt;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
-use std::thread::{JoinHandle, ThreadId};
 use std::time::Duration;
 
 /// How a store behaves.
@@ -29,12 +29,24 @@ pub struct Options {
     pub queue_len_max: usize,
     /// Bytes waiting; more is `Busy`, except for the only batch in the queue.
     pub queue_bytes_max: usize,
-    /// Bytes that one commit takes from the queue; a larger batch goes alone.
+    /// Bytes that one sync takes from the queue; a larger batch goes alone.
     pub batch_bytes_max: usize,
     /// Writes of an exclusive turn, bytes.
     pub tx_bytes_max: usize,
     /// Room on the disk that writes leave free, bytes.
     pub reserve_bytes: u64,
+    /// What a write gets that does not say.
+    pub durability: Durability,
+    /// How long a write with [`Durability::Async`] is not synced at most.
+    pub sync_interval: Duration,
+    /// Memory of what was written and not begun to be drained into the file, bytes.
+    pub table_bytes_max: usize,
+    /// Memory of what was written and is not drained, bytes. Writers slow down above half of it.
+    pub overlay_bytes_max: usize,
+    /// How long what was written stays in memory and log only, when little is written.
+    pub drain_interval: Duration,
+    /// The log's.
+    pub log: macula_wal::Options,
 }
 
 impl Default for Options {
@@ -46,69 +58,29 @@ impl Default for Options {
             batch_bytes_max: 8 << 20,
             tx_bytes_max: 256 << 20,
             reserve_bytes: 8 << 20,
+            durability: Durability::Sync,
+            sync_interval: Duration::from_secs(1),
+            table_bytes_max: 4 << 20,
+            overlay_bytes_max: 32 << 20,
+            drain_interval: Duration::from_secs(30),
+            log: macula_wal::Options::default(),
         }
     }
 }
 
-/// What handles, snapshots and the writer thread share.
-pub(crate) struct Shared {
-    state: RwLock<State>,
-    pub bytes_queued: AtomicUsize,
-    pub blocks: Arc<BlockFile>,
-}
-
-struct State {
-    /// What readers get.
-    view: Result<Arc<View>, KvError>,
-    poisoned: Option<String>,
-    closed: bool,
-}
-
-impl Shared {
-    /// The newest view; a poisoned store still has its last.
-    pub fn view(&self) -> Result<Arc<View>, KvError> {
-        self.state.read().view.clone()
-    }
-
-    /// Read from the newest view. redb closes the views of a database that is opened anew (see
-    /// `Engine::revive`): then there is a newer one, or will be in a moment.
-    fn read<T>(&self, read: impl Fn(&View) -> Result<T, KvError>) -> Result<T, KvError> {
-        loop {
-            match read(&*self.view()?) {
-                Err(KvError::Closed) if self.writable().is_ok() => std::thread::yield_now(),
-                result => return result,
-            }
-        }
-    }
-
-    /// What readers get from now on.
-    pub fn publish(&self, view: Result<Arc<View>, KvError>) {
-        // what is dropped may take a lock of redb's: not under ours
-        let _old = std::mem::replace(&mut self.state.write().view, view);
-    }
-
-    /// Nothing is written any more.
-    pub fn poison(&self, why: &KvError) {
-        self.state.write().poisoned.get_or_insert_with(|| why.to_string());
-    }
-
-    pub fn close(&self) {
-        self.state.write().closed = true;
-        self.publish(Err(KvError::Closed));
-    }
-
-    pub fn writable(&self) -> Result<(), KvError> {
-        let state = self.state.read();
-        match &state.poisoned {
-            Some(why) => Err(KvError::Poisoned(why.clone())),
-            None if state.closed => Err(KvError::Closed),
-            None => Ok(()),
-        }
-    }
-
-    fn is_closed(&self) -> bool {
-        self.state.read().closed
-    }
+/// What a store stands on.
+#[derive(Debug, Clone)]
+pub struct Seams {
+    /// Its directory.
+    pub disk: Arc<dyn Disk>,
+    /// Of its app.
+    pub gate: Arc<Gate>,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Chance.
+    pub chance: Arc<dyn Chance>,
+    /// Whoever does its work.
+    pub threads: Threads,
 }
 
 /// An opened store. Clones share it.
@@ -117,12 +89,15 @@ pub struct Store(Arc<Handle>);
 
 struct Handle {
     shared: Arc<Shared>,
-    jobs: Sender<Job>,
-    /// The writer thread closes the store when it is gone.
-    open: Mutex<Option<Sender<()>>>,
-    thread: Mutex<Option<JoinHandle<()>>>,
-    thread_id: ThreadId,
-    queue_bytes_max: usize,
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        let shared = self.shared.clone();
+        if !shared.is_closed() {
+            self.shared.threads.later(move || shared.close());
+        }
+    }
 }
 
 impl fmt::Debug for Store {
@@ -132,46 +107,18 @@ impl fmt::Debug for Store {
 }
 
 impl Store {
-    /// Open the store in the directory `disk`, or create it there. After a crash this reads a few
-    /// blocks, never the data. The caller sees to it that nobody else has it open.
+    /// Open the store in a directory, or create it there. After a crash this reads the log since the
+    /// last checkpoint, never the data. The caller sees to it that nobody else has it open.
     ///
     /// # Errors
-    /// `Corrupt` for a file that is not one of ours, damaged or cut, which stays as it is;
-    /// `NewerFormat`; `DiskFull`; `Io`.
-    pub fn open(
-        disk: Arc<dyn Disk>,
-        gate: Arc<Gate>,
-        clock: Arc<dyn Clock>,
-        chance: &dyn Chance,
-        options: Options,
-    ) -> Result<Self, KvError> {
-        let engine = Engine::open(&*disk, chance, options.cache_bytes)?;
-        let view = engine.view()?;
-        let state = State { view: Ok(view), poisoned: None, closed: false };
-        let blocks = engine.blocks.clone();
-        let shared = Arc::new(Shared { state: RwLock::new(state), bytes_queued: AtomicUsize::new(0), blocks });
-        let (jobs, jobs_waiting) = bounded(options.queue_len_max.max(1));
-        let (open, opened) = bounded(0);
-        let queue_bytes_max = options.queue_bytes_max;
-        let writer = Writer {
-            engine,
-            shared: shared.clone(),
-            jobs: jobs_waiting,
-            open: opened,
-            disk,
-            gate,
-            clock,
-            options,
-            next: None,
-        };
-        let thread = std::thread::Builder::new().name("macula-kv".into()).spawn(move || writer.run());
-        let thread = thread.map_err(|error| KvError::io("start the writer thread", error))?;
-        let thread_id = thread.thread().id();
-        let (open, thread) = (Mutex::new(Some(open)), Mutex::new(Some(thread)));
-        Ok(Self(Arc::new(Handle { shared, jobs, open, thread, thread_id, queue_bytes_max })))
+    /// `Corrupt` for files that are not ours, damaged or cut, which stay as they are; `NewerFormat`;
+    /// `DiskFull`; `Io`.
+    pub fn open(seams: Seams, options: Options) -> Result<Self, KvError> {
+        let shared = open::open(seams, options)?;
+        Ok(Self(Arc::new(Handle { shared })))
     }
 
-    /// Queue a batch; `reply` is called once, on the writer thread, and must be quick. Never waits.
+    /// Queue a batch; `reply` is called once, on a thread of ours, and must be quick. Never waits.
     ///
     /// # Errors
     /// `Busy`, `Closed`, `Poisoned`, `TooLarge`: the batch is not queued and `reply` never called.
@@ -182,33 +129,7 @@ impl Store {
     ) -> Result<(), KvError> {
         batch.check_lens()?;
         let bytes = batch.bytes();
-        let queued = &self.0.shared.bytes_queued;
-        let before = queued.fetch_add(bytes, Ordering::AcqRel);
-        let result = match before > 0 && before + bytes > self.0.queue_bytes_max {
-            true => Err(KvError::Busy),
-            false => self.send(Job::Batch { batch, bytes, reply: Reply::new(reply) }),
-        };
-        if result.is_err() {
-            queued.fetch_sub(bytes, Ordering::AcqRel);
-        }
-        result
-    }
-
-    fn send(&self, job: Job) -> Result<(), KvError> {
-        let refused = match self.0.shared.writable() {
-            Err(error) => (job, error),
-            Ok(()) => match self.0.jobs.try_send(job) {
-                Ok(()) => return Ok(()),
-                Err(TrySendError::Full(job)) => (job, KvError::Busy),
-                Err(TrySendError::Disconnected(job)) => (job, KvError::Closed),
-            },
-        };
-        match refused.0 {
-            Job::Batch { reply, .. } => reply.disarm(),
-            Job::Begin { reply, .. } => reply.disarm(),
-            Job::Freeze(reply) => reply.disarm(),
-        }
-        Err(refused.1)
+        self.0.shared.submit(Job::Batch { batch, bytes, reply: Reply::new(reply) }, bytes)
     }
 
     /// As [`Store::submit`], waiting for the answer.
@@ -219,7 +140,7 @@ impl Store {
     /// Ask for the exclusive turn; `reply` has it when the queue came to it. The writers behind it
     /// wait until it ends, at most `deadline` after it began. Errors as [`Store::submit`].
     pub fn begin(&self, deadline: Duration, reply: Box<dyn FnOnce(Result<Tx, KvError>) + Send>) -> Result<(), KvError> {
-        self.send(Job::Begin { deadline, reply: Reply::new(reply) })
+        self.0.shared.submit(Job::Begin { deadline, reply: Reply::new(reply) }, 0)
     }
 
     /// As [`Store::begin`], waiting for the turn.
@@ -235,7 +156,10 @@ impl Store {
     /// What `f` makes of the value of a key, without a copy; [`KvError::TooLarge`], and the value
     /// was not read, when it is longer than `len_max` bytes.
     pub fn get_with<R>(&self, key: &[u8], len_max: usize, f: impl FnOnce(&[u8]) -> R) -> Result<Option<R>, KvError> {
-        Ok(self.0.shared.read(|view| view.find(key, len_max))?.map(|value| f(value.bytes())))
+        // read again when redb was opened anew under it: then it was not found before
+        let f = Cell::new(Some(f));
+        let found = self.0.shared.read(|view| view.find(key, len_max, |bytes| f.take().map(|f| f(bytes))))?;
+        Ok(found.flatten())
     }
 
     /// Whether a key is there.
@@ -248,9 +172,10 @@ impl Store {
         self.0.shared.read(|view| keys.iter().map(|key| view.get(key.as_ref())).collect())
     }
 
-    /// Entries. O(1).
+    /// Entries; those that expired and were not swept yet are counted. Looks once into redb for each
+    /// key that lies in memory: not for a scheduler. O(1) when nothing was written since.
     pub fn len(&self) -> Result<u64, KvError> {
-        Ok(self.0.shared.view()?.len)
+        self.0.shared.len()
     }
 
     /// Whether there is no entry.
@@ -263,32 +188,46 @@ impl Store {
         Ok(self.0.shared.view()?.revision)
     }
 
+    /// Make everything durable that was written; waits for what was queued before.
+    pub fn sync(&self) -> Result<(), KvError> {
+        wait(|reply| self.sync_later(reply))
+    }
+
+    /// As [`Store::sync`], answered by `reply`. Errors as [`Store::submit`].
+    pub fn sync_later(&self, reply: Box<dyn FnOnce(Result<(), KvError>) + Send>) -> Result<(), KvError> {
+        self.0.shared.submit(Job::Sync { freeze: false, reply: Some(Reply::new(reply)) }, 0)
+    }
+
+    /// Bring everything that was written before into the file, and let go of the log. Waits for that.
+    pub fn checkpoint(&self) -> Result<(), KvError> {
+        wait(|reply| self.0.shared.submit(Job::Sync { freeze: true, reply: Some(Reply::new(reply)) }, 0))?;
+        let mut engine = self.0.shared.engine.lock();
+        self.0.shared.drain(&mut engine)
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.0.shared
+    }
+
     /// A version that stays. The file grows while it is kept.
     pub fn snapshot(&self) -> Result<Snapshot, KvError> {
         let view = self.0.shared.view()?;
         Ok(Snapshot(Arc::new(Held { view: Mutex::new(Some(view)), shared: self.0.shared.clone() })))
     }
 
-    /// Bytes of the file, for the ledger. O(1).
+    /// Bytes of the files, for the ledger. O(1).
     pub fn file_bytes(&self) -> u64 {
-        self.0.shared.blocks.file_bytes()
+        self.0.shared.file_bytes()
     }
 
-    pub(crate) fn freeze(&self) -> Result<crate::verify::Frozen, KvError> {
-        wait(|reply| self.send(Job::Freeze(Reply::new(reply))))
-    }
-
-    /// Close: what waits is answered `Closed`, a group being committed is answered by its result.
-    /// Returns when the file is closed. Again is fine; from a reply it does not wait.
+    /// Close: what waits is answered `Closed`, a group being committed is answered by its result, what
+    /// lies in memory is brought into the file. Returns when the files are closed. Again is fine; from
+    /// a reply it does not wait.
     pub fn close(&self) {
-        drop(self.0.open.lock().take());
-        if std::thread::current().id() == self.0.thread_id {
-            return;
-        }
-        // whoever comes second waits here for the first
-        let mut thread = self.0.thread.lock();
-        if let Some(thread) = thread.take() {
-            let _ = thread.join();
+        let shared = self.0.shared.clone();
+        match Threads::is_ours() {
+            true => self.0.shared.threads.later(move || shared.close()),
+            false => shared.close(),
         }
     }
 
@@ -315,7 +254,7 @@ pub(crate) fn wait<T: Send + 'static>(
 pub struct Snapshot(Arc<Held>);
 
 struct Held {
-    view: Mutex<Option<Arc<View>>>,
+    view: Mutex<Option<View>>,
     shared: Arc<Shared>,
 }
 
@@ -326,7 +265,7 @@ impl fmt::Debug for Snapshot {
 }
 
 impl Snapshot {
-    pub(crate) fn view(&self) -> Result<Arc<View>, KvError> {
+    pub(crate) fn view(&self) -> Result<View, KvError> {
         if self.0.shared.is_closed() {
             return Err(KvError::Closed);
         }
@@ -344,7 +283,7 @@ impl Snapshot {
 
     /// As [`Store::get_with`].
     pub fn get_with<R>(&self, key: &[u8], len_max: usize, f: impl FnOnce(&[u8]) -> R) -> Result<Option<R>, KvError> {
-        Ok(self.view()?.find(key, len_max)?.map(|value| f(value.bytes())))
+        self.view()?.find(key, len_max, f)
     }
 
     /// Whether a key is there.
@@ -358,9 +297,9 @@ impl Snapshot {
         keys.iter().map(|key| view.get(key.as_ref())).collect()
     }
 
-    /// Entries. O(1).
+    /// As [`Store::len`].
     pub fn len(&self) -> Result<u64, KvError> {
-        Ok(self.view()?.len)
+        self.view()?.len()
     }
 
     /// Whether there is no entry.

@@ -1,29 +1,34 @@
-//! An exclusive turn: one caller reads and writes alone while the writer thread waits for it.
+//! An exclusive turn: one caller reads and writes alone while the store's queue waits for it.
 //!
 //! Invariant: a turn ends once, by commit, abort, cancel, deadline or closing, under its lock; what
 //! ends it first decides, and later calls answer with that. Its writes are in memory until commit.
 
 use crate::batch::{check_key, check_value, Batch, Committed, Op};
 use crate::reply::Reply;
-use crate::view::{page, short_enough, KeyRange, Page, PageLimits, View, Writes};
+use crate::base::short_enough;
+use crate::shared::Shared;
+use crate::table::{Written, NEVER_MS};
+use crate::view::{page, KeyRange, Page, PageLimits, View, Writes};
 use crate::KvError;
-use crossbeam_channel::Sender;
 use parking_lot::Mutex;
 use std::fmt;
 use std::sync::atomic::{fence, AtomicBool, Ordering};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
 
-/// How a turn ended, for the writer thread.
+/// How a turn ended, for the writer.
 pub(crate) enum End {
     Commit(Batch, Reply<Committed>),
     Abort,
 }
 
-/// Shared by the caller and the writer thread.
+/// Shared by the caller and the store.
 pub(crate) struct Turn {
-    view: Arc<View>,
+    view: View,
     state: Mutex<State>,
-    end: Sender<End>,
+    store: Weak<Shared>,
+    /// On the store's monotonic clock.
+    pub until: Duration,
     bytes_max: usize,
     /// Set before the lock is tried, looked at after it is given back: one of the two sees it.
     cancelled: AtomicBool,
@@ -34,26 +39,30 @@ struct State {
     over: Option<KvError>,
     writes: Writes,
     cleared: bool,
-    len: u64,
     bytes: usize,
 }
 
 impl Turn {
-    /// `end` must have room for one message.
-    pub fn new(view: Arc<View>, end: Sender<End>, bytes_max: usize) -> Self {
-        let len = view.len;
-        let state = State { over: None, writes: Writes::new(), cleared: false, len, bytes: 0 };
-        Self { view, state: Mutex::new(state), end, bytes_max, cancelled: AtomicBool::new(false) }
+    pub fn new(view: View, store: Weak<Shared>, until: Duration, bytes_max: usize) -> Self {
+        let state = State { over: None, writes: Writes::new(), cleared: false, bytes: 0 };
+        Self { view, state: Mutex::new(state), store, until, bytes_max, cancelled: AtomicBool::new(false) }
     }
 
-    /// End it with `why`, if it did not end before. Nothing is sent to the writer thread.
+    /// End it with `why`, if it did not end before. The store is not told.
     pub fn stop(&self, why: KvError) -> bool {
         self.state.lock().stop(why)
     }
 
-    fn abort(&self, why: KvError) {
+    /// End it with `why`, if it did not end before; the next writer has its turn.
+    pub fn abort(&self, why: KvError) {
         if self.stop(why) {
-            let _ = self.end.try_send(End::Abort);
+            self.tell(End::Abort);
+        }
+    }
+
+    fn tell(&self, end: End) {
+        if let Some(store) = self.store.upgrade() {
+            store.end_turn(self, end);
         }
     }
 
@@ -79,7 +88,7 @@ impl Turn {
         let free = self.state.try_lock();
         let ended = free.is_some_and(|mut state| state.stop(KvError::Cancelled));
         if ended {
-            let _ = self.end.try_send(End::Abort);
+            self.tell(End::Abort);
         }
     }
 }
@@ -101,23 +110,30 @@ impl State {
 
     fn has(&self, view: &View, key: &[u8]) -> Result<bool, KvError> {
         match self.writes.get(key) {
-            Some(written) => Ok(written.is_some()),
+            Some(written) => Ok(view.live(written).is_some()),
             None if self.cleared => Ok(false),
             None => view.has(key),
         }
     }
 
-    fn write(&mut self, turn: &Turn, key: &[u8], value: Option<&[u8]>) -> Result<(), KvError> {
-        let had = self.has(&turn.view, key)?;
-        let old = self.writes.get(key).map_or(0, |old| weight(key, old.as_deref()));
+    fn len(&self, view: &View) -> Result<u64, KvError> {
+        let mut len = if self.cleared { 0 } else { view.len()? };
+        for (key, written) in &self.writes {
+            let had = !self.cleared && view.has(key)?;
+            len = len + u64::from(written.value.is_some()) - u64::from(had);
+        }
+        Ok(len)
+    }
+
+    fn write(&mut self, turn: &Turn, key: &[u8], value: Option<&[u8]>, expires_ms: u64) -> Result<(), KvError> {
+        let old = self.writes.get(key).map_or(0, |old| weight(key, old.value.as_deref()));
         let bytes = self.bytes - old + weight(key, value);
         if bytes > turn.bytes_max {
             let (len, len_max) = (bytes as u64, turn.bytes_max as u64);
             return Err(KvError::TooLarge { what: "transaction", len, len_max });
         }
         self.bytes = bytes;
-        self.len = self.len + u64::from(value.is_some()) - u64::from(had);
-        self.writes.insert(key.to_vec(), value.map(<[u8]>::to_vec));
+        self.writes.insert(key.to_vec(), Written { value: value.map(<[u8]>::to_vec), expires_ms });
         Ok(())
     }
 }
@@ -143,10 +159,12 @@ impl Tx {
     /// As [`crate::Store::get_with`], own writes included.
     pub fn get_with<R>(&self, key: &[u8], len_max: usize, f: impl FnOnce(&[u8]) -> R) -> Result<Option<R>, KvError> {
         self.0.with(|state| match state.writes.get(key) {
-            Some(None) => Ok(None),
-            Some(Some(value)) => short_enough(value, len_max).map(|()| Some(f(value))),
+            Some(written) => match self.0.view.live(written) {
+                Some(value) => short_enough(value.len(), len_max).map(|()| Some(f(value))),
+                None => Ok(None),
+            },
             None if state.cleared => Ok(None),
-            None => Ok(self.0.view.find(key, len_max)?.map(|value| f(value.bytes()))),
+            None => self.0.view.find(key, len_max, f),
         })
     }
 
@@ -158,14 +176,14 @@ impl Tx {
     /// A part of a range, own writes included; see [`crate::Snapshot::page`].
     pub fn page(&self, range: &KeyRange, reverse: bool, limits: PageLimits) -> Result<Page, KvError> {
         self.0.with(|state| {
-            let view = (!state.cleared).then_some(&*self.0.view);
+            let view = (!state.cleared).then_some(&self.0.view);
             page(view, &state.writes, range, reverse, limits)
         })
     }
 
-    /// Entries, own writes included. O(1).
+    /// Entries, own writes included. Looks at each write, and at what [`crate::Store::len`] looks at.
     pub fn len(&self) -> Result<u64, KvError> {
-        self.0.with(|state| Ok(state.len))
+        self.0.with(|state| state.len(&self.0.view))
     }
 
     /// Whether there is no entry.
@@ -176,36 +194,42 @@ impl Tx {
     /// Set a key. [`KvError::TooLarge`] when key, value or all writes together are too long.
     pub fn put(&self, key: &[u8], value: &[u8]) -> Result<(), KvError> {
         check_key(key).and_then(|()| check_value(value))?;
-        self.0.with(|state| state.write(&self.0, key, Some(value)))
+        self.0.with(|state| state.write(&self.0, key, Some(value), NEVER_MS))
+    }
+
+    /// As [`Tx::put`], gone at `expires_ms` (wall clock, milliseconds since 1970).
+    pub fn put_until(&self, key: &[u8], value: &[u8], expires_ms: u64) -> Result<(), KvError> {
+        check_key(key).and_then(|()| check_value(value))?;
+        self.0.with(|state| state.write(&self.0, key, Some(value), expires_ms))
     }
 
     /// Remove a key; nothing there is fine.
     pub fn delete(&self, key: &[u8]) -> Result<(), KvError> {
         check_key(key)?;
-        self.0.with(|state| state.write(&self.0, key, None))
+        self.0.with(|state| state.write(&self.0, key, None, NEVER_MS))
     }
 
     /// Remove everything.
     pub fn clear(&self) -> Result<(), KvError> {
         self.0.with(|state| {
-            *state = State { over: None, writes: Writes::new(), cleared: true, len: 0, bytes: 0 };
+            *state = State { over: None, writes: Writes::new(), cleared: true, bytes: 0 };
             Ok(())
         })
     }
 
-    /// Hand the writes to the writer thread, which answers `reply` when they are durable. On an
+    /// Hand the writes to the store, which answers `reply` when they are durable. On an
     /// error here, `reply` is never called. Later calls answer [`KvError::Closed`].
     pub fn commit(&self, reply: Box<dyn FnOnce(Result<Committed, KvError>) + Send>) -> Result<(), KvError> {
         self.0.with(|state| {
             let (writes, cleared) = state.finish(KvError::Closed);
             let clear = cleared.then_some(Op::Clear);
-            let changes = writes.into_iter().map(|(key, value)| match value {
-                Some(value) => Op::Put { key, value },
+            let changes = writes.into_iter().map(|(key, Written { value, expires_ms })| match value {
+                Some(value) if expires_ms == NEVER_MS => Op::Put { key, value },
+                Some(value) => Op::PutUntil { key, value, expires_ms },
                 None => Op::Delete { key },
             });
             let batch = Batch { ops: clear.into_iter().chain(changes).collect(), ..Batch::default() };
-            // never full: the turn ends once, and the writer thread waits for it
-            let _ = self.0.end.try_send(End::Commit(batch, Reply::new(reply)));
+            self.0.tell(End::Commit(batch, Reply::new(reply)));
             Ok(())
         })
     }

@@ -1,10 +1,12 @@
 //! How values lie in redb: a short one beside its key, a long one in a table of its own, so that a
 //! look at a key, or at its neighbours, never brings in a long value.
 //!
-//! Invariant: each long value has exactly one cell that names it; both change in one transaction.
+//! Invariant: each long value has exactly one cell that names it, each entry that expires exactly one
+//! row in the order of expiry; all change in one transaction.
 //! Bytes: docs/formats.md, "Tables of redb".
 
 use crate::format::le;
+use crate::table::{Written, NEVER_MS};
 use redb::{ReadableTable, Table, TableDefinition, WriteTransaction};
 
 /// Keys of the user, and what each holds: a cell.
@@ -12,46 +14,79 @@ pub(crate) const DATA: TableDefinition<&[u8], &[u8]> = TableDefinition::new("dat
 /// Long values by number.
 pub(crate) const LONG: TableDefinition<u64, &[u8]> = TableDefinition::new("long");
 
+/// Keys that expire, each behind its time (milliseconds since 1970, big-endian).
+pub(crate) const EXPIRY: TableDefinition<&[u8], ()> = TableDefinition::new("expiry");
+
 /// The longest value that lies beside its key, bytes. Eight pages of redb.
 pub(crate) const SHORT_LEN_MAX: usize = 32 << 10;
 
-const SHORT: u8 = 0;
+/// Bits of a cell's first byte.
 const IS_LONG: u8 = 1;
-const LONG_CELL_LEN: usize = 17;
+const EXPIRES: u8 = 2;
+const KNOWN: u8 = IS_LONG | EXPIRES;
 
 /// What the table of keys holds for one key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Cell<'a> {
-    /// The value itself.
+pub(crate) struct Cell<'a> {
+    /// Milliseconds since 1970; [`NEVER_MS`] when it stays.
+    pub expires_ms: u64,
+    pub body: Body<'a>,
+}
+
+/// Where the value is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Body<'a> {
+    /// Here.
     Short(&'a [u8]),
-    /// Where the value is, and how long.
+    /// In the other table.
     Long { number: u64, len: u64 },
 }
 
 impl<'a> Cell<'a> {
     pub fn decode(bytes: &'a [u8]) -> Result<Self, redb::Error> {
-        match bytes.split_first() {
-            Some((&SHORT, value)) => Ok(Self::Short(value)),
-            Some((&IS_LONG, rest)) if bytes.len() == LONG_CELL_LEN => {
-                Ok(Self::Long { number: u64::from_le_bytes(le(rest)), len: u64::from_le_bytes(le(&rest[8..])) })
-            }
-            _ => Err(redb::Error::Corrupted("a cell of unknown kind".into())),
+        let unknown = || redb::Error::Corrupted("a cell of unknown kind".into());
+        let (flags, mut rest) = bytes.split_first().ok_or_else(unknown)?;
+        if flags & !KNOWN != 0 {
+            return Err(unknown());
         }
+        let mut expires_ms = NEVER_MS;
+        if flags & EXPIRES != 0 {
+            let (time, behind) = rest.split_at_checked(8).ok_or_else(unknown)?;
+            (expires_ms, rest) = (u64::from_le_bytes(le(time)), behind);
+        }
+        let body = match (flags & IS_LONG != 0, rest.len()) {
+            (false, _) => Body::Short(rest),
+            (true, 16) => {
+                Body::Long { number: u64::from_le_bytes(le(rest)), len: u64::from_le_bytes(le(&rest[8..])) }
+            }
+            (true, _) => return Err(unknown()),
+        };
+        Ok(Self { expires_ms, body })
     }
 
-    /// Of the value, bytes.
-    pub fn value_len(&self) -> u64 {
-        match self {
-            Self::Short(value) => value.len() as u64,
-            Self::Long { len, .. } => *len,
+    fn encode(&self, out: &mut Vec<u8>) {
+        out.clear();
+        out.push(0);
+        if self.expires_ms != NEVER_MS {
+            out[0] |= EXPIRES;
+            out.extend_from_slice(&self.expires_ms.to_le_bytes());
+        }
+        match self.body {
+            Body::Short(value) => out.extend_from_slice(value),
+            Body::Long { number, len } => {
+                out[0] |= IS_LONG;
+                out.extend_from_slice(&number.to_le_bytes());
+                out.extend_from_slice(&len.to_le_bytes());
+            }
         }
     }
 }
 
-/// Both tables, being written.
+/// The tables, being written.
 pub(crate) struct Tables<'txn> {
     data: Table<'txn, &'static [u8], &'static [u8]>,
     long: Table<'txn, u64, &'static [u8]>,
+    expiry: Table<'txn, &'static [u8], ()>,
     /// Scratch for cells.
     cell: Vec<u8>,
 }
@@ -59,67 +94,82 @@ pub(crate) struct Tables<'txn> {
 impl<'txn> Tables<'txn> {
     /// Open them, creating what is not there.
     pub fn open(txn: &'txn WriteTransaction) -> Result<Self, redb::Error> {
-        Ok(Self { data: txn.open_table(DATA)?, long: txn.open_table(LONG)?, cell: Vec::new() })
+        let (data, long, expiry) = (txn.open_table(DATA)?, txn.open_table(LONG)?, txn.open_table(EXPIRY)?);
+        Ok(Self { data, long, expiry, cell: Vec::new() })
     }
 
-    pub fn has(&self, key: &[u8]) -> Result<bool, redb::Error> {
-        Ok(self.data.get(key)?.is_some())
-    }
-
-    /// Whether the key has exactly this value.
-    pub fn is(&self, key: &[u8], value: Option<&[u8]>) -> Result<bool, redb::Error> {
-        let cell = self.data.get(key)?;
-        let (Some(cell), Some(value)) = (&cell, value) else { return Ok(cell.is_none() && value.is_none()) };
-        match Cell::decode(cell.value())? {
-            Cell::Short(found) => Ok(found == value),
-            Cell::Long { len, .. } if len != value.len() as u64 => Ok(false),
-            Cell::Long { number, .. } => Ok(self.long.get(number)?.is_some_and(|found| found.value() == value)),
+    /// What was written last about a key.
+    pub fn bring(&mut self, key: &[u8], written: &Written) -> Result<(), redb::Error> {
+        match &written.value {
+            Some(value) => self.put(key, value, written.expires_ms),
+            None => self.delete(key),
         }
     }
 
-    pub fn put(&mut self, key: &[u8], value: &[u8]) -> Result<(), redb::Error> {
-        self.cell.clear();
-        if value.len() <= SHORT_LEN_MAX {
-            self.cell.push(SHORT);
-            self.cell.extend_from_slice(value);
+    pub fn put(&mut self, key: &[u8], value: &[u8], expires_ms: u64) -> Result<(), redb::Error> {
+        let body = if value.len() <= SHORT_LEN_MAX {
+            Body::Short(value)
         } else {
             let number = self.long.last()?.map_or(0, |(last, _)| last.value()) + 1;
             self.long.insert(number, value)?;
-            self.cell.push(IS_LONG);
-            self.cell.extend_from_slice(&number.to_le_bytes());
-            self.cell.extend_from_slice(&(value.len() as u64).to_le_bytes());
-        }
+            Body::Long { number, len: value.len() as u64 }
+        };
+        Cell { expires_ms, body }.encode(&mut self.cell);
         let old = self.data.insert(key, self.cell.as_slice())?;
-        let old = old.map(|old| long_number(old.value())).transpose()?.flatten();
-        self.forget(old)
-    }
-
-    pub fn delete(&mut self, key: &[u8]) -> Result<(), redb::Error> {
-        let old = self.data.remove(key)?;
-        let old = old.map(|old| long_number(old.value())).transpose()?.flatten();
-        self.forget(old)
-    }
-
-    fn forget(&mut self, number: Option<u64>) -> Result<(), redb::Error> {
-        if let Some(number) = number {
-            self.long.remove(number)?;
+        let old = old.map(|old| Named::of(old.value())).transpose()?;
+        self.forget(key, old)?;
+        if expires_ms != NEVER_MS {
+            self.expiry.insert(expiry_key(expires_ms, key).as_slice(), ())?;
         }
         Ok(())
     }
 
-    /// Both tables, empty.
+    fn delete(&mut self, key: &[u8]) -> Result<(), redb::Error> {
+        let old = self.data.remove(key)?;
+        let old = old.map(|old| Named::of(old.value())).transpose()?;
+        self.forget(key, old)
+    }
+
+    fn forget(&mut self, key: &[u8], old: Option<Named>) -> Result<(), redb::Error> {
+        let Some(old) = old else { return Ok(()) };
+        if let Some(number) = old.number {
+            self.long.remove(number)?;
+        }
+        if old.expires_ms != NEVER_MS {
+            self.expiry.remove(expiry_key(old.expires_ms, key).as_slice())?;
+        }
+        Ok(())
+    }
+
+    /// All of them, empty.
     pub fn clear(self, txn: &'txn WriteTransaction) -> Result<Self, redb::Error> {
         drop(self);
         txn.delete_table(DATA)?;
         txn.delete_table(LONG)?;
+        txn.delete_table(EXPIRY)?;
         Self::open(txn)
     }
 }
 
-fn long_number(cell: &[u8]) -> Result<Option<u64>, redb::Error> {
-    match Cell::decode(cell)? {
-        Cell::Long { number, .. } => Ok(Some(number)),
-        Cell::Short(_) => Ok(None),
+/// The row of a key in the order of expiry.
+pub(crate) fn expiry_key(expires_ms: u64, key: &[u8]) -> Vec<u8> {
+    [&expires_ms.to_be_bytes()[..], key].concat()
+}
+
+/// What goes with a cell when it goes.
+struct Named {
+    number: Option<u64>,
+    expires_ms: u64,
+}
+
+impl Named {
+    fn of(cell: &[u8]) -> Result<Self, redb::Error> {
+        let cell = Cell::decode(cell)?;
+        let number = match cell.body {
+            Body::Long { number, .. } => Some(number),
+            Body::Short(_) => None,
+        };
+        Ok(Self { number, expires_ms: cell.expires_ms })
     }
 }
 
@@ -128,14 +178,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn cells_of_no_known_kind_are_refused() {
-        assert_eq!(Cell::decode(&[0]).expect("empty"), Cell::Short(&[]));
-        assert_eq!(Cell::decode(&[0, 1]).expect("short"), Cell::Short(&[1]));
-        let mut long = vec![1];
-        long.extend_from_slice(&7_u64.to_le_bytes());
-        long.extend_from_slice(&40_000_u64.to_le_bytes());
-        assert_eq!(Cell::decode(&long).expect("long"), Cell::Long { number: 7, len: 40_000 });
-        for bad in [&[][..], &[2], &long[..16], &[&long[..], &[0]].concat()] {
+    fn cells_read_back_and_no_unknown_kind_is_taken() {
+        let mut bytes = Vec::new();
+        for expires_ms in [NEVER_MS, 0, 1_700_000_000_000] {
+            for body in [Body::Short(&[]), Body::Short(&[1, 2]), Body::Long { number: 7, len: 40_000 }] {
+                let cell = Cell { expires_ms, body };
+                cell.encode(&mut bytes);
+                assert_eq!(Cell::decode(&bytes).expect("reads"), cell);
+            }
+        }
+        let long = bytes;
+        for bad in [&[][..], &[4], &[2, 0], &long[..24], &[&long[..], &[0]].concat()] {
             assert!(Cell::decode(bad).is_err(), "{bad:?}");
         }
     }

@@ -8,11 +8,13 @@ use crate::blocks::BlockFile;
 use crate::engine::Engine;
 use crate::fence::fence;
 use crate::format::BLOCK;
-use crate::view::{Value, View, EVERYTHING};
+use crate::base::Base;
+use crate::table::NEVER_MS;
 use crate::{KvError, Store};
 use macula_core::{Progress, Task};
 use redb::{ReadOnlyDatabase, StorageBackend};
 use std::io;
+use std::ops::Bound;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 
@@ -32,7 +34,7 @@ const RECOVERY_REQUIRED: u8 = 2;
 /// A commit, frozen.
 pub(crate) struct Frozen {
     db: ReadOnlyDatabase,
-    view: Arc<View>,
+    base: Arc<Base>,
     blocks: Arc<BlockFile>,
     count: Arc<AtomicU64>,
 }
@@ -46,25 +48,27 @@ struct FrozenBackend {
 }
 
 impl Frozen {
-    /// Called on the writer thread, between commits: opening reads pages that no view protects.
+    /// Called by who has the engine, between commits: opening reads pages that no base protects.
     pub fn now(engine: &Engine) -> Result<Self, KvError> {
-        let view = engine.view()?;
+        let base = engine.base()?;
         let blocks = engine.blocks.clone();
         let (mut head, len) = blocks.frozen_head();
         head[GOD_BYTE] &= !RECOVERY_REQUIRED;
         let count = Arc::new(AtomicU64::new(0));
         let backend = FrozenBackend { blocks: blocks.clone(), head, len, count: count.clone() };
         let db = fence(&blocks, || Ok(redb::Builder::new().set_cache_size(0).open_read_only_with_backend(backend)?))?;
-        Ok(Self { db, view, blocks, count })
+        Ok(Self { db, base, blocks, count })
     }
 
     fn walk(&self, task: &Task) -> Result<Verified, KvError> {
-        let (mut entries, mut long) = (0, 0);
-        let view = View::now(&self.db, &self.blocks, self.view.revision)?;
-        let mut scan = view.scan(&EVERYTHING, false)?;
-        while let Some((_, value)) = scan.look()? {
+        let (mut entries, mut long, mut expiring) = (0, 0, 0);
+        let base = Base::now(&self.db, &self.blocks, self.base.revision)?;
+        let mut scan = base.scan(Bound::Unbounded, Bound::Unbounded, false)?;
+        while let Some((_, stored)) = scan.step()? {
             entries += 1;
-            long += u64::from(matches!(value, Value::Long(_)));
+            long += u64::from(stored.is_long());
+            expiring += u64::from(stored.expires_ms() != NEVER_MS);
+            base.value(&stored, usize::MAX, |_| ())?;
             if entries % 256 == 0 {
                 if task.cancel.is_cancelled() {
                     return Err(KvError::Cancelled);
@@ -73,27 +77,34 @@ impl Frozen {
                 task.report(Progress { entries_done: entries, bytes_done, bytes_total: 0 });
             }
         }
-        if entries != self.view.len {
-            let reason = format!("holds {entries} entries of {}", self.view.len);
-            return Err(KvError::corrupt(self.blocks.name(), None, reason));
-        }
-        let long_len = view.long_len()?;
-        if long != long_len {
-            let reason = format!("holds {long_len} long values, its entries name {long}");
-            return Err(KvError::corrupt(self.blocks.name(), None, reason));
+        let (long_len, expiry_len) = (base.long_len()?, base.expiry_len()?);
+        for (what, found, named) in [
+            ("entries", entries, self.base.len),
+            ("long values", long_len, long),
+            ("entries that expire", expiry_len, expiring),
+        ] {
+            if found != named {
+                let reason = format!("holds {found} {what} where there should be {named}");
+                return Err(KvError::corrupt(self.blocks.name(), None, reason));
+            }
         }
         Ok(Verified { entries, blocks: self.count.load(Ordering::Relaxed) })
     }
 }
 
 impl Store {
-    /// Read every live block from the disk and compare it with its tag. Waits for the writer thread
-    /// once, then reads beside it.
+    /// Bring what was written into the file, read every live block of it from the disk and compare it
+    /// with its tag. Waits for a drain, then reads beside the writers.
     ///
     /// # Errors
     /// `Corrupt` names the first block that does not match; `Cancelled`; `Closed`.
     pub fn verify(&self, task: &Task) -> Result<Verified, KvError> {
-        self.freeze()?.walk(task)
+        self.checkpoint()?;
+        let frozen = {
+            let engine = self.shared().engine.lock();
+            self.shared().writable().and_then(|()| Frozen::now(&engine))?
+        };
+        frozen.walk(task)
     }
 }
 

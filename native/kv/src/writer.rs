@@ -1,198 +1,311 @@
-//! The writer thread: takes what waits in the queue as one group, commits it once, answers each.
+//! The writer: takes what waits as one group, appends it to the log, syncs once, lets everybody see
+//! it, answers each.
 //!
-//! Invariant: every job taken is answered exactly once (see `reply.rs`), and nothing is written
-//! after a failed sync. The thread ends when every handle of the store is gone or one closed it;
-//! it alone closes the engine, so that dropping a handle never waits.
+//! Invariant: a batch is in the log before it is in a table, and durable before it is seen, unless it
+//! asked for less. After a failed write or sync of the log nothing is written any more, and what was
+//! not yet seen is never seen.
 
-use crate::batch::{Batch, Committed};
-use crate::engine::{Engine, Failed, GROUP_LEN_MAX};
+use crate::batch::{Batch, Committed, Condition, Durability, Op};
+use crate::drain;
+use crate::queue::Job;
+use crate::record;
 use crate::reply::Reply;
-use crate::store::{Options, Shared};
+use crate::shared::Shared;
+use crate::table::{Written, NEVER_MS};
 use crate::turn::{End, Turn, Tx};
-use crate::verify::Frozen;
+use crate::view::{Stack, View};
 use crate::KvError;
-use crossbeam_channel::{bounded, select, Receiver, TryRecvError};
-use macula_core::{Clock, Disk, Gate};
+use macula_core::Kinded;
+use macula_wal::Log;
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// What waits in the queue.
-pub(crate) enum Job {
-    Batch { batch: Batch, bytes: usize, reply: Reply<Committed> },
-    Begin { deadline: Duration, reply: Reply<Tx> },
-    Freeze(Reply<Frozen>),
-}
+/// Batches in one group at most.
+pub(crate) const GROUP_LEN_MAX: usize = 1 << 16;
+/// What a change of one key may take in redb beside its data: its leaf and the branches above it.
+const PAGES_BYTES: u64 = 16_384;
+/// A revision is a number of openings after a crash, then the sequence in the log: so that what an
+/// unknown outcome may have used is never used again.
+pub(crate) const SEQUENCE_BITS: u32 = 40;
 
-/// The thread's own things.
+/// What only one thread at a time has.
 pub(crate) struct Writer {
-    pub engine: Engine,
-    pub shared: Arc<Shared>,
-    pub jobs: Receiver<Job>,
-    /// Says nothing; disconnected when the store is to close.
-    pub open: Receiver<()>,
-    pub disk: Arc<dyn Disk>,
-    pub gate: Arc<Gate>,
-    pub clock: Arc<dyn Clock>,
-    pub options: Options,
-    /// Taken from the queue, not done yet.
-    pub next: Option<Job>,
+    pub log: Log,
+    /// The upper part of revisions.
+    pub epoch: u64,
+    /// Something is in the log that no sync covers.
+    pub is_dirty: bool,
 }
 
-type Member = (Batch, Reply<Committed>);
+type Group = Vec<(Batch, Reply<Committed>)>;
 
-impl Writer {
-    pub fn run(mut self) {
-        while let Some(job) = self.take() {
-            match job {
-                Job::Batch { batch, bytes, reply } => {
-                    let group = self.gather(batch, bytes, reply);
-                    self.commit(group);
-                }
-                Job::Begin { deadline, reply } => self.turn(deadline, reply),
-                Job::Freeze(reply) => {
-                    let frozen = self.shared.writable().and_then(|()| Frozen::now(&self.engine));
-                    reply.give(frozen);
-                }
+impl Shared {
+    /// Do what was taken from the queue. False: nobody works on it for now.
+    pub fn perform(self: &Arc<Self>, group: Group, job: Option<Job>) -> bool {
+        match job {
+            None => self.commit(group),
+            Some(Job::Begin { deadline, reply }) => return !self.begin_turn(deadline, reply),
+            Some(Job::End(End::Commit(batch, reply))) => self.commit(vec![(batch, reply)]),
+            Some(Job::End(End::Abort)) => {}
+            Some(Job::Sync { freeze, reply }) => {
+                let synced = self.sync(freeze);
+                reply.into_iter().for_each(|reply| reply.give(synced.clone()));
             }
+            // taken as groups
+            Some(Job::Batch { batch, reply, .. }) => self.commit(vec![(batch, reply)]),
         }
-        self.close();
+        self.keep_up()
     }
 
-    fn take(&mut self) -> Option<Job> {
-        if self.open.try_recv() == Err(TryRecvError::Disconnected) {
-            return None;
-        }
-        if let Some(job) = self.next.take() {
-            return Some(job);
-        }
-        select! {
-            recv(self.open) -> _ => None,
-            recv(self.jobs) -> job => job.ok(),
-        }
-    }
-
-    /// The group that begins with this batch: what else waits, up to the next job of another kind.
-    fn gather(&mut self, batch: Batch, bytes: usize, reply: Reply<Committed>) -> Vec<Member> {
-        let mut bytes_taken = 0;
-        let mut group = Vec::new();
-        let mut next = Some(Job::Batch { batch, bytes, reply });
-        loop {
-            match next {
-                Some(Job::Batch { batch, bytes, reply }) => {
-                    self.shared.bytes_queued.fetch_sub(bytes, Ordering::AcqRel);
-                    bytes_taken += bytes;
-                    match batch.cancel.as_ref().is_some_and(|cancel| cancel.is_cancelled()) {
-                        true => reply.give(Err(KvError::Cancelled)),
-                        false => group.push((batch, reply)),
-                    }
-                }
-                other => {
-                    self.next = other;
-                    return group;
-                }
-            }
-            if bytes_taken >= self.options.batch_bytes_max || group.len() >= GROUP_LEN_MAX {
-                return group;
-            }
-            next = self.jobs.try_recv().ok();
-        }
-    }
-
-    fn commit(&mut self, group: Vec<Member>) {
-        if let Err(error) = self.shared.writable() {
+    fn commit(self: &Arc<Self>, group: Group) {
+        if let Err(error) = self.may_write() {
             return answer_all(group, &error);
         }
         let group = self.that_fit(group);
         if group.is_empty() {
             return;
         }
-        let batches: Vec<&Batch> = group.iter().map(|(batch, _)| batch).collect();
-        let shared = &self.shared;
-        match self.engine.commit(&batches, &self.gate, |view| shared.publish(view)) {
-            Ok(outcomes) => {
-                for ((_, reply), outcome) in group.into_iter().zip(outcomes) {
-                    reply.give(outcome);
+        let mut writer = self.writer.lock();
+        let pass = self.gate.pass();
+        let Ok(mut staged) = self.view() else { return answer_all(group, &KvError::Closed) };
+        let (before, stack_before) = (staged.revision, staged.stack.clone());
+        let (mut done, mut broken, mut durability) = (Vec::with_capacity(group.len()), None, Durability::None);
+        for (mut batch, reply) in group {
+            let wanted = batch.durability.unwrap_or(self.options.durability);
+            match self.stage(&mut writer, &mut staged, &mut batch) {
+                Ok(committed) => {
+                    durability = durability.max(wanted);
+                    done.push((reply, Ok(committed)));
+                }
+                Err(error) => {
+                    if !is_outcome(&error) {
+                        broken = Some(error.clone());
+                    }
+                    done.push((reply, Err(error)));
                 }
             }
-            Err(Failed::Full) => {
-                let view = self.engine.revive().and_then(|()| self.engine.view());
-                if let Err(error) = &view {
-                    self.shared.poison(error);
-                }
-                self.shared.publish(view);
-                answer_all(group, &KvError::DiskFull);
+        }
+        if staged.revision != before {
+            if let Err(error) = writer.make(durability) {
+                self.poison(&error);
+                let unknown = KvError::UnknownResult(error.to_string());
+                done.iter_mut().filter(|(_, result)| result.is_ok()).for_each(|(_, result)| *result = Err(unknown.clone()));
+            } else {
+                self.publish(&stack_before, staged);
             }
-            Err(Failed::Before(error)) => {
-                self.shared.poison(&error);
-                answer_all(group, &error);
-            }
-            Err(Failed::Unknown(error)) => {
-                self.shared.poison(&error);
-                answer_all(group, &KvError::UnknownResult(error.to_string()));
-            }
+        }
+        drop(pass);
+        self.log_bytes.store(writer.log.file_bytes(), Ordering::Relaxed);
+        let is_dirty = writer.is_dirty;
+        drop(writer);
+        if let Some(error) = broken {
+            self.poison(&error);
+        }
+        done.into_iter().for_each(|(reply, result)| reply.give(result));
+        if is_dirty && durability == Durability::Async {
+            self.sync_later();
         }
     }
 
-    /// Refuses what the disk has no room for, before redb meets it.
-    fn that_fit(&self, group: Vec<Member>) -> Vec<Member> {
+    /// Check one batch against what is staged, append it, and lay it over.
+    fn stage(&self, writer: &mut Writer, staged: &mut View, batch: &mut Batch) -> Result<Committed, KvError> {
+        if batch.cancel.as_ref().is_some_and(|cancel| cancel.is_cancelled()) {
+            return Err(KvError::Cancelled);
+        }
+        meets(staged, &batch.conditions)?;
+        let revision = writer.epoch | writer.log.next_sequence();
+        record::append(&mut writer.log, revision, &batch.ops)?;
+        lay_over(&mut staged.stack, std::mem::take(&mut batch.ops), revision);
+        staged.revision = revision;
+        Ok(Committed { revision })
+    }
+
+    fn may_write(&self) -> Result<(), KvError> {
+        self.writable()?;
+        match self.blocks.corruption() {
+            Some(error) => {
+                // what was acknowledged now could never be drained
+                self.poison(&error);
+                Err(error)
+            }
+            None if self.is_drain_full.load(Ordering::Acquire) && self.is_over_full() => Err(KvError::DiskFull),
+            None => Ok(()),
+        }
+    }
+
+    /// Refuses what the disk has no room for, before log or redb meet it. What waits in memory will
+    /// need room too.
+    fn that_fit(self: &Arc<Self>, group: Group) -> Group {
         let Ok(space) = self.disk.space() else { return group };
-        let mut free = space.free.saturating_sub(self.options.reserve_bytes);
-        let mut fitting = Vec::with_capacity(group.len());
+        let (len, bytes) = {
+            let stack = &self.state.read().stack;
+            (stack.len() as u64, stack.bytes() as u64)
+        };
+        // a drain copies each page that it changes, but no page twice
+        let owed = bytes * 3 + (len * PAGES_BYTES).min(self.blocks.file_bytes());
+        let mut free = space.free.saturating_sub(self.options.reserve_bytes).saturating_sub(owed);
+        let (mut fitting, mut refused) = (Vec::with_capacity(group.len()), Vec::new());
         for (batch, reply) in group {
             match free.checked_sub(batch.disk_bytes()) {
                 Some(left) => {
                     free = left;
                     fitting.push((batch, reply));
                 }
-                None => reply.give(Err(KvError::DiskFull)),
+                None => refused.push(reply),
             }
         }
+        if !refused.is_empty() {
+            // what waits in memory takes less room once it is drained
+            let _ = self.sync(true);
+        }
+        refused.into_iter().for_each(|reply| reply.give(Err(KvError::DiskFull)));
         fitting
     }
 
-    fn turn(&mut self, deadline: Duration, reply: Reply<Tx>) {
-        let view = match self.shared.writable().and_then(|()| self.shared.view()) {
+    /// Make everything durable that was written; with `freeze`, let it be drained.
+    pub fn sync(self: &Arc<Self>, freeze: bool) -> Result<(), KvError> {
+        self.writable()?;
+        let mut writer = self.writer.lock();
+        if let Err(error) = writer.make(Durability::Sync) {
+            self.poison(&error);
+            return Err(error);
+        }
+        if freeze {
+            self.is_freeze_due.store(false, Ordering::Release);
+            self.begin_table();
+            drop(writer);
+            drain::ask(self);
+        }
+        Ok(())
+    }
+
+    fn sync_later(self: &Arc<Self>) {
+        if !self.is_sync_due.swap(true, Ordering::AcqRel) {
+            let shared = Arc::downgrade(self);
+            self.threads.after(self.options.sync_interval, move || {
+                let Some(shared) = shared.upgrade() else { return };
+                shared.is_sync_due.store(false, Ordering::Release);
+                shared.submit_own(Job::Sync { freeze: false, reply: None });
+            });
+        }
+    }
+
+    fn is_over_full(&self) -> bool {
+        self.state.read().stack.bytes() >= self.options.overlay_bytes_max
+    }
+
+    /// After each group: let full tables be drained, room be made, and do not run ahead of either.
+    /// False: the queue is paused.
+    fn keep_up(self: &Arc<Self>) -> bool {
+        let (active, waiting) = {
+            let stack = &self.state.read().stack;
+            (stack.tables.first().map_or(0, |table| table.bytes()), stack.bytes())
+        };
+        if active >= self.options.table_bytes_max {
+            // a failure here is the next writer's to hear
+            let _ = self.sync(true);
+        } else if active > 0 && !self.is_freeze_due.swap(true, Ordering::AcqRel) {
+            let shared = Arc::downgrade(self);
+            self.threads.after(self.options.drain_interval, move || {
+                let Some(shared) = shared.upgrade() else { return };
+                shared.submit_own(Job::Sync { freeze: true, reply: None });
+            });
+        }
+        drain::refill(self);
+        match self.pause_for(waiting) {
+            Some(span) => {
+                self.pause(span);
+                false
+            }
+            None => true,
+        }
+    }
+
+    /// How long writers wait for the drain, the more the fuller the memory is: in many small steps, so
+    /// that no caller waits for a whole drain.
+    fn pause_for(&self, waiting: usize) -> Option<Duration> {
+        let (half, full) = (self.options.overlay_bytes_max / 2, self.options.overlay_bytes_max);
+        if waiting <= half || self.is_drain_full.load(Ordering::Acquire) {
+            return None;
+        }
+        let over = (waiting - half) as f64 / (full - half).max(1) as f64;
+        Some(Duration::from_secs_f64(0.02 * over.min(1.0).powi(2)))
+    }
+
+    /// Whether a turn began.
+    fn begin_turn(self: &Arc<Self>, deadline: Duration, reply: Reply<Tx>) -> bool {
+        let view = match self.writable().and_then(|()| self.view()) {
             Ok(view) => view,
-            Err(error) => return reply.give(Err(error)),
+            Err(error) => {
+                reply.give(Err(error));
+                return false;
+            }
         };
-        let (end, ended) = bounded(1);
-        let turn = Arc::new(Turn::new(view, end, self.options.tx_bytes_max));
-        let until = self.clock.monotonic() + deadline;
-        reply.give(Ok(Tx::new(turn.clone())));
-        let left = until.saturating_sub(self.clock.monotonic());
-        let why = select! {
-            recv(ended) -> end => return self.end(end.ok()),
-            recv(self.open) -> _ => KvError::Closed,
-            default(left) => KvError::Timeout,
-        };
-        if !turn.stop(why) {
-            // it ended by itself at the same moment, and its message is on the way
-            self.end(ended.recv().ok());
+        let until = self.clock.monotonic().saturating_add(deadline);
+        let turn = Arc::new(Turn::new(view, Arc::downgrade(self), until, self.options.tx_bytes_max));
+        if !self.hold(&turn) {
+            reply.give(Err(KvError::Closed));
+            return false;
+        }
+        reply.give(Ok(Tx::new(turn)));
+        true
+    }
+}
+
+impl Writer {
+    /// Make what was appended as durable as asked for.
+    fn make(&mut self, durability: Durability) -> Result<(), KvError> {
+        if durability == Durability::Sync {
+            self.log.sync()?;
+            self.is_dirty = false;
+        } else {
+            self.log.flush()?;
+            self.is_dirty = true;
+        }
+        Ok(())
+    }
+}
+
+/// Errors that say what became of one batch; any other ends the store.
+fn is_outcome(error: &KvError) -> bool {
+    use macula_core::Kind;
+    matches!(error.kind(), Kind::Exists | Kind::Conflict | Kind::Cancelled | Kind::DiskFull | Kind::TooLarge)
+}
+
+fn meets(view: &View, conditions: &[Condition]) -> Result<(), KvError> {
+    for condition in conditions {
+        match condition {
+            Condition::Absent(key) if view.has(key)? => return Err(KvError::Exists),
+            Condition::Absent(_) => {}
+            Condition::Is { key, value } if !view.is(key, value.as_deref())? => return Err(KvError::Conflict),
+            Condition::Is { .. } => {}
         }
     }
+    Ok(())
+}
 
-    fn end(&mut self, end: Option<End>) {
-        if let Some(End::Commit(batch, reply)) = end {
-            self.commit(vec![(batch, reply)]);
-        }
-    }
-
-    fn close(mut self) {
-        self.shared.close();
-        drop(self.next.take());
-        // their replies answer `Closed` as they are dropped
-        while self.jobs.try_recv().is_ok() {}
-        self.engine.blocks.detach();
-        match self.shared.writable() {
-            // failing here, it is opened like after a crash
-            Err(KvError::Closed) => drop(self.engine.close()),
-            _ => self.engine.drop_db(),
+/// Lay changes over what is there. A clear begins a new table, below which nothing counts.
+pub(crate) fn lay_over(stack: &mut Arc<Stack>, ops: Vec<Op>, revision: u64) {
+    for op in ops {
+        let (key, value, expires_ms) = match op {
+            Op::Put { key, value } => (key, Some(value), NEVER_MS),
+            Op::PutUntil { key, value, expires_ms } => (key, Some(value), expires_ms),
+            Op::Delete { key } => (key, None, NEVER_MS),
+            Op::Clear => {
+                let Some(table) = stack.tables.first().map(|table| table.cleared_at(revision)) else { continue };
+                let (base, now) = (stack.base.clone(), stack.now.clone());
+                *stack = Arc::new(Stack { tables: vec![Arc::new(table)], base, now });
+                continue;
+            }
+        };
+        if let Some(table) = stack.tables.first() {
+            table.insert(key, revision, Written { value, expires_ms });
         }
     }
 }
 
-fn answer_all(group: Vec<Member>, error: &KvError) {
+fn answer_all(group: Group, error: &KvError) {
     for (_, reply) in group {
         reply.give(Err(error.clone()));
     }

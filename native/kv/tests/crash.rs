@@ -53,6 +53,7 @@ fn apply(model: &mut Model, ops: &[Op]) {
             Op::Put { key, value } => drop(model.insert(key, value)),
             Op::Delete { key } => drop(model.remove(&key)),
             Op::Clear => model.clear(),
+            Op::PutUntil { key, value, .. } => drop(model.insert(key, value)),
         }
     }
 }
@@ -107,6 +108,7 @@ fn write_turn(store: &Store, ops: &[Op]) -> Result<u64, KvError> {
             Op::Put { key, value } => tx.put(key, value)?,
             Op::Delete { key } => tx.delete(key)?,
             Op::Clear => tx.clear()?,
+            Op::PutUntil { key, value, expires_ms } => tx.put_until(key, value, *expires_ms)?,
         }
     }
     Ok(tx.commit_wait()?.revision)
@@ -387,13 +389,19 @@ fn a_disk_that_fills_up_keeps_its_readers() {
     let store = open(Arc::new(disk.clone())).expect("opens");
     store.write(Batch::put("first", "1")).expect("fits");
     let mut model = contents(&store).expect("reads");
+    let mut full_at = 0;
     for n in 0.. {
         assert!(n < 10_000, "the disk never fills");
         match store.write(Batch { ops: vec![put(n, 5000)], ..Batch::default() }) {
             Ok(_) => apply(&mut model, &[put(n, 5000)]),
             Err(error) => {
                 assert_eq!(error.kind(), Kind::DiskFull, "{error}");
-                break;
+                // the log's room comes back when what it holds is in the file
+                let before = model.len();
+                if before == full_at || store.checkpoint().is_err() {
+                    break;
+                }
+                full_at = before;
             }
         }
     }
@@ -446,7 +454,10 @@ fn an_interrupted_creation_leaves_nothing_half() {
         for mode in [CrashMode::LoseAll, CrashMode::KeepAll, CrashMode::Random(n)] {
             let found = disk.after_crash(mode);
             open(Arc::new(found.clone())).unwrap_or_else(|error| panic!("stopped at {n}: {error}")).close();
-            assert_eq!(found.list(&RelPath::root()).expect("lists").len(), 1, "stopped at {n}");
+            let names = found.list(&RelPath::root()).expect("lists");
+            let mut names: Vec<_> = names.iter().map(|entry| entry.name.to_str().expect("text")).collect();
+            names.retain(|name| !name.starts_with("wal-"));
+            assert_eq!(names, ["kv.redb", "wal.meta"], "stopped at {n}");
         }
     }
 }

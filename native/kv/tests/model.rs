@@ -3,9 +3,9 @@
 
 mod common;
 
-use common::{contents, count, everything, open, seed, Model};
+use common::{contents, count, everything, options, seed, Model};
 use macula_core::{Disk, Kind, Kinded, SystemChance, Task};
-use macula_kv::{Batch, Condition, Op, PageLimits, Snapshot, Store};
+use macula_kv::{Batch, Condition, Durability, Op, Options, PageLimits, Snapshot, Store};
 use macula_testkit::{CrashMode, FaultDisk};
 use std::ops::Bound;
 use std::sync::Arc;
@@ -20,8 +20,10 @@ struct Life {
     revision: u64,
 }
 
+/// Small tables, so that there are several, and drains between the steps.
 fn open_on(disk: &FaultDisk) -> Store {
-    open(Arc::new(disk.clone())).expect("opens")
+    let options = Options { table_bytes_max: 6_000, overlay_bytes_max: 1 << 20, ..options() };
+    common::open_on(Arc::new(disk.clone()), common::drained_meanwhile(), options).expect("opens")
 }
 
 impl Life {
@@ -67,6 +69,7 @@ impl Life {
                 Op::Put { key, value } => drop(model.insert(key, value)),
                 Op::Delete { key } => drop(model.remove(&key)),
                 Op::Clear => model.clear(),
+                Op::PutUntil { key, value, .. } => drop(model.insert(key, value)),
             }
         }
     }
@@ -88,7 +91,8 @@ impl Life {
             Condition::Absent(key) => !self.model.contains_key(key),
             Condition::Is { key, value } => self.model.get(key) == value.as_ref(),
         });
-        match self.store.write(Batch { conditions, ops: ops.clone(), cancel: None }) {
+        let durability = [None, Some(Durability::None), Some(Durability::Async)][self.rng.usize(..3)];
+        match self.store.write(Batch { conditions, ops: ops.clone(), durability, cancel: None }) {
             Ok(committed) => {
                 assert!(holds);
                 self.committed(committed.revision);
@@ -109,6 +113,7 @@ impl Life {
                 Op::Put { key, value } => tx.put(key, value).expect("put"),
                 Op::Delete { key } => tx.delete(key).expect("delete"),
                 Op::Clear => tx.clear().expect("clear"),
+                Op::PutUntil { key, value, expires_ms } => tx.put_until(key, value, *expires_ms).expect("put"),
             }
             Self::apply(&mut model, vec![op]);
             assert_eq!(tx.len().expect("len"), model.len() as u64);
@@ -162,6 +167,7 @@ impl Life {
                 self.store = open_on(&self.disk);
             }
             1 => {
+                self.store.sync().expect("what was written without a sync is durable now");
                 self.disk = self.disk.after_crash(CrashMode::Random(self.rng.u64(..)));
                 self.store = open_on(&self.disk);
             }
@@ -188,7 +194,8 @@ impl Life {
                 0..50 => self.batch(),
                 50..65 => self.turn(),
                 65..85 => self.look(),
-                85..97 => self.snapshot(),
+                85..96 => self.snapshot(),
+                96 => self.store.checkpoint().expect("drains"),
                 97 => drop(self.store.verify(&Task::quiet()).expect("verifies")),
                 _ => self.reopen(),
             }

@@ -5,7 +5,7 @@ mod common;
 
 use common::{contents, everything, open, open_with, options, real_disk, ALL};
 use macula_core::{Cancel, Kind, Kinded, Task};
-use macula_kv::{Batch, Condition, KvError, Op, PageLimits, Store};
+use macula_kv::{Batch, Condition, KvError, Op, PageLimits, Seams, Store};
 use std::ops::Bound;
 use std::sync::mpsc;
 use std::time::Duration;
@@ -51,15 +51,15 @@ fn a_batch_is_atomic_and_fails_alone() {
     let (_dir, store) = fresh();
     store.write(Batch::put("a", "1")).expect("put");
     let put = |key: &str| Op::Put { key: key.into(), value: "v".into() };
-    let exists = Batch { conditions: vec![Condition::Absent("a".into())], ops: vec![put("b")], cancel: None };
+    let exists = Batch { conditions: vec![Condition::Absent("a".into())], ops: vec![put("b")], ..Batch::default() };
     is(store.write(exists), Kind::Exists);
     let stale = Condition::Is { key: "a".into(), value: Some("0".into()) };
-    is(store.write(Batch { conditions: vec![stale], ops: vec![put("b")], cancel: None }), Kind::Conflict);
+    is(store.write(Batch { conditions: vec![stale], ops: vec![put("b")], ..Batch::default() }), Kind::Conflict);
     assert_eq!(store.len().expect("len"), 1);
     let good = Condition::Is { key: "a".into(), value: Some("1".into()) };
     let absent = Condition::Is { key: "b".into(), value: None };
     let ops = vec![Op::Clear, put("b"), put("c"), Op::Delete { key: "c".into() }];
-    store.write(Batch { conditions: vec![good, absent], ops, cancel: None }).expect("holds");
+    store.write(Batch { conditions: vec![good, absent], ops, ..Batch::default() }).expect("holds");
     assert_eq!(contents(&store).expect("reads").into_keys().collect::<Vec<_>>(), [b"b".to_vec()]);
     let cancel = Cancel::new();
     cancel.cancel();
@@ -389,8 +389,9 @@ fn one_instant_under_a_closed_gate() {
     let dir = tempfile::tempdir().expect("a directory");
     let gate = std::sync::Arc::new(macula_core::Gate::new());
     let clock = std::sync::Arc::new(macula_core::SystemClock);
-    let store =
-        Store::open(real_disk(&dir), gate.clone(), clock, &macula_core::SystemChance, options()).expect("opens");
+    let chance = std::sync::Arc::new(macula_core::SystemChance);
+    let seams = Seams { disk: real_disk(&dir), gate: gate.clone(), clock, chance, threads: common::threads() };
+    let store = Store::open(seams, options()).expect("opens");
     let (answer, answered) = mpsc::channel();
     let closed = gate.close();
     store.submit(Batch::put("a", "1"), Box::new(move |result| answer.send(result).expect("waits"))).expect("queued");

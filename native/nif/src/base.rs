@@ -8,6 +8,7 @@ use crate::reply::Reply;
 use crate::runtime::Runtime;
 use crossbeam_channel::{bounded, RecvTimeoutError, Sender};
 use macula_core::{Kind, SystemChance, SystemClock};
+use macula_store::kv::Threads;
 use macula_store::{App, Base, Options, Owner, Seams, StoreError};
 use parking_lot::Mutex;
 use rustler::{Binary, Encoder, Env, Resource, ResourceArc, Term};
@@ -15,12 +16,18 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// Threads of all key-value stores together: those that sync, and those that bring what was written
+/// into place.
+const KV_WRITERS: usize = 4;
+const KV_DRAINS: usize = 2;
+
 /// A base with the threads that serve it.
 pub struct Opened {
     /// The apps.
     pub base: Arc<Base>,
     /// The pools.
     pub runtime: Runtime,
+    kv_threads: Threads,
     control: Mutex<Option<macula_control::Server>>,
     usage: Mutex<Option<UsageThread>>,
     /// As it was asked for; the base itself knows where its symlinks lead.
@@ -77,14 +84,16 @@ fn open(path: &Binary, kv_cache_bytes: usize, usage_interval: Duration) -> Resul
     let socket = macula_control::socket_name(pid, &SystemChance);
     let owner = Owner { pid, socket: Some(socket.clone()) };
     let options = Options { kv_cache_bytes, usage_interval, owner };
-    let seams = Seams { clock: Arc::new(SystemClock), chance: Arc::new(SystemChance) };
+    let threads = |error: std::io::Error| Failure::internal(format!("no threads could be started: {error}"));
+    let kv_threads = Threads::start(KV_WRITERS, KV_DRAINS, Arc::new(SystemClock)).map_err(threads)?;
+    let seams =
+        Seams { clock: Arc::new(SystemClock), chance: Arc::new(SystemChance), kv_threads: kv_threads.clone() };
     let base = Base::open(&path, options, seams)?;
     let control = macula_control::Server::start(base.clone(), &base.layout().run(), &socket)?;
-    let threads = |error: std::io::Error| Failure::internal(format!("no threads could be started: {error}"));
     let usage = UsageThread::start(base.clone(), usage_interval).map_err(threads)?;
     let runtime = Runtime::start().map_err(threads)?;
     let (control, usage) = (Mutex::new(Some(control)), Mutex::new(Some(usage)));
-    let opened = Arc::new(Opened { base, runtime, control, usage, path });
+    let opened = Arc::new(Opened { base, runtime, kv_threads, control, usage, path });
     if let Some(before) = current.replace(opened.clone()) {
         dispose(Box::new(before));
     }
@@ -104,6 +113,7 @@ impl Opened {
         }
         self.base.close();
         self.runtime.stop();
+        self.kv_threads.stop();
     }
 }
 

@@ -381,7 +381,7 @@ fn write<'a>(
         let ops = list(ops)?.into_iter().map(decode_op).collect::<Result<_, _>>()?;
         let condition = |key| Ok::<_, Failure>(Condition::Absent(encode_key(key)?));
         let conditions = list(absent)?.into_iter().map(condition).collect::<Result<_, _>>()?;
-        Ok((store, Batch { conditions, ops, cancel: None }))
+        Ok((store, Batch { conditions, ops, ..Batch::default() }))
     };
     let (store, mut batch) = match prepare() {
         Ok(prepared) => prepared,
@@ -487,6 +487,7 @@ fn write_in_tx(tx: &Tx, ops: Term) -> Result<(), Failure> {
     for op in list(ops)? {
         match decode_op(op)? {
             Op::Put { key, value } => tx.put(&key, &value)?,
+            Op::PutUntil { key, value, expires_ms } => tx.put_until(&key, &value, expires_ms)?,
             Op::Delete { key } => tx.delete(&key)?,
             Op::Clear => tx.clear()?,
         }

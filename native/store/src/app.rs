@@ -440,7 +440,9 @@ impl App {
         let tree = disk.subtree(&dir).map_err(failed)?;
         let options = macula_kv::Options { cache_bytes: self.options.kv_cache_bytes, ..Default::default() };
         let seams = &self.seams;
-        Ok(Store::open(tree, self.gate.clone(), seams.clock.clone(), &*seams.chance, options)?)
+        let (gate, clock, chance) = (self.gate.clone(), seams.clock.clone(), seams.chance.clone());
+        let threads = seams.kv_threads.clone();
+        Ok(Store::open(macula_kv::Seams { disk: tree, gate, clock, chance, threads }, options)?)
     }
 
     fn open_sqlite(&self) -> Result<Arc<Database>, StoreError> {

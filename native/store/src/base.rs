@@ -15,13 +15,15 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Where an engine's time and chance come from.
+/// Where an engine's time, chance and threads come from.
 #[derive(Debug, Clone)]
 pub struct Seams {
     /// Time.
     pub clock: Arc<dyn Clock>,
     /// Chance.
     pub chance: Arc<dyn Chance>,
+    /// The threads of all key-value stores.
+    pub kv_threads: macula_kv::Threads,
 }
 
 /// How the apps of a base are opened.

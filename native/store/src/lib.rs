@@ -37,7 +37,7 @@ pub use usage::Usage;
 
 /// The key-value engine's own words, for those who may know only the store.
 pub mod kv {
-    pub use macula_kv::{Batch, Committed, Condition, KeyRange, KvError, Op, Page, PageLimits, Snapshot, Store, Tx};
+    pub use macula_kv::{Batch, Committed, Condition, KeyRange, KvError, Op, Page, PageLimits, Snapshot, Store, Threads, Tx};
 }
 
 /// The file engine's.

@@ -2,10 +2,10 @@
 #![allow(dead_code, clippy::disallowed_methods)]
 
 use macula_core::{Disk, Gate, RealDisk, SystemChance, SystemClock};
-use macula_kv::{KvError, Options, PageLimits, Snapshot, Store};
+use macula_kv::{KvError, Options, PageLimits, Seams, Snapshot, Store, Threads};
 use std::collections::BTreeMap;
 use std::ops::Bound;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 pub type Model = BTreeMap<Vec<u8>, Vec<u8>>;
 
@@ -16,7 +16,24 @@ pub fn options() -> Options {
 }
 
 pub fn open_with(disk: Arc<dyn Disk>, options: Options) -> Result<Store, KvError> {
-    Store::open(disk, Arc::new(Gate::new()), Arc::new(SystemClock), &SystemChance, options)
+    open_on(disk, threads(), options)
+}
+
+pub fn open_on(disk: Arc<dyn Disk>, threads: Threads, options: Options) -> Result<Store, KvError> {
+    let (gate, clock, chance) = (Arc::new(Gate::new()), Arc::new(SystemClock), Arc::new(SystemChance));
+    Store::open(Seams { disk, gate, clock, chance, threads }, options)
+}
+
+/// One writer, and what is drained is drained at once: operations come in the same order each time.
+pub fn threads() -> Threads {
+    static THREADS: OnceLock<Threads> = OnceLock::new();
+    THREADS.get_or_init(|| Threads::start(2, 0, Arc::new(SystemClock)).expect("threads")).clone()
+}
+
+/// As in life: drained meanwhile.
+pub fn drained_meanwhile() -> Threads {
+    static THREADS: OnceLock<Threads> = OnceLock::new();
+    THREADS.get_or_init(|| Threads::start(2, 2, Arc::new(SystemClock)).expect("threads")).clone()
 }
 
 pub fn open(disk: Arc<dyn Disk>) -> Result<Store, KvError> {
@@ -74,7 +91,7 @@ pub fn seed() -> u64 {
 /// A panic of redb's that we catch should not fill the output of a test that provokes it.
 pub fn quiet_panics() {
     std::panic::set_hook(Box::new(|info| {
-        if std::thread::current().name().is_some_and(|name| name != "macula-kv") {
+        if std::thread::current().name().is_some_and(|name| !name.starts_with("macula-kv")) {
             eprintln!("{info}");
         }
     }));

@@ -2,7 +2,7 @@
 #![allow(dead_code, clippy::unwrap_used, clippy::disallowed_methods)]
 
 use macula_core::{AppName, Disk, RealDisk, RelPath, SystemClock, Task};
-use macula_store::kv::Batch;
+use macula_store::kv::{Batch, Threads};
 use macula_store::{App, BackupOptions, Base, Options, Owner, Seams};
 use macula_testkit::{FaultDisk, SeededChance};
 use std::path::{Path, PathBuf};
@@ -19,7 +19,9 @@ pub fn options() -> Options {
 }
 
 pub fn seams(seed: u64) -> Seams {
-    Seams { clock: Arc::new(SystemClock), chance: Arc::new(SeededChance::new(seed)) }
+    // drained at once, so that operations come in the same order each time
+    let kv_threads = Threads::start(2, 0, Arc::new(SystemClock)).unwrap();
+    Seams { clock: Arc::new(SystemClock), chance: Arc::new(SeededChance::new(seed)), kv_threads }
 }
 
 /// A base over `disk`; only the owner locks, which are flocks, lie on the real disk under `real`.

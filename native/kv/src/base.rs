@@ -1,0 +1,160 @@
+//! A version of redb that stays as it is while others write: what lies below the tables in memory.
+//!
+//! Invariant: a base holds a read transaction of redb, so that none of its pages is reused before
+//! the base is dropped; whoever keeps one for long makes the file grow.
+
+use crate::blocks::BlockFile;
+use crate::fence::fence;
+use crate::value::{Body, Cell, DATA, EXPIRY, LONG};
+use crate::KvError;
+use redb::{AccessGuard, ReadOnlyTable, ReadableDatabase, ReadableTableMetadata};
+use std::ops::Bound;
+use std::sync::Arc;
+
+/// One version.
+pub(crate) struct Base {
+    /// Taken on drop only.
+    tables: Option<Tables>,
+    blocks: Arc<BlockFile>,
+    /// The newest batch that it holds.
+    pub revision: u64,
+    /// Entries.
+    pub len: u64,
+}
+
+struct Tables {
+    data: ReadOnlyTable<&'static [u8], &'static [u8]>,
+    long: ReadOnlyTable<u64, &'static [u8]>,
+    expiry: ReadOnlyTable<&'static [u8], ()>,
+}
+
+type Bytes = AccessGuard<'static, &'static [u8]>;
+
+/// An entry whose value is not looked at yet.
+pub(crate) struct Stored(Bytes);
+
+impl Tables {
+    /// What `f` makes of the value that a cell holds or names.
+    fn value<R>(&self, cell: &[u8], len_max: usize, f: impl FnOnce(&[u8], u64) -> R) -> Result<Result<R, KvError>, redb::Error> {
+        let Cell { expires_ms, body } = Cell::decode(cell)?;
+        let (number, len) = match body {
+            Body::Short(value) => return Ok(short_enough(value.len(), len_max).map(|()| f(value, expires_ms))),
+            Body::Long { number, len } => (number, len),
+        };
+        if let Err(error) = short_enough(len as usize, len_max) {
+            return Ok(Err(error));
+        }
+        match self.long.get(number)? {
+            Some(bytes) if bytes.value().len() as u64 == len => Ok(Ok(f(bytes.value(), expires_ms))),
+            _ => Err(redb::Error::Corrupted(format!("no long value of its length: number={number} len={len}"))),
+        }
+    }
+}
+
+impl Base {
+    /// The version that redb holds now.
+    pub fn now(db: &impl ReadableDatabase, blocks: &Arc<BlockFile>, revision: u64) -> Result<Arc<Self>, KvError> {
+        let (tables, len) = fence(blocks, || {
+            let txn = db.begin_read()?;
+            let (data, long, expiry) = (txn.open_table(DATA)?, txn.open_table(LONG)?, txn.open_table(EXPIRY)?);
+            let len = data.len()?;
+            Ok((Tables { data, long, expiry }, len))
+        })?;
+        Ok(Arc::new(Self { tables: Some(tables), blocks: blocks.clone(), revision, len }))
+    }
+
+    /// Inside the fence, because a bad page panics where it is first touched.
+    fn within<T>(&self, act: impl FnOnce(&Tables) -> Result<T, redb::Error>) -> Result<T, KvError> {
+        let tables = self.tables.as_ref().ok_or(KvError::Closed)?;
+        fence(&self.blocks, || act(tables))
+    }
+
+    /// What `f` makes of the value of a key and of when it expires; [`KvError::TooLarge`] when the
+    /// value is longer than `len_max`.
+    pub fn find<R>(&self, key: &[u8], len_max: usize, f: impl FnOnce(&[u8], u64) -> R) -> Result<Option<R>, KvError> {
+        let found = self.within(|tables| {
+            let Some(cell) = tables.data.get(key)? else { return Ok(None) };
+            Ok(Some(tables.value(cell.value(), len_max, f)?))
+        });
+        found?.transpose()
+    }
+
+    /// When a key expires, if it is there.
+    pub fn expires_ms(&self, key: &[u8]) -> Result<Option<u64>, KvError> {
+        self.within(|tables| {
+            let Some(cell) = tables.data.get(key)? else { return Ok(None) };
+            Ok(Some(Cell::decode(cell.value())?.expires_ms))
+        })
+    }
+
+    /// What `f` makes of an entry of this base.
+    pub fn value<R>(&self, stored: &Stored, len_max: usize, f: impl FnOnce(&[u8]) -> R) -> Result<R, KvError> {
+        self.within(|tables| tables.value(stored.0.value(), len_max, |value, _| f(value)))?
+    }
+
+    /// How many long values there are, named or not.
+    pub fn long_len(&self) -> Result<u64, KvError> {
+        self.within(|tables| Ok(tables.long.len()?))
+    }
+
+    /// How many entries there are that expire.
+    pub fn expiry_len(&self) -> Result<u64, KvError> {
+        self.within(|tables| Ok(tables.expiry.len()?))
+    }
+
+    /// Entries in key order, or the reverse. The range must not be empty by its bounds.
+    pub fn scan(&self, low: Bound<&[u8]>, high: Bound<&[u8]>, reverse: bool) -> Result<BaseScan<'_>, KvError> {
+        let range = self.within(|tables| Ok(tables.data.range::<&[u8]>((low, high))?))?;
+        Ok(BaseScan { base: self, range, reverse })
+    }
+}
+
+impl Stored {
+    /// When it expires.
+    pub fn expires_ms(&self) -> u64 {
+        Cell::decode(self.0.value()).map_or(0, |cell| cell.expires_ms)
+    }
+
+    /// Whether its value lies in the table of long ones.
+    pub fn is_long(&self) -> bool {
+        matches!(Cell::decode(self.0.value()), Ok(Cell { body: Body::Long { .. }, .. }))
+    }
+}
+
+impl Drop for Base {
+    fn drop(&mut self) {
+        let tables = self.tables.take();
+        let _ = fence(&self.blocks, || {
+            drop(tables);
+            Ok(())
+        });
+    }
+}
+
+/// An iteration over a base.
+pub(crate) struct BaseScan<'base> {
+    base: &'base Base,
+    range: redb::Range<'static, &'static [u8], &'static [u8]>,
+    reverse: bool,
+}
+
+impl BaseScan<'_> {
+    /// The next key with its entry.
+    pub fn step(&mut self) -> Result<Option<(Vec<u8>, Stored)>, KvError> {
+        let (range, reverse) = (&mut self.range, self.reverse);
+        fence(&self.base.blocks, || {
+            let entry = if reverse { range.next_back() } else { range.next() };
+            let Some(entry) = entry else { return Ok(None) };
+            let (key, cell) = entry?;
+            Cell::decode(cell.value())?;
+            Ok(Some((key.value().to_vec(), Stored(cell))))
+        })
+    }
+}
+
+pub(crate) fn short_enough(len: usize, len_max: usize) -> Result<(), KvError> {
+    match len > len_max {
+        true => Err(KvError::TooLarge { what: "value", len: len as u64, len_max: len_max as u64 }),
+        false => Ok(()),
+    }
+}

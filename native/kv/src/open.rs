@@ -1,0 +1,128 @@
+//! Opening a store and closing it: redb, then what the log has beyond it.
+//!
+//! Invariant: after a crash, redb holds everything up to the revision it names and the log
+//! everything after; what was seen by nobody for certain is decided here, once. A store that was
+//! closed properly has all of it in redb.
+
+use crate::drain;
+use crate::engine::Engine;
+use crate::record;
+use crate::shared::{Shared, State};
+use crate::store::{Options, Seams};
+use crate::table::Table;
+use crate::view::{Now, Stack};
+use crate::writer::{lay_over, Writer, SEQUENCE_BITS};
+use crate::KvError;
+use macula_wal::{Log, Replayed};
+use parking_lot::{Condvar, Mutex, RwLock};
+use std::sync::Arc;
+
+const SEQUENCE_MAX: u64 = (1 << SEQUENCE_BITS) - 1;
+
+/// Open what is there, or create it.
+pub(crate) fn open(seams: Seams, options: Options) -> Result<Arc<Shared>, KvError> {
+    let Seams { disk, gate, clock, chance, threads } = seams;
+    let (engine, is_clean) = Engine::open(&*disk, &*chance, options.cache_bytes)?;
+    let now = Arc::new(Now::new(clock.clone()));
+    let table = Arc::new(Table::new(&threads));
+    let mut stack = Arc::new(Stack { tables: vec![table], base: engine.base()?, now: now.clone() });
+    let mut revision = engine.revision;
+    let mut replay = |replayed: Replayed<'_>| {
+        let Replayed::Record(record) = replayed else {
+            return Err(KvError::corrupt("the log", None, "records taken back, which a store never does"));
+        };
+        let (found, ops) = record::decode(&record)?;
+        if found <= revision || found & SEQUENCE_MAX != record.sequence {
+            let reason = format!("revision {found} in record {} after revision {revision}", record.sequence);
+            return Err(KvError::corrupt("the log", None, reason));
+        }
+        revision = found;
+        lay_over(&mut stack, ops, revision);
+        Ok(())
+    };
+    let after = engine.revision & SEQUENCE_MAX;
+    let mut log = Log::open(disk.clone(), clock.clone(), &*chance, options.log.clone(), after, &mut replay)?;
+    same_log(&engine, &log)?;
+    let epoch = begin_epoch(&mut log, revision, is_clean)?;
+    // now, so that the first group does not wait for it
+    log.spares().refill()?;
+    let state = State { stack, revision, poisoned: None, is_closed: false };
+    let shared = Arc::new(Shared {
+        state: RwLock::new(state),
+        queue: Mutex::default(),
+        idle: Condvar::new(),
+        blocks: engine.blocks.clone(),
+        engine: Mutex::new(engine),
+        closing: Mutex::new(false),
+        spares: log.spares(),
+        log_bytes: log.file_bytes().into(),
+        writer: Mutex::new(Writer { log, epoch, is_dirty: false }),
+        threads,
+        disk,
+        gate,
+        clock,
+        options,
+        now,
+        is_drain_asked: false.into(),
+        is_drain_full: false.into(),
+        drain_rate: 0.into(),
+        is_refilling: false.into(),
+        is_freeze_due: false.into(),
+        is_sync_due: false.into(),
+        counted: Mutex::new(None),
+    });
+    shared.begin_table();
+    if shared.frozen().is_some() {
+        drain::ask(&shared);
+    }
+    Ok(shared)
+}
+
+/// A store whose log was removed would open without what was acknowledged last.
+fn same_log(engine: &Engine, log: &Log) -> Result<(), KvError> {
+    match engine.log_id()? {
+        None => engine.set_log_id(log.id()),
+        Some(id) if id == log.id() => Ok(()),
+        Some(_) => Err(KvError::corrupt("wal.meta", None, "the log is missing, or it is another store's")),
+    }
+}
+
+/// The upper part of the revisions from now on: a new one after a crash, durable before its first use.
+fn begin_epoch(log: &mut Log, revision: u64, is_clean: bool) -> Result<u64, KvError> {
+    let stored = log.meta().try_into().map_or(0, u64::from_le_bytes);
+    let mut epoch = stored.max(revision >> SEQUENCE_BITS);
+    if !is_clean {
+        epoch += 1;
+        log.set_meta(&epoch.to_le_bytes())?;
+    }
+    Ok(epoch << SEQUENCE_BITS)
+}
+
+impl Shared {
+    /// Close it, once; whoever comes second waits for the first.
+    pub fn close(self: &Arc<Self>) {
+        let mut is_done = self.closing.lock();
+        if *is_done {
+            return;
+        }
+        *is_done = true;
+        self.close_queue();
+        // failing here, it is opened like after a crash
+        let synced = self.sync(true);
+        let mut engine = self.engine.lock();
+        let drained = synced.and_then(|()| self.drain(&mut engine));
+        let is_good = drained.is_ok() && self.writable().is_ok();
+        let stack = {
+            let mut state = self.state.write();
+            state.is_closed = true;
+            let (base, now) = (state.stack.base.clone(), state.stack.now.clone());
+            std::mem::replace(&mut state.stack, Arc::new(Stack { tables: Vec::new(), base, now }))
+        };
+        drop(stack);
+        self.blocks.detach();
+        match is_good {
+            true => drop(engine.close()),
+            false => engine.drop_db(),
+        }
+    }
+}
