@@ -3,7 +3,7 @@
 //!
 //! Invariant: every byte of a spare was written and synced, so that writing it again needs no room on
 //! the disk and a sync of it moves data only; its name is durable, its number higher than that of
-//! any segment before.
+//! any segment before, also when another was made and begun while it was made.
 
 use crate::segment::{self, Segment};
 use crate::WalError;
@@ -31,6 +31,8 @@ struct State {
     ready: VecDeque<Spare>,
     /// No file has a higher one.
     number_highest: u64,
+    /// The highest that was given to the log: none below it may be begun any more.
+    number_taken: u64,
     /// The next one is made this long, bytes.
     size: u64,
 }
@@ -45,7 +47,7 @@ pub(crate) struct Spare {
 
 impl Spares {
     pub(crate) fn new(disk: Arc<dyn Disk>, ready: VecDeque<Spare>, number_highest: u64, size: u64) -> Self {
-        Self { disk, state: Mutex::new(State { ready, number_highest, size }) }
+        Self { disk, state: Mutex::new(State { ready, number_highest, number_taken: 0, size }) }
     }
 
     /// Have one spare ready. Writes and syncs as much as a segment holds: not for a thread that
@@ -62,9 +64,37 @@ impl Spares {
             state.number_highest += 1;
             (state.number_highest, state.size)
         };
-        let spare = self.make(number, size)?;
-        self.state.lock().ready.push_back(spare);
+        let mut spare = self.make(number, size)?;
+        while let Some(late) = self.put(spare) {
+            spare = self.renumber(late)?;
+        }
         Ok(())
+    }
+
+    /// Into the row of those that are ready, or back, when its turn is over.
+    fn put(&self, spare: Spare) -> Option<Spare> {
+        let mut state = self.state.lock();
+        if spare.number < state.number_taken {
+            return Some(spare);
+        }
+        let at = state.ready.partition_point(|ready| ready.number < spare.number);
+        state.ready.insert(at, spare);
+        None
+    }
+
+    fn renumber(&self, late: Spare) -> Result<Spare, WalError> {
+        let number = {
+            let mut state = self.state.lock();
+            state.number_highest += 1;
+            state.number_highest
+        };
+        let (path_late, path) = (segment::path(late.number), segment::path(number));
+        let renamed = self.disk.rename(&path_late, &path).and_then(|()| self.disk.sync_dir(&RelPath::root()));
+        if renamed.is_err() {
+            [path_late, path].iter().for_each(|path| self.remove(path));
+        }
+        renamed.map_err(WalError::io("make room for the log"))?;
+        Ok(Spare { number, ..late })
     }
 
     /// The next spare that has room for `size_min` bytes, made now if none was ready.
@@ -73,12 +103,14 @@ impl Spares {
             let mut state = self.state.lock();
             if state.ready.front().is_some_and(|spare| spare.size >= size_min) {
                 if let Some(spare) = state.ready.pop_front() {
+                    state.number_taken = spare.number;
                     return Ok(spare);
                 }
             }
             // a higher number than the spares that are too short: those must not come later
             let short = std::mem::take(&mut state.ready);
             state.number_highest += 1;
+            state.number_taken = state.number_highest;
             let made = (state.number_highest, state.size.max(size_min));
             drop(state);
             short.into_iter().for_each(|spare| self.remove(&segment::path(spare.number)));
@@ -114,7 +146,10 @@ impl Spares {
         }
         // a spare whose name is not durable could be lost with what was acknowledged in it
         self.disk.sync_dir(&RelPath::root()).map_err(WalError::io("sync the log's directory"))?;
-        self.state.lock().ready.extend(renamed);
+        for spare in renamed {
+            // never too late: whoever takes spares is the one who is here
+            let _ = self.put(spare);
+        }
         last_error.map_or(Ok(()), |error| Err(WalError::io("recycle a segment of the log")(error)))
     }
 
