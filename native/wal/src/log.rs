@@ -8,7 +8,7 @@
 use crate::meta::{Meta, META_LEN_MAX};
 use crate::record::{encode, record_len, Head, KIND_OWN, KIND_TRUNCATE, PAYLOAD_LEN_MAX};
 use crate::segment::{Segment, SegmentHeader, RECORDS};
-use crate::spares::Spares;
+use crate::spares::{Spare, Spares};
 use crate::{Options, WalError};
 use macula_core::Clock;
 use std::collections::VecDeque;
@@ -167,7 +167,8 @@ impl Log {
         if released.is_empty() {
             return Ok(());
         }
-        self.spares.recycle(released)
+        let spare = |Segment { header, file, size }| Spare { number: header.number, file, size };
+        self.spares.recycle(released.into_iter().map(spare))
     }
 
     /// The segments that go, oldest first, out of this log.

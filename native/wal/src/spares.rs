@@ -5,7 +5,7 @@
 //! the disk and a sync of it moves data only; its name is durable, its number higher than that of
 //! any segment before, also when another was made and begun while it was made.
 
-use crate::segment::{self, Segment};
+use crate::segment;
 use crate::WalError;
 use macula_core::{Disk, DiskFile, Open, RelPath};
 use parking_lot::Mutex;
@@ -37,7 +37,7 @@ struct State {
     size: u64,
 }
 
-/// A file that can be begun.
+/// A file that can be begun, or taken over.
 #[derive(Debug, Clone)]
 pub(crate) struct Spare {
     pub number: u64,
@@ -46,8 +46,8 @@ pub(crate) struct Spare {
 }
 
 impl Spares {
-    pub(crate) fn new(disk: Arc<dyn Disk>, ready: VecDeque<Spare>, number_highest: u64, size: u64) -> Self {
-        Self { disk, state: Mutex::new(State { ready, number_highest, number_taken: 0, size }) }
+    pub(crate) fn new(disk: Arc<dyn Disk>, number_highest: u64, size: u64) -> Self {
+        Self { disk, state: Mutex::new(State { number_highest, size, ..State::default() }) }
     }
 
     /// Have one spare ready. Writes and syncs as much as a segment holds: not for a thread that
@@ -124,8 +124,8 @@ impl Spares {
         self.state.lock().size = size;
     }
 
-    /// Take over the files of segments that nobody needs any more, or remove them.
-    pub(crate) fn recycle(&self, released: Vec<Segment>) -> Result<(), WalError> {
+    /// Take over files that nobody needs any more, under new numbers, or remove them.
+    pub(crate) fn recycle(&self, released: impl IntoIterator<Item = Spare>) -> Result<(), WalError> {
         let mut renamed = Vec::new();
         let mut last_error = None;
         for old in released {
@@ -136,11 +136,11 @@ impl Spares {
                 wanted.then_some(state.number_highest)
             };
             let Some(number) = number else {
-                self.remove(&old.path());
+                self.remove(&segment::path(old.number));
                 continue;
             };
-            match self.disk.rename(&old.path(), &segment::path(number)) {
-                Ok(()) => renamed.push(Spare { number, file: old.file, size: old.size }),
+            match self.disk.rename(&segment::path(old.number), &segment::path(number)) {
+                Ok(()) => renamed.push(Spare { number, ..old }),
                 Err(error) => last_error = Some(error),
             }
         }
