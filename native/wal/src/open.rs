@@ -4,6 +4,7 @@
 //! synced, so that it is decided once; records go on in a fresh segment, under a number that no file
 //! had before, so that what lies behind a torn tail or header can never come back.
 
+use crate::history::Keeper;
 use crate::log::{Log, Next};
 use crate::meta::{Meta, NAME as META_NAME};
 use crate::record::{KIND_OWN, KIND_TRUNCATE};
@@ -60,14 +61,17 @@ impl Log {
             spares,
             next,
             durable: next.lsn - 1,
+            durable_sequence: next.sequence - 1,
             buffer: Vec::new(),
             offset: 0,
             is_dirty: false,
             poisoned: None,
+            kept: Keeper::default(),
         };
         log.begin_segment(RECORDS)?;
         // the header alone: where the log goes on is on the disk before anything is acknowledged
         log.sync()?;
+        log.keep_from_first();
         Ok(log)
     }
 }
@@ -202,7 +206,8 @@ fn gap(before: &Segment, end: Option<End>, segment: &Segment) -> WalError {
     WalError::corrupt(&before.name(), offset, reason)
 }
 
-fn visit<E: From<WalError>>(
+/// Give one record, if the caller has not got it, and move `sequence` on behind it.
+pub(crate) fn visit<E: From<WalError>>(
     segment: &Segment,
     found: Found<'_>,
     after: u64,
