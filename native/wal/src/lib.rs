@@ -2,10 +2,11 @@
 //! that a restore to a point in time reads.
 //!
 //! [`Log`] appends, syncs once for all that was appended, takes back a suffix and lets go of a
-//! prefix; [`Spares`] makes room on another thread. Formats: docs/formats.md, "Log". A torn tail is
-//! cut, damage and gaps are refused by name.
+//! prefix; [`Spares`] makes room and [`History`] reads on other threads. Formats: docs/formats.md,
+//! "Log". A torn tail is cut, damage and gaps are refused by name.
 
 mod error;
+mod history;
 mod log;
 mod meta;
 mod open;
@@ -15,6 +16,7 @@ mod segment;
 mod spares;
 
 pub use error::WalError;
+pub use history::History;
 pub use log::Log;
 pub use meta::META_LEN_MAX;
 pub use record::{KIND_OWN, PAYLOAD_LEN_MAX};

@@ -5,10 +5,11 @@
 //! after it; a segment is left only when everything in it is durable; after a failed write or sync
 //! nothing is written any more.
 
+use crate::history::Keeper;
 use crate::meta::{Meta, META_LEN_MAX};
 use crate::record::{encode, record_len, Head, KIND_OWN, KIND_TRUNCATE, PAYLOAD_LEN_MAX};
 use crate::segment::{Segment, SegmentHeader, RECORDS};
-use crate::spares::Spares;
+use crate::spares::{Spare, Spares};
 use crate::{Options, WalError};
 use macula_core::Clock;
 use std::collections::VecDeque;
@@ -27,12 +28,15 @@ pub struct Log {
     pub(crate) next: Next,
     /// Everything up to this lsn is durable.
     pub(crate) durable: u64,
+    /// The same, of the user's numbers.
+    pub(crate) durable_sequence: u64,
     /// Encoded and not written yet; goes to `offset` of the last segment.
     pub(crate) buffer: Vec<u8>,
     pub(crate) offset: u64,
     /// Written and not synced.
     pub(crate) is_dirty: bool,
     pub(crate) poisoned: Option<String>,
+    pub(crate) kept: Keeper,
 }
 
 /// What the next record gets.
@@ -154,6 +158,7 @@ impl Log {
             self.is_dirty = false;
         }
         self.durable = self.next.lsn - 1;
+        self.durable_sequence = self.next.sequence - 1;
         Ok(())
     }
 
@@ -167,7 +172,16 @@ impl Log {
         if released.is_empty() {
             return Ok(());
         }
-        self.spares.recycle(released)
+        // who reads them elsewhere is told before the files change
+        self.keep_from_first();
+        let spare = |Segment { header, file, size }| Spare { number: header.number, file, size };
+        self.spares.recycle(released.into_iter().map(spare))
+    }
+
+    pub(crate) fn keep_from_first(&self) {
+        if let Some(first) = self.segments.front() {
+            self.kept.release_before(first);
+        }
     }
 
     /// The segments that go, oldest first, out of this log.
@@ -219,6 +233,12 @@ impl Log {
     /// The sequence that the next record gets.
     pub fn next_sequence(&self) -> u64 {
         self.next.sequence
+    }
+
+    /// The sequence of the last durable record, 0 if there was none: every record up to it is durable.
+    /// In a log that was begun behind records that are elsewhere, the last of those.
+    pub fn durable_sequence(&self) -> u64 {
+        self.durable_sequence
     }
 
     /// Bytes of all files, spares included.

@@ -1,9 +1,10 @@
 //! Opening a log: what is there, where it ends, and making that end durable before anything follows.
 //!
 //! Invariant: what was read here and may be in the page cache only is written again, unchanged, and
-//! synced, so that it is decided once; records go on in a fresh segment, so that what lies behind a
-//! torn tail can never come back.
+//! synced, so that it is decided once; records go on in a fresh segment, under a number that no file
+//! had before, so that what lies behind a torn tail or header can never come back.
 
+use crate::history::Keeper;
 use crate::log::{Log, Next};
 use crate::meta::{Meta, NAME as META_NAME};
 use crate::record::{KIND_OWN, KIND_TRUNCATE};
@@ -42,9 +43,15 @@ impl Log {
         let files = Files::sort(found, &meta.log_id)?;
         let read = Read::from(&files, after, replay)?;
         let highest = files.number_highest;
-        let (segments, spares) = files.settle(read.as_ref())?;
+        let (segments, room) = files.settle(read.as_ref())?;
         let size = segments.back().map_or(options.segment_bytes_min, |segment| segment.size);
-        let spares = Arc::new(Spares::new(disk, spares, highest, size.max(options.segment_bytes_min)));
+        // one long record made one long segment, not all that follow
+        let size = size.min(options.segment_bytes_max).max(options.segment_bytes_min);
+        let spares = Arc::new(Spares::new(disk, highest, size));
+        // it may hold records of a beginning whose header was lost: under its number they would verify
+        if !room.is_empty() {
+            spares.recycle(room)?;
+        }
         let next = read.map_or(Next { lsn: 1, sequence: after + 1, time_ms: 0 }, |read| read.next);
         let mut log = Self {
             clock,
@@ -54,14 +61,17 @@ impl Log {
             spares,
             next,
             durable: next.lsn - 1,
+            durable_sequence: next.sequence - 1,
             buffer: Vec::new(),
             offset: 0,
             is_dirty: false,
             poisoned: None,
+            kept: Keeper::default(),
         };
         log.begin_segment(RECORDS)?;
         // the header alone: where the log goes on is on the disk before anything is acknowledged
         log.sync()?;
+        log.keep_from_first();
         Ok(log)
     }
 }
@@ -75,7 +85,7 @@ struct OpenFile {
 /// The files of a log, by number.
 struct Files {
     segments: VecDeque<Segment>,
-    spares: VecDeque<Spare>,
+    spares: Vec<Spare>,
     /// Not begun, and yet not blank: an interrupted beginning, or damage.
     torn: Vec<Segment>,
     number_highest: u64,
@@ -97,12 +107,12 @@ impl Files {
 
     fn sort(found: Vec<OpenFile>, log_id: &[u8; 16]) -> Result<Self, WalError> {
         let number_highest = found.last().map_or(0, |file| file.number);
-        let mut files = Self { segments: VecDeque::new(), spares: VecDeque::new(), torn: Vec::new(), number_highest };
+        let mut files = Self { segments: VecDeque::new(), spares: Vec::new(), torn: Vec::new(), number_highest };
         for OpenFile { number, file, size } in found {
             let name = segment::name(number);
             match SegmentHeader::read(&*file, &name, number, log_id)? {
                 Begun::Yes(header) => files.segments.push_back(Segment { header, file, size }),
-                Begun::No => files.spares.push_back(Spare { number, file, size }),
+                Begun::No => files.spares.push(Spare { number, file, size }),
                 Begun::Torn => {
                     let header = SegmentHeader { log_id: *log_id, number, lsn: 0, sequence: 0, time_ms: 0 };
                     files.torn.push(Segment { header, file, size });
@@ -112,8 +122,8 @@ impl Files {
         Ok(files)
     }
 
-    /// What goes on: segments, their end made durable, and spares behind them.
-    fn settle(self, read: Option<&Read>) -> Result<(VecDeque<Segment>, VecDeque<Spare>), WalError> {
+    /// What goes on: segments, their end made durable, and behind them files that are room for others.
+    fn settle(self, read: Option<&Read>) -> Result<(VecDeque<Segment>, Vec<Spare>), WalError> {
         if let Some((read, last)) = read.zip(self.segments.back()) {
             let fail = WalError::io("settle the end of the log");
             let page = last.header.encode();
@@ -126,10 +136,8 @@ impl Files {
         let last = self.segments.back().map_or(0, |segment| segment.header.number);
         let torn =
             self.torn.into_iter().map(|torn| Spare { number: torn.header.number, file: torn.file, size: torn.size });
-        let mut spares: VecDeque<_> =
-            self.spares.into_iter().chain(torn).filter(|spare| spare.number > last && spare.size > RECORDS).collect();
-        spares.make_contiguous().sort_by_key(|spare| spare.number);
-        Ok((self.segments, spares))
+        let room = self.spares.into_iter().chain(torn).filter(|spare| spare.number > last).collect();
+        Ok((self.segments, room))
     }
 }
 
@@ -198,7 +206,8 @@ fn gap(before: &Segment, end: Option<End>, segment: &Segment) -> WalError {
     WalError::corrupt(&before.name(), offset, reason)
 }
 
-fn visit<E: From<WalError>>(
+/// Give one record, if the caller has not got it, and move `sequence` on behind it.
+pub(crate) fn visit<E: From<WalError>>(
     segment: &Segment,
     found: Found<'_>,
     after: u64,

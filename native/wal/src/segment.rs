@@ -112,10 +112,6 @@ impl Segment {
         name(self.header.number)
     }
 
-    pub fn path(&self) -> RelPath {
-        path(self.header.number)
-    }
-
     pub fn seed(&self) -> u64 {
         seed(&self.header.log_id, self.header.number)
     }

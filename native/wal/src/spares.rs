@@ -3,9 +3,9 @@
 //!
 //! Invariant: every byte of a spare was written and synced, so that writing it again needs no room on
 //! the disk and a sync of it moves data only; its name is durable, its number higher than that of
-//! any segment before.
+//! any segment before, also when another was made and begun while it was made.
 
-use crate::segment::{self, Segment};
+use crate::segment;
 use crate::WalError;
 use macula_core::{Disk, DiskFile, Open, RelPath};
 use parking_lot::Mutex;
@@ -31,11 +31,13 @@ struct State {
     ready: VecDeque<Spare>,
     /// No file has a higher one.
     number_highest: u64,
+    /// The highest that was given to the log: none below it may be begun any more.
+    number_taken: u64,
     /// The next one is made this long, bytes.
     size: u64,
 }
 
-/// A file that can be begun.
+/// A file that can be begun, or taken over.
 #[derive(Debug, Clone)]
 pub(crate) struct Spare {
     pub number: u64,
@@ -44,8 +46,8 @@ pub(crate) struct Spare {
 }
 
 impl Spares {
-    pub(crate) fn new(disk: Arc<dyn Disk>, ready: VecDeque<Spare>, number_highest: u64, size: u64) -> Self {
-        Self { disk, state: Mutex::new(State { ready, number_highest, size }) }
+    pub(crate) fn new(disk: Arc<dyn Disk>, number_highest: u64, size: u64) -> Self {
+        Self { disk, state: Mutex::new(State { number_highest, size, ..State::default() }) }
     }
 
     /// Have one spare ready. Writes and syncs as much as a segment holds: not for a thread that
@@ -62,9 +64,37 @@ impl Spares {
             state.number_highest += 1;
             (state.number_highest, state.size)
         };
-        let spare = self.make(number, size)?;
-        self.state.lock().ready.push_back(spare);
+        let mut spare = self.make(number, size)?;
+        while let Some(late) = self.put(spare) {
+            spare = self.renumber(late)?;
+        }
         Ok(())
+    }
+
+    /// Into the row of those that are ready, or back, when its turn is over.
+    fn put(&self, spare: Spare) -> Option<Spare> {
+        let mut state = self.state.lock();
+        if spare.number < state.number_taken {
+            return Some(spare);
+        }
+        let at = state.ready.partition_point(|ready| ready.number < spare.number);
+        state.ready.insert(at, spare);
+        None
+    }
+
+    fn renumber(&self, late: Spare) -> Result<Spare, WalError> {
+        let number = {
+            let mut state = self.state.lock();
+            state.number_highest += 1;
+            state.number_highest
+        };
+        let (path_late, path) = (segment::path(late.number), segment::path(number));
+        let renamed = self.disk.rename(&path_late, &path).and_then(|()| self.disk.sync_dir(&RelPath::root()));
+        if renamed.is_err() {
+            [path_late, path].iter().for_each(|path| self.remove(path));
+        }
+        renamed.map_err(WalError::io("make room for the log"))?;
+        Ok(Spare { number, ..late })
     }
 
     /// The next spare that has room for `size_min` bytes, made now if none was ready.
@@ -73,12 +103,14 @@ impl Spares {
             let mut state = self.state.lock();
             if state.ready.front().is_some_and(|spare| spare.size >= size_min) {
                 if let Some(spare) = state.ready.pop_front() {
+                    state.number_taken = spare.number;
                     return Ok(spare);
                 }
             }
             // a higher number than the spares that are too short: those must not come later
             let short = std::mem::take(&mut state.ready);
             state.number_highest += 1;
+            state.number_taken = state.number_highest;
             let made = (state.number_highest, state.size.max(size_min));
             drop(state);
             short.into_iter().for_each(|spare| self.remove(&segment::path(spare.number)));
@@ -92,8 +124,8 @@ impl Spares {
         self.state.lock().size = size;
     }
 
-    /// Take over the files of segments that nobody needs any more, or remove them.
-    pub(crate) fn recycle(&self, released: Vec<Segment>) -> Result<(), WalError> {
+    /// Take over files that nobody needs any more, under new numbers, or remove them.
+    pub(crate) fn recycle(&self, released: impl IntoIterator<Item = Spare>) -> Result<(), WalError> {
         let mut renamed = Vec::new();
         let mut last_error = None;
         for old in released {
@@ -104,17 +136,20 @@ impl Spares {
                 wanted.then_some(state.number_highest)
             };
             let Some(number) = number else {
-                self.remove(&old.path());
+                self.remove(&segment::path(old.number));
                 continue;
             };
-            match self.disk.rename(&old.path(), &segment::path(number)) {
-                Ok(()) => renamed.push(Spare { number, file: old.file, size: old.size }),
+            match self.disk.rename(&segment::path(old.number), &segment::path(number)) {
+                Ok(()) => renamed.push(Spare { number, ..old }),
                 Err(error) => last_error = Some(error),
             }
         }
         // a spare whose name is not durable could be lost with what was acknowledged in it
         self.disk.sync_dir(&RelPath::root()).map_err(WalError::io("sync the log's directory"))?;
-        self.state.lock().ready.extend(renamed);
+        for spare in renamed {
+            // never too late: whoever takes spares is the one who is here
+            let _ = self.put(spare);
+        }
         last_error.map_or(Ok(()), |error| Err(WalError::io("recycle a segment of the log")(error)))
     }
 

@@ -257,3 +257,51 @@ fn noise_is_refused_or_read() {
     }
     assert!(refused > runs / 2, "runs={runs} refused={refused}");
 }
+
+/// A segment was begun and written, and the power went: its records came to the disk, its header did
+/// not. Opening found no such segment and said where the log ends, and then began the same number in
+/// the same file, so that at the next opening the lost records were there again, behind (or instead
+/// of) what was written since.
+#[test]
+fn records_of_a_lost_beginning_stay_lost() {
+    for (writes, old_header) in [(false, false), (true, false), (true, true)] {
+        let disk = FaultDisk::new();
+        let (mut log, _) = open(&disk).expect("opens");
+        let mut model = Model::new();
+        let mut last = Vec::new();
+        for len in [3000, 900, 100, 100, 100] {
+            let (sequence, bytes) = append(&mut log, len).expect("appends");
+            if len > 100 {
+                log.sync().expect("syncs");
+                model.insert(sequence, bytes);
+                last = newest(&disk);
+            }
+        }
+        log.flush().expect("flushes");
+        let disk = disk.kill();
+        let begun = newest(&disk);
+        assert_ne!(begun, last);
+        let file = |name: &[u8]| disk.open(&RelPath::new(name).expect("a name"), Open::ReadWrite).expect("opens");
+        let mut page = vec![0; 4096];
+        if old_header {
+            // as of a file that was another segment before
+            file(&last).read_exact_at(&mut page, 0).expect("reads");
+        }
+        file(&begun).write_all_at(&page, 0).expect("writes");
+        let (mut log, found) = open(&disk).expect("opens");
+        assert_eq!((&found, log.next_sequence()), (&model, 3));
+        if writes {
+            let (sequence, bytes) = append(&mut log, 100).expect("appends");
+            model.insert(sequence, bytes);
+            log.sync().expect("syncs");
+        }
+        let (_, again) = open(&disk.kill()).expect("opens");
+        assert_eq!(again, model, "writes={writes} old_header={old_header}");
+    }
+}
+
+fn newest(disk: &FaultDisk) -> Vec<u8> {
+    let entries = disk.list(&RelPath::root()).expect("lists");
+    let names = entries.iter().map(|entry| entry.name.as_encoded_bytes().to_vec());
+    names.filter(|name| name.starts_with(b"wal-")).max().expect("a segment")
+}
