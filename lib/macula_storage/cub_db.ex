@@ -28,8 +28,8 @@ defmodule MaculaStorage.CubDB do
   when they cannot answer, because `nil` would be an answer.
   """
 
-  alias MaculaStorage.{Apps, Call, Error, Native}
-  alias MaculaStorage.CubDB.{Pages, Server, Snapshot, Terms, Tx}
+  alias MaculaStorage.{Apps, Error, Native}
+  alias MaculaStorage.CubDB.{Pages, Server, Snapshot, Store, Terms, Tx, Update}
 
   @type db :: atom | String.t() | pid
   @type key :: term
@@ -136,7 +136,8 @@ defmodule MaculaStorage.CubDB do
 
   @doc "As `put/3`, unless the key is there: `{:error, :exists}`."
   @spec put_new(db, key, value) :: :ok | failure
-  def put_new(db, key, value), do: write(db, :put_new, [Terms.put(key, value)], [Terms.key(key)])
+  def put_new(db, key, value),
+    do: write(db, :put_new, [Terms.put(key, value)], [{:absent, Terms.key(key)}])
 
   @doc "Deletes a key; one that is not there is fine. Durability and cost as `put/3`."
   @spec delete(db, key) :: :ok | failure
@@ -163,18 +164,28 @@ defmodule MaculaStorage.CubDB do
 
   @doc """
   Replaces the value of a key by what `fun` makes of it; `initial` when the key is not there (`fun`
-  is not called then). Durability and cost as `transaction/3`.
+  is not called then).
+
+  It is optimistic: `fun` runs in the caller while others write, and what it answers is written if the
+  value is still the one that it was given. **`fun` may therefore run again**, and does best without
+  side effects; after three conflicts it runs with exclusive write access. Writing to the same store
+  inside `fun` raises. An exception in `fun` changes nothing.
+
+  Durability: `:ok` means synced. Cost: one read and one write, whose sync is shared with writers that
+  come together; a value over 1 MiB, or one that others keep changing, takes a `transaction/3`.
+
+      iex> MaculaStorage.CubDB.update(:update_doc, :visits, 1, &(&1 + 1))
+      :ok
+      iex> MaculaStorage.CubDB.update(:update_doc, :visits, 1, &(&1 + 1))
+      :ok
+      iex> MaculaStorage.CubDB.get(:update_doc, :visits)
+      2
   """
   @spec update(db, key, value, (value -> value)) :: :ok | failure
-  def update(db, key, initial, fun) do
-    transaction(db, fn tx ->
-      value =
-        case Tx.fetch(tx, key) do
-          {:ok, value} -> fun.(value)
-          :error -> initial
-        end
-
-      {:commit, Tx.put(tx, key, value), :ok}
+  def update(db, key, initial, fun) when is_function(fun, 1) do
+    updated(db, :update, [key], fn
+      %{^key => value} -> {:ok, [{key, fun.(value)}], []}
+      %{} -> {:ok, [{key, initial}], []}
     end)
   end
 
@@ -182,33 +193,45 @@ defmodule MaculaStorage.CubDB do
   Reads a key, and writes what `fun` answers: `{result, new_value}`, or `:pop` to delete it.
 
   Returns the result (for `:pop`, the old value). A value that stays the same is not written.
-  Durability and cost as `transaction/3`.
+  `fun` may run again, see `update/4`. Durability and cost as `update/4`.
+
+      iex> MaculaStorage.CubDB.get_and_update(:get_and_update_doc, :next, fn n -> {n || 0, (n || 0) + 1} end)
+      0
+      iex> MaculaStorage.CubDB.get_and_update(:get_and_update_doc, :next, fn _ -> :pop end)
+      1
   """
   @spec get_and_update(db, key, (value -> {any, value} | :pop)) :: any | failure
-  def get_and_update(db, key, fun) do
-    transaction(db, fn tx ->
-      old = Tx.get(tx, key)
+  def get_and_update(db, key, fun) when is_function(fun, 1) do
+    updated(db, :get_and_update, [key], fn values ->
+      old = Map.get(values, key)
 
       case fun.(old) do
-        {result, new} when new === old -> {:cancel, result}
-        {result, new} -> {:commit, Tx.put(tx, key, new), result}
-        :pop -> {:commit, Tx.delete(tx, key), old}
+        {result, new} when new === old -> {result, [], []}
+        {result, new} -> {result, [{key, new}], []}
+        :pop -> {old, [], if(values == %{}, do: [], else: [key])}
+        other -> raise ArgumentError, not_an_update(other)
       end
     end)
   end
 
+  defp not_an_update(other) do
+    "expected the function to answer {result, new_value} or :pop, got: #{inspect(other, limit: 5)}"
+  end
+
   @doc """
   As `get_and_update/3` for many keys: `fun` gets a map of those that are there and answers
-  `{result, entries_to_put, keys_to_delete}`.
+  `{result, entries_to_put, keys_to_delete}`, of which any may be another key than those read.
+
+  What `fun` answers is written if none of `keys` changed since they were read, all of them at one
+  instant; otherwise `fun` runs again, see `update/4`. Durability and cost as `update/4`.
   """
   @spec get_and_update_multi(db, [key], (map -> {any, %{key => value} | nil, [key] | nil})) ::
           any | failure
-  def get_and_update_multi(db, keys, fun) do
-    transaction(db, fn tx ->
-      {result, entries, deleted} = fun.(Tx.get_multi(tx, keys))
-      tx = Enum.reduce(entries || [], tx, fn {key, value}, tx -> Tx.put(tx, key, value) end)
-      {:commit, Enum.reduce(deleted || [], tx, &Tx.delete(&2, &1)), result}
-    end)
+  def get_and_update_multi(db, keys, fun) when is_list(keys) and is_function(fun, 1),
+    do: updated(db, :get_and_update_multi, keys, fun)
+
+  defp updated(db, op, keys, fun) do
+    with {:ok, store} <- Server.app(db), do: Update.run(store, op, keys, fun)
   end
 
   @doc """
@@ -231,43 +254,7 @@ defmodule MaculaStorage.CubDB do
           any | failure
   def transaction(db, fun, options \\ []) when is_function(fun, 1) do
     options = MaculaStorage.Options.validate!(options, timeout: {@transaction_ms, :positive})
-
-    with {:ok, app} <- Server.app(db),
-         {:ok, tx} <- begin(app, options.timeout),
-         do: run_transaction(Tx.new(tx, app), fun)
-  end
-
-  defp begin(app, timeout) do
-    refuse_nested!(app)
-
-    on_store(app, fn handle ->
-      begin = &Native.kv_begin(handle, &1, timeout)
-      Call.run(begin, op: :transaction, app: app, timeout: :infinity)
-    end)
-  end
-
-  defp run_transaction(tx, fun) do
-    Process.put({__MODULE__, tx.app}, true)
-
-    try do
-      fun.(tx)
-    else
-      {:commit, %Tx{handle: handle}, result} when handle == tx.handle ->
-        with :ok <- Tx.commit(tx), do: result
-
-      {:cancel, result} ->
-        Tx.abort(tx)
-        result
-
-      other ->
-        raise ArgumentError,
-              "expected the transaction to answer {:commit, tx, result} or {:cancel, result}, " <>
-                "got: #{inspect(other, limit: 5)}"
-    after
-      # after a commit this changes nothing
-      Tx.abort(tx)
-      Process.delete({__MODULE__, tx.app})
-    end
+    with {:ok, store} <- Server.app(db), do: Tx.run(store, :transaction, fun, options.timeout)
   end
 
   @doc """
@@ -304,21 +291,15 @@ defmodule MaculaStorage.CubDB do
   @spec data_dir(db) :: String.t()
   def data_dir(db), do: Path.join(MaculaStorage.app_data_path(Server.app!(db)), "kv")
 
-  defp write(db, op, ops, absent \\ []) do
-    # large arguments are copied on a dirty scheduler
-    write = if Terms.large?(ops), do: &Native.kv_write_large/4, else: &Native.kv_write/4
-
-    with {:ok, app} <- Server.app(db) do
-      refuse_nested!(app)
-      on_store(app, fn handle -> Call.run(&write.(handle, &1, ops, absent), op: op, app: app) end)
-    end
+  defp write(db, op, ops, conditions \\ []) do
+    with {:ok, store} <- Server.app(db), do: Store.write(store, op, ops, conditions)
   end
 
   # What cannot be read is raised: `nil` and `:error` are answers.
   defp with_source(db, op, read) do
     app = Server.app!(db)
 
-    case on_store(app, read) do
+    case Store.with_handle(app, read) do
       {:error, _} = error ->
         {:error, reason} = Error.wrap(error, op, app)
         Error.raise!(reason, op, app)
@@ -328,30 +309,7 @@ defmodule MaculaStorage.CubDB do
     end
   end
 
-  # Runs `use` with the app's handle, opening its store when it is not open.
-  defp on_store(app, use), do: Apps.with_app(app, &opened(&1, app, use))
-
-  defp opened(handle, app, use) do
-    case use.(handle) do
-      {:error, :not_open} ->
-        open = &Native.kv_open(handle, &1)
-
-        with :ok <- Call.run(open, op: :open, app: app, timeout: 60_000),
-             do: opened(handle, app, use)
-
-      result ->
-        result
-    end
-  end
-
   defp snapshot_handle!(db), do: ok!(with_source(db, :snapshot, &Native.kv_snapshot/1))
 
   defp ok!({:ok, value}), do: value
-
-  defp refuse_nested!(app) do
-    if Process.get({__MODULE__, app}) do
-      raise "cannot write to the store of #{app} inside one of its own transactions " <>
-              "other than through the transaction"
-    end
-  end
 end

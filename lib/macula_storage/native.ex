@@ -14,6 +14,7 @@ defmodule MaculaStorage.Native do
   @type failure :: {:error, atom} | {:error, {atom, String.t(), String.t() | nil}}
   @type call :: {:ok, handle} | failure
   @type key :: binary
+  @type condition :: {:absent, key} | {:is, key, binary | nil}
   @type bound :: :none | {:incl | :excl, key} | {:raw, binary}
 
   @doc false
@@ -67,6 +68,9 @@ defmodule MaculaStorage.Native do
   @spec kv_get_many(handle, [key]) :: {:ok, [{:ok, term} | {:etf, binary} | nil]} | failure
   def kv_get_many(_source, _keys), do: missing()
 
+  @spec kv_get_many_raw(handle, [key]) :: {:ok, [{:etf, binary} | nil]} | failure
+  def kv_get_many_raw(_source, _keys), do: missing()
+
   @spec kv_get_many_long(handle, reference, [key]) :: call
   def kv_get_many_long(_source, _ref, _keys), do: missing()
 
@@ -83,11 +87,11 @@ defmodule MaculaStorage.Native do
   @spec kv_page_long(handle, reference, bound, bound, boolean) :: call
   def kv_page_long(_source, _ref, _min, _max, _reverse), do: missing()
 
-  @spec kv_write(handle, reference, [tuple | :clear], [key]) :: call
-  def kv_write(_app, _ref, _ops, _absent), do: missing()
+  @spec kv_write(handle, reference, [tuple | :clear], [condition]) :: call
+  def kv_write(_app, _ref, _ops, _conditions), do: missing()
 
-  @spec kv_write_large(handle, reference, [tuple | :clear], [key]) :: call
-  def kv_write_large(_app, _ref, _ops, _absent), do: missing()
+  @spec kv_write_large(handle, reference, [tuple | :clear], [condition]) :: call
+  def kv_write_large(_app, _ref, _ops, _conditions), do: missing()
 
   @spec kv_snapshot(handle) :: {:ok, handle} | failure
   def kv_snapshot(_app), do: missing()

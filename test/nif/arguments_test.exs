@@ -40,6 +40,8 @@ defmodule MaculaStorage.Nif.ArgumentsTest do
       {},
       {:incl, "a"},
       {:raw, <<0, 255>>},
+      [{:absent, "a"}, {:is, "a", 1}],
+      [{:is, <<131, 97, 1>>, :none}],
       {:positional, [1 | 2]},
       {:named, [{"a", self()}]},
       {:blob, "a"},
@@ -125,7 +127,12 @@ defmodule MaculaStorage.Nif.ArgumentsTest do
       assert {:error, {:invalid, _, _}} =
                call_raw(&Native.kv_write(app, &1, [{:put, bad, etf}], []))
 
-      assert {:error, {:invalid, _, _}} = call_raw(&Native.kv_write(app, &1, [], [bad]))
+      assert {:error, {:invalid, _, _}} =
+               call_raw(&Native.kv_write(app, &1, [], [{:absent, bad}]))
+
+      assert {:error, {:invalid, _, _}} =
+               call_raw(&Native.kv_write(app, &1, [], [{:is, bad, nil}]))
+
       assert {:error, {:invalid, _, _}} = Native.kv_get(app, bad)
       assert {:error, {:invalid, _, _}} = Native.kv_get_many(app, [etf, bad])
       assert {:error, {:invalid, _, _}} = Native.kv_page(app, {:incl, bad}, :none, false, 10)

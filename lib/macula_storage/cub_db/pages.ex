@@ -43,6 +43,15 @@ defmodule MaculaStorage.CubDB.Pages do
     end
   end
 
+  @doc "The bytes that are stored of each key, of one instant; nil where there is none."
+  def get_multi_raw(source, keys) do
+    again = &Native.kv_get_many_long(source, &1, keys)
+
+    with {:ok, values} <- long(Native.kv_get_many_raw(source, keys), again, :get_multi) do
+      {:ok, Enum.map(values, fn found -> found && elem(found, 1) end)}
+    end
+  end
+
   @doc false
   def bounds!(options) do
     options =

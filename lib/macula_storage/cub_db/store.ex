@@ -1,0 +1,68 @@
+defmodule MaculaStorage.CubDB.Store do
+  @moduledoc false
+  # The store that a call works on, opened on first use: what is read from and written to it.
+  #
+  # Invariant: a process that is inside a transaction or an update of a store writes to that store in no
+  # other way; it would wait for itself, or do so twice when its function runs again.
+
+  alias MaculaStorage.CubDB.Terms
+  alias MaculaStorage.{Apps, Call, Native}
+
+  @open_ms 60_000
+
+  @type t :: String.t()
+
+  @doc "Runs `fun` with the store's handle, opening the store when it is not open."
+  @spec with_handle(t, (reference -> result)) :: result | {:error, term} when result: any
+  def with_handle(app, fun), do: Apps.with_app(app, &opened(&1, app, fun))
+
+  defp opened(handle, app, fun) do
+    case fun.(handle) do
+      {:error, :not_open} ->
+        open = &Native.kv_open(handle, &1)
+
+        with :ok <- Call.run(open, op: :open, app: app, timeout: @open_ms),
+             do: opened(handle, app, fun)
+
+      result ->
+        result
+    end
+  end
+
+  @doc "Writes a batch, all or nothing, if each of `conditions` holds."
+  @spec write(t, atom, [tuple | :clear], [Native.condition()]) :: :ok | {:error, term}
+  def write(store, op, ops, conditions \\ []) do
+    refuse_nested!(store)
+    # large arguments are copied on a dirty scheduler
+    large? = Terms.large?(ops, conditions)
+    write = if large?, do: &Native.kv_write_large/4, else: &Native.kv_write/4
+
+    with_handle(store, fn handle ->
+      Call.run(&write.(handle, &1, ops, conditions), op: op, app: store)
+    end)
+  end
+
+  @doc "Runs `fun` as the only way in which this process may write to the store."
+  @spec alone(t, (() -> result)) :: result when result: any
+  def alone(store, fun) do
+    refuse_nested!(store)
+    Process.put({__MODULE__, store}, true)
+
+    try do
+      fun.()
+    after
+      Process.delete({__MODULE__, store})
+    end
+  end
+
+  @doc "Raises inside of `alone/2`."
+  @spec refuse_nested!(t) :: :ok
+  def refuse_nested!(store) do
+    if Process.get({__MODULE__, store}) do
+      raise "cannot write to the store of #{store} inside one of its own transactions or updates " <>
+              "other than through them"
+    end
+
+    :ok
+  end
+end

@@ -1,0 +1,105 @@
+//! Ranges of keys: pages of their entries, and how many there are.
+
+use super::{binary, trusted, Source, DIRTY_BYTES_MAX};
+use crate::atoms;
+use crate::error::Failure;
+use macula_store::kv::{KeyRange, Page, PageLimits};
+use macula_term::Side;
+use rustler::{Atom, Binary, Encoder, Env, Term};
+use std::ops::Bound;
+
+/// Bytes of one page.
+const PAGE_BYTES_MAX: usize = 256 * 1024;
+
+/// dirty io: one page of a range, and the key to go on behind; `too_large` when its first entry is
+/// for `kv_page_long`.
+#[rustler::nif(schedule = "DirtyIo")]
+fn kv_page<'a>(
+    env: Env<'a>,
+    source: Term<'a>,
+    min: Term<'a>,
+    max: Term<'a>,
+    reverse: bool,
+    entries_max: usize,
+) -> Term<'a> {
+    let limits = PageLimits { entries_max, bytes_max: PAGE_BYTES_MAX, value_len_max: DIRTY_BYTES_MAX };
+    let read = || -> Result<Page, Failure> {
+        let (source, _) = Source::of(source)?;
+        match range(min, max)? {
+            Some(range) => Ok(source.page(&range, reverse, limits)?),
+            None => Ok(Page::default()),
+        }
+    };
+    page_or_failure(env, read())
+}
+
+/// own thread: as `kv_page`, with a first entry of any length; bounds are encoded on a dirty scheduler.
+#[rustler::nif(schedule = "DirtyCpu")]
+fn kv_page_long<'a>(
+    env: Env<'a>,
+    source: Term<'a>,
+    reference: Term<'a>,
+    min: Term<'a>,
+    max: Term<'a>,
+    reverse: bool,
+) -> Term<'a> {
+    let limits = PageLimits { entries_max: 1, bytes_max: PAGE_BYTES_MAX, value_len_max: usize::MAX };
+    let asked = || -> Result<_, Failure> { Ok((Source::of(source)?, range(min, max)?)) };
+    match asked() {
+        Err(failure) => failure.encode(env),
+        Ok(((source, place), range)) => place.runtime().io(env, reference, move |reply| {
+            let page = range.map_or(Ok(Page::default()), |range| source.page(&range, reverse, limits));
+            reply.send(|env| page_or_failure(env, page.map_err(Failure::from)));
+        }),
+    }
+}
+
+fn page_or_failure(env: Env, page: Result<Page, Failure>) -> Term {
+    page.and_then(|page| page_terms(env, page)).unwrap_or_else(|failure| failure.encode(env))
+}
+
+fn page_terms(env: Env, page: Page) -> Result<Term, Failure> {
+    let mut entries = Vec::with_capacity(page.entries.len());
+    for (key, value) in &page.entries {
+        let key = trusted(env, &macula_term::decode(key)?)?;
+        entries.push((key, trusted(env, value)?));
+    }
+    let next = page.next.map(|key| binary(env, &key));
+    Ok((atoms::ok(), entries, next).encode(env))
+}
+
+/// `None` when no key can be in it.
+fn range(min: Term, max: Term) -> Result<Option<KeyRange>, Failure> {
+    let range = (lower(min)?, upper(max)?);
+    Ok((!is_empty(&range)).then_some(range))
+}
+
+/// `none`, `{incl | excl, term}` or `{raw, key}`, which was already given.
+fn lower(bound: Term) -> Result<Bound<Vec<u8>>, Failure> {
+    side(bound, Side::Below, Side::Above, Bound::Included)
+}
+
+fn upper(bound: Term) -> Result<Bound<Vec<u8>>, Failure> {
+    side(bound, Side::Above, Side::Below, Bound::Excluded)
+}
+
+fn side(bound: Term, incl: Side, excl: Side, wrap: fn(Vec<u8>) -> Bound<Vec<u8>>) -> Result<Bound<Vec<u8>>, Failure> {
+    if bound.is_atom() {
+        return Ok(Bound::Unbounded);
+    }
+    let (kind, term): (Atom, Binary) = bound.decode().map_err(|_| Failure::invalid("not a bound"))?;
+    if kind == atoms::raw() {
+        return Ok(Bound::Excluded(term.as_slice().to_vec()));
+    }
+    let side = if kind == atoms::incl() { incl } else { excl };
+    Ok(wrap(macula_term::bound(term.as_slice(), side)?))
+}
+
+/// Whether no key can be in it: a minimum above the maximum is an empty range, not an error.
+fn is_empty(range: &KeyRange) -> bool {
+    match range {
+        (Bound::Included(min), Bound::Excluded(max) | Bound::Included(max)) => min >= max,
+        (Bound::Excluded(min), Bound::Excluded(max) | Bound::Included(max)) => min >= max,
+        _ => false,
+    }
+}
