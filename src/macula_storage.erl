@@ -14,6 +14,7 @@
 -export([data_select/1, data_select/2, data_fold/4]).
 -export([data_put_multi/2, data_delete_multi/2, data_put_and_delete_multi/3]).
 -export([data_update/4, data_get_and_update/3, data_get_and_update_multi/3, data_transaction/2, data_transaction/3, data_refetch/3]).
+-export([data_compare_and_put/4, data_compare_and_delete/3]).
 -export([data_snapshot/1, data_snapshot/2, data_release_snapshot/1, data_with_snapshot/2]).
 -export([data_start_link/1, data_start_link/2, data_start/1, data_start/2, data_child_spec/1, data_stop/1, data_stop/2, data_stop/3]).
 -export([data_dir/1]).
@@ -76,6 +77,8 @@ data_put_and_delete_multi(App, Entries, Keys) -> ?KV:put_and_delete_multi(App, E
 data_update(App, Key, Initial, Fun) -> ?KV:update(App, Key, Initial, Fun).
 data_get_and_update(App, Key, Fun) -> ?KV:get_and_update(App, Key, Fun).
 data_get_and_update_multi(App, Keys, Fun) -> ?KV:get_and_update_multi(App, Keys, Fun).
+data_compare_and_put(App, Key, Expected, New) -> ?KV:compare_and_put(App, Key, Expected, New).
+data_compare_and_delete(App, Key, Expected) -> ?KV:compare_and_delete(App, Key, Expected).
 
 %% Fun(Tx) -> {commit, Tx, Result} | {cancel, Result}.
 data_transaction(App, Fun) -> ?KV:transaction(App, Fun).

@@ -230,6 +230,48 @@ defmodule MaculaStorage.CubDB do
   def get_and_update_multi(db, keys, fun) when is_list(keys) and is_function(fun, 1),
     do: updated(db, :get_and_update_multi, keys, fun)
 
+  @doc """
+  Writes `new` if the key holds what is `expected`, else `{:error, :conflict}`.
+
+  `expected` is what `fetch/2` answers: `{:ok, value}`, or `:error` for a key that is not there. Values
+  are the same as `===` has it: `1` is not `1.0`. It does not matter in which form the value is stored.
+
+  Durability: `:ok` means synced. Cost: one sync, shared with writers that come together; a conflict is
+  found out with one read.
+
+      iex> alias MaculaStorage.CubDB
+      iex> CubDB.compare_and_put(:compare_doc, :leader, :error, "node a")
+      :ok
+      iex> CubDB.compare_and_put(:compare_doc, :leader, :error, "node b")
+      {:error, :conflict}
+      iex> CubDB.compare_and_put(:compare_doc, :leader, {:ok, "node a"}, "node b")
+      :ok
+  """
+  @spec compare_and_put(db, key, {:ok, value} | :error, value) ::
+          :ok | {:error, :conflict} | failure
+  def compare_and_put(db, key, expected, new) do
+    with {:ok, store} <- Server.app(db),
+         do: Update.compare(store, :compare_and_put, key, expected, [{key, new}], [])
+  end
+
+  @doc """
+  Deletes a key if it holds `expected`, else `{:error, :conflict}`. As `compare_and_put/4`.
+
+      iex> alias MaculaStorage.CubDB
+      iex> CubDB.put(:compare_delete_doc, :lease, 7)
+      :ok
+      iex> CubDB.compare_and_delete(:compare_delete_doc, :lease, {:ok, 8})
+      {:error, :conflict}
+      iex> CubDB.compare_and_delete(:compare_delete_doc, :lease, {:ok, 7})
+      :ok
+  """
+  @spec compare_and_delete(db, key, {:ok, value} | :error) ::
+          :ok | {:error, :conflict} | failure
+  def compare_and_delete(db, key, expected) do
+    with {:ok, store} <- Server.app(db),
+         do: Update.compare(store, :compare_and_delete, key, expected, [], [key])
+  end
+
   defp updated(db, op, keys, fun) do
     with {:ok, store} <- Server.app(db), do: Update.run(store, op, keys, fun)
   end

@@ -57,6 +57,9 @@ many(App) ->
     2 = macula_storage:data_get_and_update(App, a, fun(2) -> {2, 3} end),
     6 = macula_storage:data_get_and_update_multi(App, [a, c], fun(#{a := A, c := C}) -> {A + C, #{}, [a, b, c]} end),
     Size = macula_storage:data_size(App),
+    ok = macula_storage:data_compare_and_put(App, lease, error, 1),
+    {error, conflict} = macula_storage:data_compare_and_put(App, lease, {ok, 2}, 3),
+    ok = macula_storage:data_compare_and_delete(App, lease, {ok, 1}),
     ok.
 
 transactions(App) ->

@@ -26,6 +26,33 @@ defmodule MaculaStorage.CubDB.Update do
     optimistic(store, op, keys, fun, @conflicts_max)
   end
 
+  @doc "Writes if the key holds `expected`: `{:ok, value}`, or `:error` for nothing."
+  @spec compare(Store.t(), atom, term, {:ok, term} | :error, Enumerable.t(), [term]) ::
+          :ok | {:error, term}
+  def compare(store, op, key, :error, entries, keys) do
+    {:ok, ops} = computed({:ok, entries, keys})
+    Store.write(store, op, ops, [{:is, Terms.key(key), nil}])
+  end
+
+  def compare(store, op, key, {:ok, expected}, entries, keys) do
+    {:ok, ops} = computed({:ok, entries, keys})
+    condition = {:is, Terms.key(key), :erlang.term_to_binary(expected)}
+
+    with {:error, :conflict} <- Store.write(store, op, ops, [condition]) do
+      # the same value may be stored in another form
+      run(store, op, [key], fn
+        %{^key => value} when value === expected -> {:ok, entries, keys}
+        %{} -> {{:error, :conflict}, [], []}
+      end)
+    end
+  end
+
+  def compare(_store, _op, _key, other, _entries, _keys) do
+    raise ArgumentError,
+          "expected what the key is to hold as {:ok, value} or :error, " <>
+            "got: #{inspect(other, limit: 5)}"
+  end
+
   defp optimistic(store, op, keys, fun, tries_left) do
     encoded = Enum.map(keys, &Terms.key/1)
 
