@@ -10,7 +10,7 @@
 -export([app_data_path/1, app_uploads_path/1, app_cache_path/1, ensure_app_dirs/1, list_apps/0]).
 -export([close_app/1, app_owner/1, app_quota/1, app_usage/1, app_usage/2]).
 -export([data_put/3, data_put/4, data_put_new/3, data_delete/2, data_clear/1]).
--export([data_get/2, data_get/3, data_fetch/2, data_has_key/2, data_get_multi/2, data_size/1]).
+-export([data_get/2, data_get/3, data_fetch/2, data_has_key/2, data_get_multi/2, data_size/1, data_count/1, data_count/2]).
 -export([data_select/1, data_select/2, data_fold/4]).
 -export([data_put_multi/2, data_delete_multi/2, data_put_and_delete_multi/3]).
 -export([data_update/4, data_get_and_update/3, data_get_and_update_multi/3, data_transaction/2, data_transaction/3, data_refetch/3]).
@@ -58,6 +58,8 @@ data_fetch(Target, Key) -> (kv(Target)):fetch(Target, Key).
 data_has_key(Target, Key) -> (kv(Target)):'has_key?'(Target, Key).
 data_get_multi(Target, Keys) -> (kv(Target)):get_multi(Target, Keys).
 data_size(Target) -> (kv(Target)):size(Target).
+data_count(Target) -> (kv(Target)):count(Target).
+data_count(Target, Options) -> (kv(Target)):count(Target, Options).
 
 %% All entries, or with {limit, N} the first N, in memory: fold over what may be more than fits.
 data_select(Target) -> data_select(Target, []).

@@ -40,6 +40,8 @@ defmodule MaculaStorage.CubDB do
           | {:max_key, key}
           | {:min_key_inclusive, boolean}
           | {:max_key_inclusive, boolean}
+          | {:prefix, binary | nonempty_list | tuple}
+          | {:tuple_size, non_neg_integer}
           | {:reverse, boolean}
   @type failure :: {:error, atom | Error.t()}
 
@@ -117,17 +119,49 @@ defmodule MaculaStorage.CubDB do
   The snapshot it reads is taken when the first entry is asked for, by whichever process asks, and
   ends with the stream. A bound takes in all keys that are `==` to it: `min_key: 1.0` includes `1`.
 
+  With `:prefix` only keys that begin with it are selected: of a binary, those binaries; of a list,
+  the lists that begin with its elements; of a tuple, the tuples **of `:tuple_size` elements** that begin
+  with its own. The size must be told because Erlang orders tuples by size first: tuples of different
+  sizes do not stand together, and are selected one size after the other. Elements are compared by `==`.
+  Bounds that are given beside a prefix narrow it further, as in `prefix: "user:", min_key: last_seen,
+  min_key_inclusive: false`.
+
   Cost: one dirty-I/O call per page of up to 512 entries or 256 KiB.
 
       iex> MaculaStorage.CubDB.put_multi(:select_doc, a: 1, b: 2, c: 3)
       :ok
       iex> MaculaStorage.CubDB.select(:select_doc, min_key: :b, reverse: true) |> Enum.to_list()
       [c: 3, b: 2]
+      iex> MaculaStorage.CubDB.put_multi(:prefix_doc, %{{:user, 1, :name} => "Ada", {:user, 2, :name} => "Eva", "user:1" => 1})
+      :ok
+      iex> MaculaStorage.CubDB.select(:prefix_doc, prefix: {:user, 2}, tuple_size: 3) |> Enum.to_list()
+      [{{:user, 2, :name}, "Eva"}]
+      iex> MaculaStorage.CubDB.select(:prefix_doc, prefix: "user:") |> Enum.to_list()
+      [{"user:1", 1}]
   """
   @spec select(db, [select_option]) :: Enumerable.t()
   def select(db, options \\ []) do
     bounds = Pages.bounds!(options)
     Pages.stream(fn -> snapshot_handle!(db) end, bounds)
+  end
+
+  @doc """
+  How many entries a `select/2` with these options has now.
+
+  Without options it is `size/1`. Durability: counts what is durable. Cost: reads the range on a thread
+  of ours, values too, in pages and at one instant; ends when the caller dies. Raises as reads do.
+
+      iex> MaculaStorage.CubDB.put_multi(:count_doc, for(n <- 1..100, do: {{:row, n}, n}))
+      :ok
+      iex> MaculaStorage.CubDB.count(:count_doc, min_key: {:row, 11}, max_key: {:row, 20})
+      10
+      iex> MaculaStorage.CubDB.count(:count_doc, prefix: {:row}, tuple_size: 2)
+      100
+  """
+  @spec count(db, [select_option]) :: non_neg_integer
+  def count(db, options \\ []) do
+    bounds = Pages.bounds!(options)
+    ok!(with_source(db, :count, &Pages.count(&1, bounds)))
   end
 
   @doc "Writes an entry. Durability: `:ok` means synced. Cost: one sync, shared with writers that come together."

@@ -15,7 +15,9 @@ defmodule MaculaStorage.Native do
   @type call :: {:ok, handle} | failure
   @type key :: binary
   @type condition :: {:absent, key} | {:is, key, binary | nil}
-  @type bound :: :none | {:incl | :excl, key} | {:raw, binary}
+  # of a list the strictest counts
+  @type bound :: :none | edge | [edge]
+  @type edge :: {:incl | :excl, key} | {:prefix, key, pos_integer | nil} | {:raw, binary}
 
   @doc false
   def load do
@@ -86,6 +88,9 @@ defmodule MaculaStorage.Native do
 
   @spec kv_page_long(handle, reference, bound, bound, boolean) :: call
   def kv_page_long(_source, _ref, _min, _max, _reverse), do: missing()
+
+  @spec kv_count(handle, reference, bound, bound) :: call
+  def kv_count(_source, _ref, _min, _max), do: missing()
 
   @spec kv_write(handle, reference, [tuple | :clear], [condition]) :: call
   def kv_write(_app, _ref, _ops, _conditions), do: missing()

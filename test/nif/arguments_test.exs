@@ -40,6 +40,8 @@ defmodule MaculaStorage.Nif.ArgumentsTest do
       {},
       {:incl, "a"},
       {:raw, <<0, 255>>},
+      {:prefix, <<131, 109, 0, 0, 0, 1, 255>>, nil},
+      [{:prefix, <<131, 104, 0>>, 3}, {:incl, <<131, 97, 1>>}, :none],
       [{:absent, "a"}, {:is, "a", 1}],
       [{:is, <<131, 97, 1>>, :none}],
       {:positional, [1 | 2]},

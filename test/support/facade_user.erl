@@ -50,6 +50,9 @@ many(App) ->
     [{2000, 4000000}] = macula_storage:data_select(App, [{limit, 1}, {reverse, true} | Numbers]),
     2000 = length(macula_storage:data_select(App, [{limit, infinity} | Numbers])),
     [] = macula_storage:data_select(App, [{limit, 0}]),
+    2000 = macula_storage:data_count(App, Numbers),
+    true = macula_storage:data_count(App) =:= macula_storage:data_size(App),
+    [{{user, 1}, _}] = macula_storage:data_select(App, [{prefix, {user}}, {tuple_size, 2}]),
     true = length(macula_storage:data_select(App)) =:= macula_storage:data_size(App),
     ok = macula_storage:data_delete_multi(App, lists:seq(3, 2000)),
     ok = macula_storage:data_put_and_delete_multi(App, [{c, 3}], [1, 2]),
@@ -74,6 +77,7 @@ transactions(App) ->
         false = macula_storage:data_has_key(Tx, y),
         #{x := 1} = macula_storage:data_get_multi(Tx, [x, y]),
         [{x, 1}] = macula_storage:data_select(Tx, [{min_key, x}, {max_key, y}]),
+        1 = macula_storage:data_count(Tx, [{min_key, x}, {max_key, y}]),
         1 = macula_storage:data_fold(Tx, [{min_key, x}, {max_key, y}], fun(_, N) -> N + 1 end, 0),
         {commit, Tx, done}
     end),
@@ -95,6 +99,7 @@ snapshots(App) ->
     #{x := 1} = macula_storage:data_get_multi(Snapshot, [x]),
     true = macula_storage:data_size(Snapshot) > 0,
     [{x, 1}] = macula_storage:data_select(Snapshot, [{min_key, x}, {limit, 1}]),
+    1 = macula_storage:data_count(Snapshot, [{min_key, x}, {max_key, x}]),
     {ok, 2} = macula_storage:data_transaction(App, fun(Tx) ->
         {cancel, macula_storage:data_refetch(Tx, x, Snapshot)}
     end),

@@ -54,6 +54,13 @@ defmodule MaculaStorage.CubDB.Snapshot do
     size
   end
 
+  @doc "As `MaculaStorage.CubDB.count/2`, of this instant."
+  @spec count(t, [MaculaStorage.CubDB.select_option()]) :: non_neg_integer
+  def count(snapshot, options \\ []) do
+    {:ok, count} = answer!(Pages.count(snapshot.handle, Pages.bounds!(options)), snapshot)
+    count
+  end
+
   @doc "As `MaculaStorage.CubDB.select/2`, of this instant."
   @spec select(t, [MaculaStorage.CubDB.select_option()]) :: Enumerable.t()
   def select(snapshot, options \\ []),

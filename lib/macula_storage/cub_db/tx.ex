@@ -92,6 +92,13 @@ defmodule MaculaStorage.CubDB.Tx do
     size
   end
 
+  @doc "As `MaculaStorage.CubDB.count/2`, the transaction's own writes counted."
+  @spec count(t, [MaculaStorage.CubDB.select_option()]) :: non_neg_integer
+  def count(tx, options \\ []) do
+    {:ok, count} = answer!(Pages.count(tx.handle, Pages.bounds!(options)), tx)
+    count
+  end
+
   @doc "As `MaculaStorage.CubDB.select/2`, with the transaction's own writes up to the page being read."
   @spec select(t, [MaculaStorage.CubDB.select_option()]) :: Enumerable.t()
   def select(tx, options \\ []), do: Pages.stream_of(tx.handle, Pages.bounds!(options))
