@@ -32,6 +32,7 @@ defmodule MaculaStorage.CubDB do
   alias MaculaStorage.CubDB.{Pages, Server, Snapshot, Store, Terms, Tx, Update}
 
   @type db :: atom | String.t() | pid
+  @type place :: atom | String.t() | charlist | keyword
   @type key :: term
   @type value :: term
   @type entry :: {key, value}
@@ -48,30 +49,69 @@ defmodule MaculaStorage.CubDB do
   @transaction_ms 30_000
 
   @doc """
-  Starts a process that stands for the store of an app, so that it can be supervised and named.
+  Starts a process that stands for a store, so that it can be supervised and named.
 
-  The store of an app that is already opened is attached to. Options: `:name`, an atom or string
-  under which the functions of this module find the store.
+  The first argument says where the store is:
+
+    * an app, an atom or a string without a slash: the app's own store. It is opened when it is not, and
+      attached to when it is; it stays open when the process ends.
+    * a path, a string with a slash or a charlist, or a keyword list with `:data_dir`, as CubDB has it: a
+      store in that directory, outside of any app. It is this process's, and is closed when it ends,
+      however it ends. Opened once more, in this VM or another, it is
+      `{:error, {:locked, os_pid}}` (nil when that process is not known).
+
+  Options: `:name`, an atom or string under which the functions of this module find the store;
+  `:timeout`, `:spawn_opt`, `:hibernate_after` and `:debug` as `GenServer.start_link/3` has them;
+  `:auto_compact` and `:auto_file_sync`, which are looked at as CubDB does, and change nothing: see
+  `set_auto_compact/2` and `set_auto_file_sync/2`.
+
+  A directory inside of an app's, and one with files of CubDB itself (see `mix macula.import.cubdb`), are
+  refused with a `MaculaStorage.Error`.
 
   Durability: nothing is written but the store's own files, when they are new.
-  Cost: opens the store on first use.
+  Cost: opens the store; after a crash it reads a few pages, never the data.
+
+      iex> dir = Path.join(System.tmp_dir!(), "macula_cubdb_doc_\#{System.pid()}")
+      iex> {:ok, db} = MaculaStorage.CubDB.start_link(data_dir: dir, name: :doc_db)
+      iex> MaculaStorage.CubDB.put(db, :a, 1)
+      :ok
+      iex> MaculaStorage.CubDB.get(:doc_db, :a)
+      1
+      iex> MaculaStorage.CubDB.stop(db)
+      :ok
+      iex> File.rm_rf!(dir) |> is_list()
+      true
   """
-  @spec start_link(atom | String.t(), keyword) :: GenServer.on_start()
-  def start_link(app, options \\ []), do: Server.start_link(app, options)
+  @spec start_link(place, keyword) :: GenServer.on_start()
+  def start_link(place, options \\ []), do: Server.start_link(place, options)
 
   @doc "As `start_link/2`, without a link."
-  @spec start(atom | String.t(), keyword) :: GenServer.on_start()
-  def start(app, options \\ []), do: Server.start(app, options)
+  @spec start(place, keyword) :: GenServer.on_start()
+  def start(place, options \\ []), do: Server.start(place, options)
 
-  @doc "For supervisors: `{MaculaStorage.CubDB, :my_app}` or `{MaculaStorage.CubDB, {:my_app, name: :db}}`."
+  @doc """
+  For supervisors: `{MaculaStorage.CubDB, place}` or `{MaculaStorage.CubDB, {place, name: :db}}`, with a
+  place as `start_link/2` has it.
+  """
   @spec child_spec(term) :: Supervisor.child_spec()
-  def child_spec({app, options}) do
-    %{id: {__MODULE__, app}, start: {__MODULE__, :start_link, [app, options]}, type: :worker}
+  def child_spec({place, options}) do
+    %{
+      id: {__MODULE__, if(is_list(place), do: place[:data_dir] || place, else: place)},
+      start: {__MODULE__, :start_link, [place, options]},
+      type: :worker,
+      # what is written is synced by then; closing joins the store's thread
+      shutdown: 70_000
+    }
   end
 
-  def child_spec(app), do: child_spec({app, []})
+  def child_spec(place), do: child_spec({place, []})
 
-  @doc "Stops a process started by `start_link/2`, by pid or name. The app stays open for others."
+  @doc """
+  Stops a process started by `start_link/2`, by pid or name. An app's store stays open for others; one in
+  a directory of its own is closed.
+
+  Durability: `:ok` means that the files are closed. Cost: waits for what is being written.
+  """
   @spec stop(db, term, timeout) :: :ok
   def stop(db, reason \\ :normal, timeout \\ :infinity),
     do: GenServer.stop(Server.pid!(db), reason, timeout)
@@ -284,7 +324,7 @@ defmodule MaculaStorage.CubDB do
   @spec compare_and_put(db, key, {:ok, value} | :error, value) ::
           :ok | {:error, :conflict} | failure
   def compare_and_put(db, key, expected, new) do
-    with {:ok, store} <- Server.app(db),
+    with {:ok, store} <- Server.store(db),
          do: Update.compare(store, :compare_and_put, key, expected, [{key, new}], [])
   end
 
@@ -302,12 +342,12 @@ defmodule MaculaStorage.CubDB do
   @spec compare_and_delete(db, key, {:ok, value} | :error) ::
           :ok | {:error, :conflict} | failure
   def compare_and_delete(db, key, expected) do
-    with {:ok, store} <- Server.app(db),
+    with {:ok, store} <- Server.store(db),
          do: Update.compare(store, :compare_and_delete, key, expected, [], [key])
   end
 
   defp updated(db, op, keys, fun) do
-    with {:ok, store} <- Server.app(db), do: Update.run(store, op, keys, fun)
+    with {:ok, store} <- Server.store(db), do: Update.run(store, op, keys, fun)
   end
 
   @doc """
@@ -330,7 +370,7 @@ defmodule MaculaStorage.CubDB do
           any | failure
   def transaction(db, fun, options \\ []) when is_function(fun, 1) do
     options = MaculaStorage.Options.validate!(options, timeout: {@transaction_ms, :positive})
-    with {:ok, store} <- Server.app(db), do: Tx.run(store, :transaction, fun, options.timeout)
+    with {:ok, store} <- Server.store(db), do: Tx.run(store, :transaction, fun, options.timeout)
   end
 
   @doc """
@@ -344,7 +384,7 @@ defmodule MaculaStorage.CubDB do
   def snapshot(db, timeout \\ 5_000) do
     handle = snapshot_handle!(db)
     if timeout != :infinity, do: Apps.release_after(handle, timeout)
-    %Snapshot{handle: handle, app: Server.app!(db)}
+    %Snapshot{handle: handle, app: Store.name(Server.store!(db))}
   end
 
   @doc "Ends a snapshot. Once is enough, more is fine."
@@ -363,22 +403,95 @@ defmodule MaculaStorage.CubDB do
     end
   end
 
-  @doc "The directory that holds the store's files."
+  @doc """
+  The directory that holds the store's files.
+
+  Cost: no access to the disk.
+  """
   @spec data_dir(db) :: String.t()
-  def data_dir(db), do: Path.join(MaculaStorage.app_data_path(Server.app!(db)), "kv")
+  def data_dir(db), do: Store.dir(Server.store!(db))
+
+  @doc "The store's main file, in `data_dir/1`. It never changes."
+  @spec current_db_file(db) :: String.t()
+  def current_db_file(db), do: Path.join(data_dir(db), "kv.redb")
+
+  @doc """
+  Returns when everything written before is synced: at once, because every `:ok` of a write says so.
+
+  Durability: `:ok` means synced. Cost: one dirty-I/O call, no sync.
+  """
+  @spec file_sync(db) :: :ok
+  def file_sync(db) do
+    {:ok, _size} = with_source(db, :file_sync, &Native.kv_len/1)
+    :ok
+  end
+
+  @doc """
+  Takes what CubDB takes: whether each write is synced. With `false` it still is; writers that come
+  together share a sync, which is what `false` was for.
+
+  Durability: nothing is written. Cost: none.
+  """
+  @spec set_auto_file_sync(db, boolean) :: :ok
+  def set_auto_file_sync(db, setting) when is_boolean(setting) do
+    Server.store!(db)
+    :ok
+  end
+
+  @doc """
+  `{:error, :unsupported}`: there is no compaction to start. The room of deleted and replaced entries is
+  used again while the store runs; `back_up/2` makes a copy that holds no more than is live. Cost: none.
+  """
+  @spec compact(db) :: {:error, :unsupported}
+  def compact(db) do
+    Server.store!(db)
+    {:error, :unsupported}
+  end
+
+  @doc """
+  Takes what CubDB takes (`true`, `false` or `{writes, factor}`), and changes nothing: see `compact/1`.
+
+  Durability: nothing is written. Cost: none.
+  """
+  @spec set_auto_compact(db, boolean | {non_neg_integer, number}) :: :ok
+  def set_auto_compact(db, setting) do
+    Server.store!(db)
+    Server.auto_compact!(setting)
+  end
+
+  @doc "`{:error, :no_compaction_running}`, as CubDB answers when there is none. Cost: none."
+  @spec halt_compaction(db) :: {:error, :no_compaction_running}
+  def halt_compaction(db) do
+    Server.store!(db)
+    {:error, :no_compaction_running}
+  end
+
+  @doc "Whether a compaction runs: `false`, see `compact/1`. Cost: none."
+  @spec compacting?(db) :: false
+  def compacting?(db) do
+    Server.store!(db)
+    false
+  end
+
+  @doc "The share of the file that `compact/1` could give back: `0.0`, for it gives back nothing. Cost: none."
+  @spec dirt_factor(db) :: float
+  def dirt_factor(db) do
+    Server.store!(db)
+    0.0
+  end
 
   defp write(db, op, ops, conditions \\ []) do
-    with {:ok, store} <- Server.app(db), do: Store.write(store, op, ops, conditions)
+    with {:ok, store} <- Server.store(db), do: Store.write(store, op, ops, conditions)
   end
 
   # What cannot be read is raised: `nil` and `:error` are answers.
   defp with_source(db, op, read) do
-    app = Server.app!(db)
+    store = Server.store!(db)
 
-    case Store.with_handle(app, read) do
+    case Store.with_handle(store, read) do
       {:error, _} = error ->
-        {:error, reason} = Error.wrap(error, op, app)
-        Error.raise!(reason, op, app)
+        {:error, reason} = Error.wrap(error, op, Store.name(store))
+        Error.raise!(reason, op, Store.name(store))
 
       result ->
         result

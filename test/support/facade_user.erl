@@ -2,7 +2,7 @@
 %% failed match ends the test with the line.
 -module(facade_user).
 
--export([directories/1, key_value/1, many/1, transactions/1, snapshots/1, stores/1, sqlite/2, files/1, chunks/1, backups/1, archives/2, misuse/1, atoms/1]).
+-export([directories/1, key_value/1, many/1, transactions/1, snapshots/1, stores/1, directory/1, sqlite/2, files/1, chunks/1, backups/1, archives/2, misuse/1, atoms/1]).
 
 directories(App) ->
     ok = macula_storage:ensure_app_dirs(App),
@@ -124,6 +124,24 @@ stores(App) ->
     {ok, Two} = macula_storage:data_start_link(App),
     ok = macula_storage:data_stop(Two, normal, 60000),
     #{start := {_, start_link, [App, []]}} = macula_storage:data_child_spec(App),
+    ok.
+
+directory(Dir) ->
+    {ok, Db} = macula_storage:data_start([{data_dir, Dir}]),
+    {error, {locked, OsPid}} = macula_storage:data_start(binary_to_list(Dir)),
+    OsPid = list_to_integer(os:getpid()),
+    ok = macula_storage:data_put(Db, x, 1),
+    1 = macula_storage:data_get(Db, x),
+    Dir = macula_storage:data_dir(Db),
+    <<_, _/binary>> = macula_storage:data_current_db_file(Db),
+    ok = macula_storage:data_file_sync(Db),
+    ok = macula_storage:data_set_auto_file_sync(Db, false),
+    ok = macula_storage:data_set_auto_compact(Db, {100, 0.25}),
+    {error, unsupported} = macula_storage:data_compact(Db),
+    {error, no_compaction_running} = macula_storage:data_halt_compaction(Db),
+    false = macula_storage:data_compacting(Db),
+    true = macula_storage:data_dirt_factor(Db) =:= 0.0,
+    ok = macula_storage:data_stop(Db),
     ok.
 
 sqlite(App, Dest) ->

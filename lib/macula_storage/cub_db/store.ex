@@ -10,10 +10,22 @@ defmodule MaculaStorage.CubDB.Store do
 
   @open_ms 60_000
 
-  @type t :: String.t()
+  # an app's, by the app's name; or one in a directory of its own, which its process opened
+  @type t :: String.t() | {:dir, Path.t(), reference}
 
-  @doc "Runs `fun` with the store's handle, opening the store when it is not open."
+  @doc "Its name in errors: an app, or a directory."
+  @spec name(t) :: String.t()
+  def name({:dir, path, _handle}), do: path
+  def name(app), do: app
+
+  @doc "The directory that holds its files."
+  @spec dir(t) :: Path.t()
+  def dir({:dir, path, _handle}), do: path
+  def dir(app), do: Path.join(MaculaStorage.app_data_path(app), "kv")
+
+  @doc "Runs `fun` with the store's handle, opening the store of an app when it is not open."
   @spec with_handle(t, (reference -> result)) :: result | {:error, term} when result: any
+  def with_handle({:dir, _path, handle}, fun), do: fun.(handle)
   def with_handle(app, fun), do: Apps.with_app(app, &opened(&1, app, fun))
 
   defp opened(handle, app, fun) do
@@ -38,7 +50,7 @@ defmodule MaculaStorage.CubDB.Store do
     write = if large?, do: &Native.kv_write_large/4, else: &Native.kv_write/4
 
     with_handle(store, fn handle ->
-      Call.run(&write.(handle, &1, ops, conditions), op: op, app: store)
+      Call.run(&write.(handle, &1, ops, conditions), op: op, app: name(store))
     end)
   end
 
@@ -59,7 +71,7 @@ defmodule MaculaStorage.CubDB.Store do
   @spec refuse_nested!(t) :: :ok
   def refuse_nested!(store) do
     if Process.get({__MODULE__, store}) do
-      raise "cannot write to the store of #{store} inside one of its own transactions or updates " <>
+      raise "cannot write to the store of #{name(store)} inside one of its own transactions or updates " <>
               "other than through them"
     end
 

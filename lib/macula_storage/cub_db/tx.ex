@@ -24,11 +24,11 @@ defmodule MaculaStorage.CubDB.Tx do
 
     begin = fn handle ->
       begin = &Native.kv_begin(handle, &1, timeout)
-      Call.run(begin, op: op, app: store, timeout: :infinity)
+      Call.run(begin, op: op, app: Store.name(store), timeout: :infinity)
     end
 
     with {:ok, handle} <- Store.with_handle(store, begin) do
-      tx = %__MODULE__{handle: handle, app: store}
+      tx = %__MODULE__{handle: handle, app: Store.name(store)}
 
       try do
         Store.alone(store, fn -> fun.(tx) end)

@@ -64,7 +64,11 @@ defmodule MaculaStorage.CubDB.Update do
   end
 
   defp read(store, op, keys) do
-    Error.wrap_result(Store.with_handle(store, &Pages.get_multi_raw(&1, keys)), op, store)
+    Error.wrap_result(
+      Store.with_handle(store, &Pages.get_multi_raw(&1, keys)),
+      op,
+      Store.name(store)
+    )
   end
 
   defp bytes(found), do: Enum.reduce(found, 0, &(&2 + byte_size(&1 || "")))

@@ -2,11 +2,13 @@
 //!
 //! Keys come as external terms and are turned into ordered bytes here; values are kept as they come.
 
+mod copy;
 mod range;
 mod write;
 
 use crate::atoms;
-use crate::base::{on_app, AppHandle, Opened};
+use crate::base::{on_app, AppHandle, OpenApp};
+use crate::dir::{DirHandle, OpenDir};
 use crate::error::{self, Failure};
 use crate::handle::{dispose, Handle};
 use crate::options::list;
@@ -25,28 +27,50 @@ const DIRTY_KEYS_MAX: usize = 512;
 /// for again from a thread of ours (the NIFs named `_long`).
 const DIRTY_BYTES_MAX: usize = 1 << 20;
 
+/// What a store belongs to.
+#[derive(Clone)]
+enum Home {
+    App(OpenApp),
+    Dir(Arc<OpenDir>),
+}
+
 /// An open store, and what it belongs to.
 #[derive(Clone)]
 struct Place {
     store: Store,
-    home: Arc<Opened>,
+    home: Home,
 }
 
 impl Place {
-    /// The store of an app, if it is open; opening takes a thread of ours (`kv_open`).
+    /// The store of an app, if it is open (opening takes a thread of ours, `kv_open`), or of a directory.
     fn of(term: Term) -> Result<Self, Failure> {
-        match term.decode::<ResourceArc<AppHandle>>() {
-            Ok(app) => {
-                let open = app.get()?;
-                let store = open.app.kv_if_open().ok_or_else(Failure::not_open)?;
-                Ok(Self { store, home: open.opened })
+        if let Ok(app) = term.decode::<ResourceArc<AppHandle>>() {
+            let open = app.get()?;
+            let store = open.app.kv_if_open().ok_or_else(Failure::not_open)?;
+            return Ok(Self { store, home: Home::App(open) });
+        }
+        match term.decode::<ResourceArc<DirHandle>>() {
+            Ok(dir) => {
+                let open = dir.get()?;
+                Ok(Self { store: open.dir.store().clone(), home: Home::Dir(open) })
             }
-            Err(_) => Err(Failure::invalid("expected an app")),
+            Err(_) => Err(Failure::invalid("expected an app or a store")),
         }
     }
 
     fn runtime(&self) -> &Runtime {
-        &self.home.runtime
+        match &self.home {
+            Home::App(open) => &open.opened.runtime,
+            Home::Dir(open) => &open.runtime,
+        }
+    }
+
+    /// The lane of its long work.
+    fn lane(&self) -> String {
+        match &self.home {
+            Home::App(open) => open.app.name().to_string(),
+            Home::Dir(open) => open.dir.path().to_string_lossy().into_owned(),
+        }
     }
 }
 

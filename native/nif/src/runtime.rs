@@ -18,6 +18,9 @@ const LONG_QUEUE_LEN_MAX: usize = 64;
 const ASK_WORKERS: usize = 4;
 const ASK_QUEUE_LEN_MAX: usize = 64;
 
+/// And where there is no base: stores in directories of their own.
+const SMALL_WORKERS: [usize; 3] = [4, 2, 1];
+
 /// The pools of one base.
 pub struct Runtime {
     io: Pool,
@@ -28,10 +31,19 @@ pub struct Runtime {
 impl Runtime {
     /// Start the threads.
     pub fn start() -> std::io::Result<Self> {
+        Self::with_workers([IO_WORKERS, LONG_WORKERS, ASK_WORKERS])
+    }
+
+    /// As [`Runtime::start`], fewer of them.
+    pub fn start_small() -> std::io::Result<Self> {
+        Self::with_workers(SMALL_WORKERS)
+    }
+
+    fn with_workers([io, long, ask]: [usize; 3]) -> std::io::Result<Self> {
         Ok(Self {
-            io: Pool::new("macula-io", IO_WORKERS, IO_QUEUE_LEN_MAX)?,
-            long: Lanes::new("macula-long", LONG_WORKERS, LONG_QUEUE_LEN_MAX)?,
-            ask: Lanes::new("macula-ask", ASK_WORKERS, ASK_QUEUE_LEN_MAX)?,
+            io: Pool::new("macula-io", io, IO_QUEUE_LEN_MAX)?,
+            long: Lanes::new("macula-long", long, LONG_QUEUE_LEN_MAX)?,
+            ask: Lanes::new("macula-ask", ask, ASK_QUEUE_LEN_MAX)?,
         })
     }
 
