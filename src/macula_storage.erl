@@ -10,13 +10,16 @@
 -export([app_data_path/1, app_uploads_path/1, app_cache_path/1, ensure_app_dirs/1, list_apps/0]).
 -export([close_app/1, app_owner/1, app_quota/1, app_usage/1, app_usage/2]).
 -export([data_put/3, data_put/4, data_put_new/3, data_delete/2, data_clear/1]).
--export([data_get/2, data_get/3, data_fetch/2, data_has_key/2, data_get_multi/2, data_size/1]).
+-export([data_get/2, data_get/3, data_fetch/2, data_has_key/2, data_get_multi/2, data_size/1, data_count/1, data_count/2]).
 -export([data_select/1, data_select/2, data_fold/4]).
 -export([data_put_multi/2, data_delete_multi/2, data_put_and_delete_multi/3]).
 -export([data_update/4, data_get_and_update/3, data_get_and_update_multi/3, data_transaction/2, data_transaction/3, data_refetch/3]).
+-export([data_compare_and_put/4, data_compare_and_delete/3]).
 -export([data_snapshot/1, data_snapshot/2, data_release_snapshot/1, data_with_snapshot/2]).
 -export([data_start_link/1, data_start_link/2, data_start/1, data_start/2, data_child_spec/1, data_stop/1, data_stop/2, data_stop/3]).
--export([data_dir/1]).
+-export([data_dir/1, data_current_db_file/1, data_file_sync/1, data_set_auto_file_sync/2]).
+-export([data_compact/1, data_set_auto_compact/2, data_halt_compaction/1, data_compacting/1, data_dirt_factor/1]).
+-export([data_back_up/2, data_check/1]).
 -export([sqlite_db_path/1, sqlite_open/1, sqlite_open/2, sqlite_close/1]).
 -export([sqlite_execute/2, sqlite_execute/3, sqlite_execute/4, sqlite_query/2, sqlite_query/3, sqlite_query/4]).
 -export([sqlite_transaction/2, sqlite_transaction/3, sqlite_rollback/2, sqlite_backup/2, sqlite_backup/3]).
@@ -57,6 +60,8 @@ data_fetch(Target, Key) -> (kv(Target)):fetch(Target, Key).
 data_has_key(Target, Key) -> (kv(Target)):'has_key?'(Target, Key).
 data_get_multi(Target, Keys) -> (kv(Target)):get_multi(Target, Keys).
 data_size(Target) -> (kv(Target)):size(Target).
+data_count(Target) -> (kv(Target)):count(Target).
+data_count(Target, Options) -> (kv(Target)):count(Target, Options).
 
 %% All entries, or with {limit, N} the first N, in memory: fold over what may be more than fits.
 data_select(Target) -> data_select(Target, []).
@@ -76,6 +81,8 @@ data_put_and_delete_multi(App, Entries, Keys) -> ?KV:put_and_delete_multi(App, E
 data_update(App, Key, Initial, Fun) -> ?KV:update(App, Key, Initial, Fun).
 data_get_and_update(App, Key, Fun) -> ?KV:get_and_update(App, Key, Fun).
 data_get_and_update_multi(App, Keys, Fun) -> ?KV:get_and_update_multi(App, Keys, Fun).
+data_compare_and_put(App, Key, Expected, New) -> ?KV:compare_and_put(App, Key, Expected, New).
+data_compare_and_delete(App, Key, Expected) -> ?KV:compare_and_delete(App, Key, Expected).
 
 %% Fun(Tx) -> {commit, Tx, Result} | {cancel, Result}.
 data_transaction(App, Fun) -> ?KV:transaction(App, Fun).
@@ -96,6 +103,16 @@ data_stop(Store) -> ?KV:stop(Store).
 data_stop(Store, Reason) -> ?KV:stop(Store, Reason).
 data_stop(Store, Reason, Timeout) -> ?KV:stop(Store, Reason, Timeout).
 data_dir(App) -> ?KV:data_dir(App).
+data_current_db_file(App) -> ?KV:current_db_file(App).
+data_file_sync(App) -> ?KV:file_sync(App).
+data_set_auto_file_sync(App, Setting) -> ?KV:set_auto_file_sync(App, Setting).
+data_compact(App) -> ?KV:compact(App).
+data_set_auto_compact(App, Setting) -> ?KV:set_auto_compact(App, Setting).
+data_halt_compaction(App) -> ?KV:halt_compaction(App).
+data_compacting(App) -> ?KV:'compacting?'(App).
+data_back_up(Source, Path) -> (kv(Source)):back_up(Source, Path).
+data_check(App) -> ?KV:check(App).
+data_dirt_factor(App) -> ?KV:dirt_factor(App).
 
 %% SQLite. A target is an app, a connection, or the transaction that a function was given.
 

@@ -31,6 +31,7 @@ defmodule MaculaStorage.ErlangFacadeTest do
     for tier <- [:many, :transactions, :snapshots, :stores],
         do: assert(:ok = apply(user, tier, [app]))
 
+    assert :ok = apply(user, :directory, [Path.join(dir, "store")])
     assert :ok = apply(user, :sqlite, [app, Path.join(dir, "copy.db")])
     assert :ok = apply(user, :files, [app])
     assert :ok = apply(user, :chunks, [app])
@@ -50,7 +51,11 @@ defmodule MaculaStorage.ErlangFacadeTest do
   @erlang_only [data_fold: 4, file_fold: 4, file_fold: 5, file_unfold: 4, data_refetch: 3]
 
   # A word of Erlang's own, and what has its tier's name already.
-  @renamed %{data_has_key?: :data_has_key, data_data_dir: :data_dir}
+  @renamed %{
+    data_has_key?: :data_has_key,
+    data_compacting?: :data_compacting,
+    data_data_dir: :data_dir
+  }
 
   test "nothing of the front doors is missing" do
     tiers =

@@ -29,9 +29,10 @@ defmodule MaculaStorage.CubDB do
   """
 
   alias MaculaStorage.{Apps, Call, Error, Native}
-  alias MaculaStorage.CubDB.{Pages, Server, Snapshot, Terms, Tx}
+  alias MaculaStorage.CubDB.{Pages, Server, Snapshot, Store, Terms, Tx, Update}
 
   @type db :: atom | String.t() | pid
+  @type place :: atom | String.t() | charlist | keyword
   @type key :: term
   @type value :: term
   @type entry :: {key, value}
@@ -40,36 +41,77 @@ defmodule MaculaStorage.CubDB do
           | {:max_key, key}
           | {:min_key_inclusive, boolean}
           | {:max_key_inclusive, boolean}
+          | {:prefix, binary | nonempty_list | tuple}
+          | {:tuple_size, non_neg_integer}
           | {:reverse, boolean}
   @type failure :: {:error, atom | Error.t()}
 
   @transaction_ms 30_000
 
   @doc """
-  Starts a process that stands for the store of an app, so that it can be supervised and named.
+  Starts a process that stands for a store, so that it can be supervised and named.
 
-  The store of an app that is already opened is attached to. Options: `:name`, an atom or string
-  under which the functions of this module find the store.
+  The first argument says where the store is:
+
+    * an app, an atom or a string without a slash: the app's own store. It is opened when it is not, and
+      attached to when it is; it stays open when the process ends.
+    * a path, a string with a slash or a charlist, or a keyword list with `:data_dir`, as CubDB has it: a
+      store in that directory, outside of any app. It is this process's, and is closed when it ends,
+      however it ends. Opened once more, in this VM or another, it is
+      `{:error, {:locked, os_pid}}` (nil when that process is not known).
+
+  Options: `:name`, an atom or string under which the functions of this module find the store;
+  `:timeout`, `:spawn_opt`, `:hibernate_after` and `:debug` as `GenServer.start_link/3` has them;
+  `:auto_compact` and `:auto_file_sync`, which are looked at as CubDB does, and change nothing: see
+  `set_auto_compact/2` and `set_auto_file_sync/2`.
+
+  A directory inside of an app's, and one with files of CubDB itself (see `mix macula.import.cubdb`), are
+  refused with a `MaculaStorage.Error`.
 
   Durability: nothing is written but the store's own files, when they are new.
-  Cost: opens the store on first use.
+  Cost: opens the store; after a crash it reads a few pages, never the data.
+
+      iex> dir = Path.join(System.tmp_dir!(), "macula_cubdb_doc_\#{System.pid()}")
+      iex> {:ok, db} = MaculaStorage.CubDB.start_link(data_dir: dir, name: :doc_db)
+      iex> MaculaStorage.CubDB.put(db, :a, 1)
+      :ok
+      iex> MaculaStorage.CubDB.get(:doc_db, :a)
+      1
+      iex> MaculaStorage.CubDB.stop(db)
+      :ok
+      iex> File.rm_rf!(dir) |> is_list()
+      true
   """
-  @spec start_link(atom | String.t(), keyword) :: GenServer.on_start()
-  def start_link(app, options \\ []), do: Server.start_link(app, options)
+  @spec start_link(place, keyword) :: GenServer.on_start()
+  def start_link(place, options \\ []), do: Server.start_link(place, options)
 
   @doc "As `start_link/2`, without a link."
-  @spec start(atom | String.t(), keyword) :: GenServer.on_start()
-  def start(app, options \\ []), do: Server.start(app, options)
+  @spec start(place, keyword) :: GenServer.on_start()
+  def start(place, options \\ []), do: Server.start(place, options)
 
-  @doc "For supervisors: `{MaculaStorage.CubDB, :my_app}` or `{MaculaStorage.CubDB, {:my_app, name: :db}}`."
+  @doc """
+  For supervisors: `{MaculaStorage.CubDB, place}` or `{MaculaStorage.CubDB, {place, name: :db}}`, with a
+  place as `start_link/2` has it.
+  """
   @spec child_spec(term) :: Supervisor.child_spec()
-  def child_spec({app, options}) do
-    %{id: {__MODULE__, app}, start: {__MODULE__, :start_link, [app, options]}, type: :worker}
+  def child_spec({place, options}) do
+    %{
+      id: {__MODULE__, if(is_list(place), do: place[:data_dir] || place, else: place)},
+      start: {__MODULE__, :start_link, [place, options]},
+      type: :worker,
+      # what is written is synced by then; closing joins the store's thread
+      shutdown: 70_000
+    }
   end
 
-  def child_spec(app), do: child_spec({app, []})
+  def child_spec(place), do: child_spec({place, []})
 
-  @doc "Stops a process started by `start_link/2`, by pid or name. The app stays open for others."
+  @doc """
+  Stops a process started by `start_link/2`, by pid or name. An app's store stays open for others; one in
+  a directory of its own is closed.
+
+  Durability: `:ok` means that the files are closed. Cost: waits for what is being written.
+  """
   @spec stop(db, term, timeout) :: :ok
   def stop(db, reason \\ :normal, timeout \\ :infinity),
     do: GenServer.stop(Server.pid!(db), reason, timeout)
@@ -117,17 +159,49 @@ defmodule MaculaStorage.CubDB do
   The snapshot it reads is taken when the first entry is asked for, by whichever process asks, and
   ends with the stream. A bound takes in all keys that are `==` to it: `min_key: 1.0` includes `1`.
 
+  With `:prefix` only keys that begin with it are selected: of a binary, those binaries; of a list,
+  the lists that begin with its elements; of a tuple, the tuples **of `:tuple_size` elements** that begin
+  with its own. The size must be told because Erlang orders tuples by size first: tuples of different
+  sizes do not stand together, and are selected one size after the other. Elements are compared by `==`.
+  Bounds that are given beside a prefix narrow it further, as in `prefix: "user:", min_key: last_seen,
+  min_key_inclusive: false`.
+
   Cost: one dirty-I/O call per page of up to 512 entries or 256 KiB.
 
       iex> MaculaStorage.CubDB.put_multi(:select_doc, a: 1, b: 2, c: 3)
       :ok
       iex> MaculaStorage.CubDB.select(:select_doc, min_key: :b, reverse: true) |> Enum.to_list()
       [c: 3, b: 2]
+      iex> MaculaStorage.CubDB.put_multi(:prefix_doc, %{{:user, 1, :name} => "Ada", {:user, 2, :name} => "Eva", "user:1" => 1})
+      :ok
+      iex> MaculaStorage.CubDB.select(:prefix_doc, prefix: {:user, 2}, tuple_size: 3) |> Enum.to_list()
+      [{{:user, 2, :name}, "Eva"}]
+      iex> MaculaStorage.CubDB.select(:prefix_doc, prefix: "user:") |> Enum.to_list()
+      [{"user:1", 1}]
   """
   @spec select(db, [select_option]) :: Enumerable.t()
   def select(db, options \\ []) do
     bounds = Pages.bounds!(options)
     Pages.stream(fn -> snapshot_handle!(db) end, bounds)
+  end
+
+  @doc """
+  How many entries a `select/2` with these options has now.
+
+  Without options it is `size/1`. Durability: counts what is durable. Cost: reads the range on a thread
+  of ours, values too, in pages and at one instant; ends when the caller dies. Raises as reads do.
+
+      iex> MaculaStorage.CubDB.put_multi(:count_doc, for(n <- 1..100, do: {{:row, n}, n}))
+      :ok
+      iex> MaculaStorage.CubDB.count(:count_doc, min_key: {:row, 11}, max_key: {:row, 20})
+      10
+      iex> MaculaStorage.CubDB.count(:count_doc, prefix: {:row}, tuple_size: 2)
+      100
+  """
+  @spec count(db, [select_option]) :: non_neg_integer
+  def count(db, options \\ []) do
+    bounds = Pages.bounds!(options)
+    ok!(with_source(db, :count, &Pages.count(&1, bounds)))
   end
 
   @doc "Writes an entry. Durability: `:ok` means synced. Cost: one sync, shared with writers that come together."
@@ -136,7 +210,8 @@ defmodule MaculaStorage.CubDB do
 
   @doc "As `put/3`, unless the key is there: `{:error, :exists}`."
   @spec put_new(db, key, value) :: :ok | failure
-  def put_new(db, key, value), do: write(db, :put_new, [Terms.put(key, value)], [Terms.key(key)])
+  def put_new(db, key, value),
+    do: write(db, :put_new, [Terms.put(key, value)], [{:absent, Terms.key(key)}])
 
   @doc "Deletes a key; one that is not there is fine. Durability and cost as `put/3`."
   @spec delete(db, key) :: :ok | failure
@@ -163,18 +238,28 @@ defmodule MaculaStorage.CubDB do
 
   @doc """
   Replaces the value of a key by what `fun` makes of it; `initial` when the key is not there (`fun`
-  is not called then). Durability and cost as `transaction/3`.
+  is not called then).
+
+  It is optimistic: `fun` runs in the caller while others write, and what it answers is written if the
+  value is still the one that it was given. **`fun` may therefore run again**, and does best without
+  side effects; after three conflicts it runs with exclusive write access. Writing to the same store
+  inside `fun` raises. An exception in `fun` changes nothing.
+
+  Durability: `:ok` means synced. Cost: one read and one write, whose sync is shared with writers that
+  come together; a value over 1 MiB, or one that others keep changing, takes a `transaction/3`.
+
+      iex> MaculaStorage.CubDB.update(:update_doc, :visits, 1, &(&1 + 1))
+      :ok
+      iex> MaculaStorage.CubDB.update(:update_doc, :visits, 1, &(&1 + 1))
+      :ok
+      iex> MaculaStorage.CubDB.get(:update_doc, :visits)
+      2
   """
   @spec update(db, key, value, (value -> value)) :: :ok | failure
-  def update(db, key, initial, fun) do
-    transaction(db, fn tx ->
-      value =
-        case Tx.fetch(tx, key) do
-          {:ok, value} -> fun.(value)
-          :error -> initial
-        end
-
-      {:commit, Tx.put(tx, key, value), :ok}
+  def update(db, key, initial, fun) when is_function(fun, 1) do
+    updated(db, :update, [key], fn
+      %{^key => value} -> {:ok, [{key, fun.(value)}], []}
+      %{} -> {:ok, [{key, initial}], []}
     end)
   end
 
@@ -182,33 +267,87 @@ defmodule MaculaStorage.CubDB do
   Reads a key, and writes what `fun` answers: `{result, new_value}`, or `:pop` to delete it.
 
   Returns the result (for `:pop`, the old value). A value that stays the same is not written.
-  Durability and cost as `transaction/3`.
+  `fun` may run again, see `update/4`. Durability and cost as `update/4`.
+
+      iex> MaculaStorage.CubDB.get_and_update(:get_and_update_doc, :next, fn n -> {n || 0, (n || 0) + 1} end)
+      0
+      iex> MaculaStorage.CubDB.get_and_update(:get_and_update_doc, :next, fn _ -> :pop end)
+      1
   """
   @spec get_and_update(db, key, (value -> {any, value} | :pop)) :: any | failure
-  def get_and_update(db, key, fun) do
-    transaction(db, fn tx ->
-      old = Tx.get(tx, key)
+  def get_and_update(db, key, fun) when is_function(fun, 1) do
+    updated(db, :get_and_update, [key], fn values ->
+      old = Map.get(values, key)
 
       case fun.(old) do
-        {result, new} when new === old -> {:cancel, result}
-        {result, new} -> {:commit, Tx.put(tx, key, new), result}
-        :pop -> {:commit, Tx.delete(tx, key), old}
+        {result, new} when new === old -> {result, [], []}
+        {result, new} -> {result, [{key, new}], []}
+        :pop -> {old, [], if(values == %{}, do: [], else: [key])}
+        other -> raise ArgumentError, not_an_update(other)
       end
     end)
   end
 
+  defp not_an_update(other) do
+    "expected the function to answer {result, new_value} or :pop, got: #{inspect(other, limit: 5)}"
+  end
+
   @doc """
   As `get_and_update/3` for many keys: `fun` gets a map of those that are there and answers
-  `{result, entries_to_put, keys_to_delete}`.
+  `{result, entries_to_put, keys_to_delete}`, of which any may be another key than those read.
+
+  What `fun` answers is written if none of `keys` changed since they were read, all of them at one
+  instant; otherwise `fun` runs again, see `update/4`. Durability and cost as `update/4`.
   """
   @spec get_and_update_multi(db, [key], (map -> {any, %{key => value} | nil, [key] | nil})) ::
           any | failure
-  def get_and_update_multi(db, keys, fun) do
-    transaction(db, fn tx ->
-      {result, entries, deleted} = fun.(Tx.get_multi(tx, keys))
-      tx = Enum.reduce(entries || [], tx, fn {key, value}, tx -> Tx.put(tx, key, value) end)
-      {:commit, Enum.reduce(deleted || [], tx, &Tx.delete(&2, &1)), result}
-    end)
+  def get_and_update_multi(db, keys, fun) when is_list(keys) and is_function(fun, 1),
+    do: updated(db, :get_and_update_multi, keys, fun)
+
+  @doc """
+  Writes `new` if the key holds what is `expected`, else `{:error, :conflict}`.
+
+  `expected` is what `fetch/2` answers: `{:ok, value}`, or `:error` for a key that is not there. Values
+  are the same as `===` has it: `1` is not `1.0`. It does not matter in which form the value is stored.
+
+  Durability: `:ok` means synced. Cost: one sync, shared with writers that come together; a conflict is
+  found out with one read.
+
+      iex> alias MaculaStorage.CubDB
+      iex> CubDB.compare_and_put(:compare_doc, :leader, :error, "node a")
+      :ok
+      iex> CubDB.compare_and_put(:compare_doc, :leader, :error, "node b")
+      {:error, :conflict}
+      iex> CubDB.compare_and_put(:compare_doc, :leader, {:ok, "node a"}, "node b")
+      :ok
+  """
+  @spec compare_and_put(db, key, {:ok, value} | :error, value) ::
+          :ok | {:error, :conflict} | failure
+  def compare_and_put(db, key, expected, new) do
+    with {:ok, store} <- Server.store(db),
+         do: Update.compare(store, :compare_and_put, key, expected, [{key, new}], [])
+  end
+
+  @doc """
+  Deletes a key if it holds `expected`, else `{:error, :conflict}`. As `compare_and_put/4`.
+
+      iex> alias MaculaStorage.CubDB
+      iex> CubDB.put(:compare_delete_doc, :lease, 7)
+      :ok
+      iex> CubDB.compare_and_delete(:compare_delete_doc, :lease, {:ok, 8})
+      {:error, :conflict}
+      iex> CubDB.compare_and_delete(:compare_delete_doc, :lease, {:ok, 7})
+      :ok
+  """
+  @spec compare_and_delete(db, key, {:ok, value} | :error) ::
+          :ok | {:error, :conflict} | failure
+  def compare_and_delete(db, key, expected) do
+    with {:ok, store} <- Server.store(db),
+         do: Update.compare(store, :compare_and_delete, key, expected, [], [key])
+  end
+
+  defp updated(db, op, keys, fun) do
+    with {:ok, store} <- Server.store(db), do: Update.run(store, op, keys, fun)
   end
 
   @doc """
@@ -231,43 +370,7 @@ defmodule MaculaStorage.CubDB do
           any | failure
   def transaction(db, fun, options \\ []) when is_function(fun, 1) do
     options = MaculaStorage.Options.validate!(options, timeout: {@transaction_ms, :positive})
-
-    with {:ok, app} <- Server.app(db),
-         {:ok, tx} <- begin(app, options.timeout),
-         do: run_transaction(Tx.new(tx, app), fun)
-  end
-
-  defp begin(app, timeout) do
-    refuse_nested!(app)
-
-    on_store(app, fn handle ->
-      begin = &Native.kv_begin(handle, &1, timeout)
-      Call.run(begin, op: :transaction, app: app, timeout: :infinity)
-    end)
-  end
-
-  defp run_transaction(tx, fun) do
-    Process.put({__MODULE__, tx.app}, true)
-
-    try do
-      fun.(tx)
-    else
-      {:commit, %Tx{handle: handle}, result} when handle == tx.handle ->
-        with :ok <- Tx.commit(tx), do: result
-
-      {:cancel, result} ->
-        Tx.abort(tx)
-        result
-
-      other ->
-        raise ArgumentError,
-              "expected the transaction to answer {:commit, tx, result} or {:cancel, result}, " <>
-                "got: #{inspect(other, limit: 5)}"
-    after
-      # after a commit this changes nothing
-      Tx.abort(tx)
-      Process.delete({__MODULE__, tx.app})
-    end
+    with {:ok, store} <- Server.store(db), do: Tx.run(store, :transaction, fun, options.timeout)
   end
 
   @doc """
@@ -281,7 +384,7 @@ defmodule MaculaStorage.CubDB do
   def snapshot(db, timeout \\ 5_000) do
     handle = snapshot_handle!(db)
     if timeout != :infinity, do: Apps.release_after(handle, timeout)
-    %Snapshot{handle: handle, app: Server.app!(db)}
+    %Snapshot{handle: handle, app: Store.name(Server.store!(db))}
   end
 
   @doc "Ends a snapshot. Once is enough, more is fine."
@@ -300,44 +403,152 @@ defmodule MaculaStorage.CubDB do
     end
   end
 
-  @doc "The directory that holds the store's files."
+  @doc """
+  The directory that holds the store's files.
+
+  Cost: no access to the disk.
+  """
   @spec data_dir(db) :: String.t()
-  def data_dir(db), do: Path.join(MaculaStorage.app_data_path(Server.app!(db)), "kv")
+  def data_dir(db), do: Store.dir(Server.store!(db))
 
-  defp write(db, op, ops, absent \\ []) do
-    # large arguments are copied on a dirty scheduler
-    write = if Terms.large?(ops), do: &Native.kv_write_large/4, else: &Native.kv_write/4
+  @doc "The store's main file, in `data_dir/1`. It never changes."
+  @spec current_db_file(db) :: String.t()
+  def current_db_file(db), do: Path.join(data_dir(db), "kv.redb")
 
-    with {:ok, app} <- Server.app(db) do
-      refuse_nested!(app)
-      on_store(app, fn handle -> Call.run(&write.(handle, &1, ops, absent), op: op, app: app) end)
+  @doc """
+  Returns when everything written before is synced: at once, because every `:ok` of a write says so.
+
+  Durability: `:ok` means synced. Cost: one dirty-I/O call, no sync.
+  """
+  @spec file_sync(db) :: :ok
+  def file_sync(db) do
+    {:ok, _size} = with_source(db, :file_sync, &Native.kv_len/1)
+    :ok
+  end
+
+  @doc """
+  Takes what CubDB takes: whether each write is synced. With `false` it still is; writers that come
+  together share a sync, which is what `false` was for.
+
+  Durability: nothing is written. Cost: none.
+  """
+  @spec set_auto_file_sync(db, boolean) :: :ok
+  def set_auto_file_sync(db, setting) when is_boolean(setting) do
+    Server.store!(db)
+    :ok
+  end
+
+  @doc """
+  `{:error, :unsupported}`: there is no compaction to start. The room of deleted and replaced entries is
+  used again while the store runs; `back_up/2` makes a copy that holds no more than is live. Cost: none.
+  """
+  @spec compact(db) :: {:error, :unsupported}
+  def compact(db) do
+    Server.store!(db)
+    {:error, :unsupported}
+  end
+
+  @doc """
+  Takes what CubDB takes (`true`, `false` or `{writes, factor}`), and changes nothing: see `compact/1`.
+
+  Durability: nothing is written. Cost: none.
+  """
+  @spec set_auto_compact(db, boolean | {non_neg_integer, number}) :: :ok
+  def set_auto_compact(db, setting) do
+    Server.store!(db)
+    Server.auto_compact!(setting)
+  end
+
+  @doc "`{:error, :no_compaction_running}`, as CubDB answers when there is none. Cost: none."
+  @spec halt_compaction(db) :: {:error, :no_compaction_running}
+  def halt_compaction(db) do
+    Server.store!(db)
+    {:error, :no_compaction_running}
+  end
+
+  @doc "Whether a compaction runs: `false`, see `compact/1`. Cost: none."
+  @spec compacting?(db) :: false
+  def compacting?(db) do
+    Server.store!(db)
+    false
+  end
+
+  @doc "The share of the file that `compact/1` could give back: `0.0`, for it gives back nothing. Cost: none."
+  @spec dirt_factor(db) :: float
+  def dirt_factor(db) do
+    Server.store!(db)
+    0.0
+  end
+
+  @doc """
+  Copies the store, as it is now, into the new directory `path`, which opens as a store by itself:
+  `start_link(data_dir: path)`. Others write meanwhile.
+
+  Errors: `{:error, :eexist}` when something is there, `:not_found` when the directory above is not,
+  `:disk_full`, `:closed` (the store was closed meanwhile), or a `MaculaStorage.Error`. Then nothing is there.
+  What a killed process was copying stays beside `path` as a hidden directory, `.macula-copy-*`.
+
+  Durability: `:ok` means that the copy is synced. Cost: reads and writes everything that is live, on
+  threads of ours; ends when the caller dies. An app is backed up whole by `MaculaBackup.backup_app/2`.
+
+      iex> dir = Path.join(System.tmp_dir!(), "macula_back_up_doc_\#{System.pid()}")
+      iex> MaculaStorage.CubDB.put(:back_up_doc, :a, 1)
+      :ok
+      iex> MaculaStorage.CubDB.back_up(:back_up_doc, dir)
+      :ok
+      iex> {:ok, copy} = MaculaStorage.CubDB.start_link(data_dir: dir)
+      iex> MaculaStorage.CubDB.get(copy, :a)
+      1
+      iex> MaculaStorage.CubDB.stop(copy)
+      :ok
+      iex> File.rm_rf!(dir) |> is_list()
+      true
+  """
+  @spec back_up(db, Path.t() | charlist) :: :ok | {:error, :eexist} | failure
+  def back_up(db, path) do
+    with {:ok, store} <- Server.store(db),
+         do: Store.with_handle(store, &Store.back_up(&1, path, Store.name(store)))
+  end
+
+  @doc """
+  Reads everything that is stored from the disk and compares it with its checksums, while others read
+  and write.
+
+  `{:ok, %{entries: n, blocks: n}}` says how many entries and blocks of 4,096 bytes were read and are
+  good. What is damaged is `{:error, %MaculaStorage.Error{kind: :corrupt}}`, which names the place.
+
+  Durability: nothing is written. Cost: reads the whole store on a thread of ours, and waits once for the
+  writes before it; ends when the caller dies.
+
+      iex> MaculaStorage.CubDB.put(:check_doc, :a, 1)
+      :ok
+      iex> {:ok, %{entries: 1}} = MaculaStorage.CubDB.check(:check_doc)
+      iex> MaculaStorage.CubDB.size(:check_doc)
+      1
+  """
+  @spec check(db) ::
+          {:ok, %{entries: non_neg_integer, blocks: non_neg_integer}} | failure
+  def check(db) do
+    with {:ok, store} <- Server.store(db) do
+      Store.with_handle(store, fn handle ->
+        check = &Native.kv_check(handle, &1)
+        Call.run(check, op: :check, app: Store.name(store), timeout: :infinity)
+      end)
     end
+  end
+
+  defp write(db, op, ops, conditions \\ []) do
+    with {:ok, store} <- Server.store(db), do: Store.write(store, op, ops, conditions)
   end
 
   # What cannot be read is raised: `nil` and `:error` are answers.
   defp with_source(db, op, read) do
-    app = Server.app!(db)
+    store = Server.store!(db)
 
-    case on_store(app, read) do
+    case Store.with_handle(store, read) do
       {:error, _} = error ->
-        {:error, reason} = Error.wrap(error, op, app)
-        Error.raise!(reason, op, app)
-
-      result ->
-        result
-    end
-  end
-
-  # Runs `use` with the app's handle, opening its store when it is not open.
-  defp on_store(app, use), do: Apps.with_app(app, &opened(&1, app, use))
-
-  defp opened(handle, app, use) do
-    case use.(handle) do
-      {:error, :not_open} ->
-        open = &Native.kv_open(handle, &1)
-
-        with :ok <- Call.run(open, op: :open, app: app, timeout: 60_000),
-             do: opened(handle, app, use)
+        {:error, reason} = Error.wrap(error, op, Store.name(store))
+        Error.raise!(reason, op, Store.name(store))
 
       result ->
         result
@@ -347,11 +558,4 @@ defmodule MaculaStorage.CubDB do
   defp snapshot_handle!(db), do: ok!(with_source(db, :snapshot, &Native.kv_snapshot/1))
 
   defp ok!({:ok, value}), do: value
-
-  defp refuse_nested!(app) do
-    if Process.get({__MODULE__, app}) do
-      raise "cannot write to the store of #{app} inside one of its own transactions " <>
-              "other than through the transaction"
-    end
-  end
 end

@@ -25,6 +25,7 @@ defmodule MaculaStorage.Error do
   @type t :: %__MODULE__{
           kind: atom,
           op: atom,
+          # of a key-value store outside of an app, its directory
           app: String.t() | nil,
           message: String.t(),
           hint: String.t() | nil
@@ -32,10 +33,13 @@ defmodule MaculaStorage.Error do
 
   @impl true
   def message(%__MODULE__{} = error) do
-    app = if error.app, do: " (app #{error.app})", else: ""
     hint = if error.hint, do: ". #{error.hint}", else: ""
-    "#{error.op}#{app}: #{error.message}#{hint}"
+    "#{error.op}#{whose(error.app)}: #{error.message}#{hint}"
   end
+
+  defp whose(nil), do: ""
+  defp whose("/" <> _ = dir), do: " (store in #{dir})"
+  defp whose(app), do: " (app #{app})"
 
   @doc false
   @spec wrap({:error, term}, atom, String.t() | nil) :: {:error, atom | t}

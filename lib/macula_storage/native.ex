@@ -14,7 +14,10 @@ defmodule MaculaStorage.Native do
   @type failure :: {:error, atom} | {:error, {atom, String.t(), String.t() | nil}}
   @type call :: {:ok, handle} | failure
   @type key :: binary
-  @type bound :: :none | {:incl | :excl, key} | {:raw, binary}
+  @type condition :: {:absent, key} | {:is, key, binary | nil}
+  # of a list the strictest counts
+  @type bound :: :none | edge | [edge]
+  @type edge :: {:incl | :excl, key} | {:prefix, key, pos_integer | nil} | {:raw, binary}
 
   @doc false
   def load do
@@ -53,7 +56,18 @@ defmodule MaculaStorage.Native do
   @spec app_owner(handle, String.t()) :: {:ok, pos_integer | nil} | failure
   def app_owner(_base, _app), do: missing()
 
-  # key-value: `source` is an app, a snapshot or a transaction
+  # stores in directories of their own, each its caller's
+
+  @spec dir_open(reference, binary, pos_integer, non_neg_integer) :: call
+  def dir_open(_ref, _path, _kv_cache_bytes, _wait_ms), do: missing()
+
+  @spec dir_close(handle, reference) :: call
+  def dir_close(_dir, _ref), do: missing()
+
+  @spec dir_owner(binary) :: {:ok, pos_integer | nil} | failure
+  def dir_owner(_path), do: missing()
+
+  # key-value: `store` is an app or a directory's, `source` that, a snapshot or a transaction
 
   @spec kv_open(handle, reference) :: call
   def kv_open(_app, _ref), do: missing()
@@ -66,6 +80,9 @@ defmodule MaculaStorage.Native do
 
   @spec kv_get_many(handle, [key]) :: {:ok, [{:ok, term} | {:etf, binary} | nil]} | failure
   def kv_get_many(_source, _keys), do: missing()
+
+  @spec kv_get_many_raw(handle, [key]) :: {:ok, [{:etf, binary} | nil]} | failure
+  def kv_get_many_raw(_source, _keys), do: missing()
 
   @spec kv_get_many_long(handle, reference, [key]) :: call
   def kv_get_many_long(_source, _ref, _keys), do: missing()
@@ -83,20 +100,23 @@ defmodule MaculaStorage.Native do
   @spec kv_page_long(handle, reference, bound, bound, boolean) :: call
   def kv_page_long(_source, _ref, _min, _max, _reverse), do: missing()
 
-  @spec kv_write(handle, reference, [tuple | :clear], [key]) :: call
-  def kv_write(_app, _ref, _ops, _absent), do: missing()
+  @spec kv_count(handle, reference, bound, bound) :: call
+  def kv_count(_source, _ref, _min, _max), do: missing()
 
-  @spec kv_write_large(handle, reference, [tuple | :clear], [key]) :: call
-  def kv_write_large(_app, _ref, _ops, _absent), do: missing()
+  @spec kv_write(handle, reference, [tuple | :clear], [condition]) :: call
+  def kv_write(_store, _ref, _ops, _conditions), do: missing()
+
+  @spec kv_write_large(handle, reference, [tuple | :clear], [condition]) :: call
+  def kv_write_large(_store, _ref, _ops, _conditions), do: missing()
 
   @spec kv_snapshot(handle) :: {:ok, handle} | failure
-  def kv_snapshot(_app), do: missing()
+  def kv_snapshot(_store), do: missing()
 
   @spec kv_snapshot_release(handle) :: :ok
   def kv_snapshot_release(_snapshot), do: missing()
 
   @spec kv_begin(handle, reference, pos_integer) :: call
-  def kv_begin(_app, _ref, _deadline_ms), do: missing()
+  def kv_begin(_store, _ref, _deadline_ms), do: missing()
 
   @spec kv_tx_write(handle, [tuple | :clear]) :: :ok | failure
   def kv_tx_write(_tx, _ops), do: missing()
@@ -109,6 +129,12 @@ defmodule MaculaStorage.Native do
 
   @spec kv_tx_abort(handle) :: :ok
   def kv_tx_abort(_tx), do: missing()
+
+  @spec kv_back_up(handle, reference, binary) :: call
+  def kv_back_up(_source, _ref, _path), do: missing()
+
+  @spec kv_check(handle, reference) :: call
+  def kv_check(_store, _ref), do: missing()
 
   # SQLite: `target` is a connection or a transaction
 

@@ -234,6 +234,20 @@ defmodule MaculaStorage.CubDBTest do
     assert File.ls!(CubDB.data_dir(db)) != []
   end
 
+  test "syncs and compactions: answered as CubDB does, for a store that needs neither", %{db: db} do
+    :ok = CubDB.put(db, 1, 1)
+    assert :ok = CubDB.file_sync(db)
+    for setting <- [true, false], do: assert(:ok = CubDB.set_auto_file_sync(db, setting))
+    for setting <- [true, false, {1, 0}], do: assert(:ok = CubDB.set_auto_compact(db, setting))
+    assert_raise ArgumentError, ~r/auto_compact/, fn -> CubDB.set_auto_compact(db, {-1, 0.1}) end
+    assert {:error, :unsupported} = CubDB.compact(db)
+    assert {:error, :no_compaction_running} = CubDB.halt_compaction(db)
+    refute CubDB.compacting?(db)
+    assert CubDB.dirt_factor(db) === 0.0
+    assert CubDB.current_db_file(db) == Path.join(CubDB.data_dir(db), "kv.redb")
+    assert_raise ArgumentError, ~r/store's pid/, fn -> CubDB.compact(self()) end
+  end
+
   test "a flipped byte of a closed store is named, never a wrong or missing value", %{db: db} do
     :ok = CubDB.put_multi(db, for(n <- 1..200, do: {n, {n, String.duplicate("v", 100)}}))
     :ok = MaculaStorage.close_app(db)

@@ -40,6 +40,10 @@ defmodule MaculaStorage.Nif.ArgumentsTest do
       {},
       {:incl, "a"},
       {:raw, <<0, 255>>},
+      {:prefix, <<131, 109, 0, 0, 0, 1, 255>>, nil},
+      [{:prefix, <<131, 104, 0>>, 3}, {:incl, <<131, 97, 1>>}, :none],
+      [{:absent, "a"}, {:is, "a", 1}],
+      [{:is, <<131, 97, 1>>, :none}],
       {:positional, [1 | 2]},
       {:named, [{"a", self()}]},
       {:blob, "a"},
@@ -125,7 +129,12 @@ defmodule MaculaStorage.Nif.ArgumentsTest do
       assert {:error, {:invalid, _, _}} =
                call_raw(&Native.kv_write(app, &1, [{:put, bad, etf}], []))
 
-      assert {:error, {:invalid, _, _}} = call_raw(&Native.kv_write(app, &1, [], [bad]))
+      assert {:error, {:invalid, _, _}} =
+               call_raw(&Native.kv_write(app, &1, [], [{:absent, bad}]))
+
+      assert {:error, {:invalid, _, _}} =
+               call_raw(&Native.kv_write(app, &1, [], [{:is, bad, nil}]))
+
       assert {:error, {:invalid, _, _}} = Native.kv_get(app, bad)
       assert {:error, {:invalid, _, _}} = Native.kv_get_many(app, [etf, bad])
       assert {:error, {:invalid, _, _}} = Native.kv_page(app, {:incl, bad}, :none, false, 10)

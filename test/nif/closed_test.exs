@@ -137,6 +137,24 @@ defmodule MaculaStorage.Nif.ClosedTest do
     assert {:ok, 1} = Native.kv_get(own_app(base), etf(1))
   end
 
+  test "a closed directory" do
+    {:ok, dir} = call(&Native.dir_open(&1, unique_dir(), 4_194_304, 0))
+    :ok = call(&Native.kv_write(dir, &1, [{:put, etf(1), etf(1)}], []))
+    {:ok, snapshot} = Native.kv_snapshot(dir)
+    {:ok, tx} = call(&Native.kv_begin(dir, &1, 60_000))
+    assert :ok = call(&Native.dir_close(dir, &1))
+    assert {:error, :closed} = call(&Native.dir_close(dir, &1))
+    assert {:error, :closed} = Native.kv_get(dir, etf(1))
+    assert {:error, :closed} = Native.kv_snapshot(dir)
+    assert {:error, :closed} = call(&Native.kv_write(dir, &1, [:clear], []))
+    assert {:error, :closed} = call(&Native.kv_count(dir, &1, [], []))
+    assert {:error, :closed} = call(&Native.kv_check(dir, &1))
+    assert {:error, :closed} = call(&Native.kv_back_up(dir, &1, "/nowhere/else"))
+    assert {:error, :closed} = Native.kv_get(snapshot, etf(1))
+    assert {:error, :closed} = call(&Native.kv_tx_commit(tx, &1))
+    assert mailbox() == []
+  end
+
   test "a closed base" do
     base = own_base()
     app = own_app(base)

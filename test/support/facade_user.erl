@@ -2,7 +2,7 @@
 %% failed match ends the test with the line.
 -module(facade_user).
 
--export([directories/1, key_value/1, many/1, transactions/1, snapshots/1, stores/1, sqlite/2, files/1, chunks/1, backups/1, archives/2, misuse/1, atoms/1]).
+-export([directories/1, key_value/1, many/1, transactions/1, snapshots/1, stores/1, directory/1, sqlite/2, files/1, chunks/1, backups/1, archives/2, misuse/1, atoms/1]).
 
 directories(App) ->
     ok = macula_storage:ensure_app_dirs(App),
@@ -50,6 +50,9 @@ many(App) ->
     [{2000, 4000000}] = macula_storage:data_select(App, [{limit, 1}, {reverse, true} | Numbers]),
     2000 = length(macula_storage:data_select(App, [{limit, infinity} | Numbers])),
     [] = macula_storage:data_select(App, [{limit, 0}]),
+    2000 = macula_storage:data_count(App, Numbers),
+    true = macula_storage:data_count(App) =:= macula_storage:data_size(App),
+    [{{user, 1}, _}] = macula_storage:data_select(App, [{prefix, {user}}, {tuple_size, 2}]),
     true = length(macula_storage:data_select(App)) =:= macula_storage:data_size(App),
     ok = macula_storage:data_delete_multi(App, lists:seq(3, 2000)),
     ok = macula_storage:data_put_and_delete_multi(App, [{c, 3}], [1, 2]),
@@ -57,6 +60,9 @@ many(App) ->
     2 = macula_storage:data_get_and_update(App, a, fun(2) -> {2, 3} end),
     6 = macula_storage:data_get_and_update_multi(App, [a, c], fun(#{a := A, c := C}) -> {A + C, #{}, [a, b, c]} end),
     Size = macula_storage:data_size(App),
+    ok = macula_storage:data_compare_and_put(App, lease, error, 1),
+    {error, conflict} = macula_storage:data_compare_and_put(App, lease, {ok, 2}, 3),
+    ok = macula_storage:data_compare_and_delete(App, lease, {ok, 1}),
     ok.
 
 transactions(App) ->
@@ -71,6 +77,7 @@ transactions(App) ->
         false = macula_storage:data_has_key(Tx, y),
         #{x := 1} = macula_storage:data_get_multi(Tx, [x, y]),
         [{x, 1}] = macula_storage:data_select(Tx, [{min_key, x}, {max_key, y}]),
+        1 = macula_storage:data_count(Tx, [{min_key, x}, {max_key, y}]),
         1 = macula_storage:data_fold(Tx, [{min_key, x}, {max_key, y}], fun(_, N) -> N + 1 end, 0),
         {commit, Tx, done}
     end),
@@ -92,6 +99,7 @@ snapshots(App) ->
     #{x := 1} = macula_storage:data_get_multi(Snapshot, [x]),
     true = macula_storage:data_size(Snapshot) > 0,
     [{x, 1}] = macula_storage:data_select(Snapshot, [{min_key, x}, {limit, 1}]),
+    1 = macula_storage:data_count(Snapshot, [{min_key, x}, {max_key, x}]),
     {ok, 2} = macula_storage:data_transaction(App, fun(Tx) ->
         {cancel, macula_storage:data_refetch(Tx, x, Snapshot)}
     end),
@@ -116,6 +124,28 @@ stores(App) ->
     {ok, Two} = macula_storage:data_start_link(App),
     ok = macula_storage:data_stop(Two, normal, 60000),
     #{start := {_, start_link, [App, []]}} = macula_storage:data_child_spec(App),
+    ok.
+
+directory(Dir) ->
+    {ok, Db} = macula_storage:data_start([{data_dir, Dir}]),
+    {error, {locked, OsPid}} = macula_storage:data_start(binary_to_list(Dir)),
+    OsPid = list_to_integer(os:getpid()),
+    ok = macula_storage:data_put(Db, x, 1),
+    1 = macula_storage:data_get(Db, x),
+    Dir = macula_storage:data_dir(Db),
+    <<_, _/binary>> = macula_storage:data_current_db_file(Db),
+    ok = macula_storage:data_file_sync(Db),
+    ok = macula_storage:data_set_auto_file_sync(Db, false),
+    ok = macula_storage:data_set_auto_compact(Db, {100, 0.25}),
+    {error, unsupported} = macula_storage:data_compact(Db),
+    {error, no_compaction_running} = macula_storage:data_halt_compaction(Db),
+    false = macula_storage:data_compacting(Db),
+    true = macula_storage:data_dirt_factor(Db) =:= 0.0,
+    {ok, #{entries := 1, blocks := _}} = macula_storage:data_check(Db),
+    ok = macula_storage:data_back_up(Db, <<Dir/binary, "-copy">>),
+    {error, eexist} = macula_storage:data_back_up(Db, <<Dir/binary, "-copy">>),
+    ok = macula_storage:data_with_snapshot(Db, fun(Of) -> macula_storage:data_back_up(Of, <<Dir/binary, "-of">>) end),
+    ok = macula_storage:data_stop(Db),
     ok.
 
 sqlite(App, Dest) ->

@@ -43,6 +43,15 @@ defmodule MaculaStorage.CubDB.Pages do
     end
   end
 
+  @doc "The bytes that are stored of each key, of one instant; nil where there is none."
+  def get_multi_raw(source, keys) do
+    again = &Native.kv_get_many_long(source, &1, keys)
+
+    with {:ok, values} <- long(Native.kv_get_many_raw(source, keys), again, :get_multi) do
+      {:ok, Enum.map(values, fn found -> found && elem(found, 1) end)}
+    end
+  end
+
   @doc false
   def bounds!(options) do
     options =
@@ -51,21 +60,58 @@ defmodule MaculaStorage.CubDB.Pages do
         max_key: {:none, :any},
         min_key_inclusive: {true, :boolean},
         max_key_inclusive: {true, :boolean},
+        prefix: {:none, :any},
+        tuple_size: {nil, :any},
         reverse: {false, :boolean}
       )
       |> Map.put(:given, Keyword.keys(options))
 
-    {bound(options, :min_key, :min_key_inclusive), bound(options, :max_key, :max_key_inclusive),
-     options.reverse}
+    within = prefix!(options)
+
+    {within ++ bound(options, :min_key, :min_key_inclusive),
+     within ++ bound(options, :max_key, :max_key_inclusive), options.reverse}
   end
 
   defp bound(options, key, inclusive) do
     cond do
-      key not in options.given -> :none
-      Map.fetch!(options, inclusive) -> {:incl, Terms.key(Map.fetch!(options, key))}
-      true -> {:excl, Terms.key(Map.fetch!(options, key))}
+      key not in options.given -> []
+      Map.fetch!(options, inclusive) -> [{:incl, Terms.key(Map.fetch!(options, key))}]
+      true -> [{:excl, Terms.key(Map.fetch!(options, key))}]
     end
   end
+
+  defp prefix!(%{given: given, prefix: prefix, tuple_size: size}) do
+    case {:prefix in given, prefix, size} do
+      {false, _, nil} ->
+        []
+
+      {true, prefix, nil} when is_binary(prefix) ->
+        [{:prefix, Terms.key(prefix), nil}]
+
+      {true, [_ | _] = prefix, nil} ->
+        if(List.improper?(prefix),
+          do: bad_prefix!(prefix, nil),
+          else: [{:prefix, Terms.key(prefix), nil}]
+        )
+
+      {true, prefix, size} when is_tuple(prefix) and size in tuple_size(prefix)..0xFF_FFFF//1 ->
+        [{:prefix, Terms.key(prefix), size}]
+
+      {_, prefix, size} ->
+        bad_prefix!(prefix, size)
+    end
+  end
+
+  defp bad_prefix!(prefix, size) do
+    raise ArgumentError,
+          "expected option :prefix to be a binary, a list that is not empty, or a tuple together with " <>
+            "option :tuple_size, the number of elements of the keys (tuples are ordered by size first), " <>
+            "got: prefix: #{inspect(prefix, limit: 5)}, tuple_size: #{inspect(size)}"
+  end
+
+  @doc "How many entries are in bounds."
+  def count(source, {min, max, _reverse}),
+    do: Call.run(&Native.kv_count(source, &1, min, max), op: :count, timeout: :infinity)
 
   # `open` gives the source when the first entry is asked for; it ends with the stream.
   @doc false

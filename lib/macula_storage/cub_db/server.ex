@@ -1,113 +1,201 @@
 defmodule MaculaStorage.CubDB.Server do
   @moduledoc false
   # The process that stands for a store: what a supervisor starts and a name points to. It holds no
-  # data and no call goes through it; the app's engine is reached by its handle.
+  # data and no call goes through it; the engine is reached by its handle. A store in a directory of its
+  # own is this process's: it is closed when the process ends, however it ends.
 
   use GenServer
 
-  alias MaculaStorage.{Apps, Error, Options}
+  alias MaculaStorage.{Apps, Call, Config, Error, Native, Options}
+  alias MaculaStorage.CubDB.{Place, Store}
 
   @registry MaculaStorage.Stores
+  @open_ms 60_000
+  # how long the store of a process that was killed may take to close before the next opens it
+  @closing_ms 10_000
+
+  @genserver [:timeout, :spawn_opt, :hibernate_after, :debug]
 
   @doc false
-  def start_link(app, options), do: start(:start_link, app, options)
+  def start_link(target, options), do: start(:start_link, target, options)
 
   @doc false
-  def start(app, options), do: start(:start, app, options)
+  def start(target, options), do: start(:start, target, options)
 
-  defp start(how, app, options) do
-    app = Options.app!(app)
-    %{name: name} = Options.validate!(options, name: {nil, :any})
+  defp start(how, target, options) do
+    {place, options} = Place.parse!(target, options)
+    {genserver, options} = Keyword.split(options, @genserver)
+
+    options =
+      Options.validate!(options,
+        name: {nil, :any},
+        auto_compact: {true, :any},
+        auto_file_sync: {true, :boolean}
+      )
+
+    auto_compact!(options.auto_compact)
+    name = options.name
 
     unless is_atom(name) or is_binary(name) do
       raise ArgumentError, "expected option :name to be an atom or string, got: #{inspect(name)}"
     end
 
-    start_named(how, app, name && to_string(name))
+    start_named(how, place, name && to_string(name), genserver)
+  end
+
+  @doc "Raises unless it is what CubDB takes as its option `:auto_compact`."
+  @spec auto_compact!(term) :: :ok
+  def auto_compact!(setting) when is_boolean(setting), do: :ok
+
+  def auto_compact!({writes, factor})
+      when is_integer(writes) and writes >= 0 and is_number(factor) and factor >= 0 and
+             factor <= 1,
+      do: :ok
+
+  def auto_compact!(other) do
+    raise ArgumentError,
+          "expected :auto_compact to be true, false or {writes, factor from 0 to 1}, " <>
+            "got: #{inspect(other)}"
   end
 
   # The name is registered by GenServer itself, so that one that is taken is an answer and no exit.
-  defp start_named(how, app, name) do
-    via = if name, do: [name: {:via, Registry, {@registry, name, app}}], else: []
+  defp start_named(how, place, name, options) do
+    via = if name, do: [name: {:via, Registry, {@registry, name, unopened(place)}}], else: []
 
     case Process.whereis(@registry) do
       # the application is not running
       nil -> {:error, :closed}
-      _registry -> apply(GenServer, how, [__MODULE__, {app, name}, via])
+      _registry -> apply(GenServer, how, [__MODULE__, {place, name}, via ++ options])
     end
   end
 
-  @doc "The app that a pid, name or app stands for. Raises when a name's store is not there now."
-  @spec app!(term) :: String.t()
-  def app!(db) do
-    case app(db) do
-      {:ok, app} -> app
-      {:error, :closed} -> Error.raise!(:closed, :lookup, remembered(db))
+  defp unopened({:app, app}), do: app
+  defp unopened({:dir, _path}), do: :opening
+
+  @doc "The store that a pid, name or app stands for. Raises when a name's store is not there now."
+  @spec store!(term) :: Store.t()
+  def store!(db) do
+    case store(db) do
+      {:ok, store} -> store
+      {:error, :closed} -> Error.raise!(:closed, :lookup, label(remembered(db)))
     end
   end
 
-  @doc "As `app!/1`, with `{:error, :closed}` for a name whose store is not there now."
-  @spec app(term) :: {:ok, String.t()} | {:error, :closed}
-  def app(pid) when is_pid(pid) do
+  @doc "As `store!/1`, with `{:error, :closed}` for a name whose store is not there now."
+  @spec store(term) :: {:ok, Store.t()} | {:error, :closed}
+  def store(pid) when is_pid(pid) do
     case lookup(pid) do
-      [{_, app}] -> {:ok, app}
+      [{_, store}] -> {:ok, store}
       [] -> raise ArgumentError, "expected an app or a store's pid or name, got: #{inspect(pid)}"
     end
   end
 
-  def app(name) when is_atom(name) or is_binary(name) do
+  def store(name) when is_atom(name) or is_binary(name) do
     case lookup(to_string(name)) do
-      [{_, app}] -> {:ok, app}
+      [{_, :opening}] -> {:error, :closed}
+      [{_, store}] -> {:ok, store}
       [] -> app_or_gone(to_string(name), remembered(name), name)
     end
   end
 
-  def app(other), do: {:ok, Options.app!(other)}
+  def store(other), do: {:ok, Options.app!(other)}
 
-  # A name that once stood for a store of another app never turns into an app: what is written between
-  # two lives of the store's process would land elsewhere.
+  defp label({:dir, path}), do: path
+  defp label(app), do: app
+
+  # A name that once stood for another store never turns into an app: what is written between two lives
+  # of the store's process would land elsewhere.
   defp app_or_gone(_name, nil, given), do: {:ok, Options.app!(given)}
   defp app_or_gone(name, name, _given), do: {:ok, name}
-  defp app_or_gone(_name, _app, _given), do: {:error, :closed}
+  defp app_or_gone(_name, _store, _given), do: {:error, :closed}
 
   defp remembered(name), do: :persistent_term.get({__MODULE__, to_string(name)}, nil)
 
   @doc "The process that a pid or name stands for."
   @spec pid!(term) :: pid
   def pid!(pid) when is_pid(pid) do
-    if lookup(pid) == [], do: app!(pid), else: pid
+    if lookup(pid) == [], do: store!(pid), else: pid
   end
 
   def pid!(name) when is_atom(name) or is_binary(name) do
     case lookup(to_string(name)) do
-      [{pid, _app}] -> pid
+      [{pid, _store}] -> pid
       [] -> raise ArgumentError, "expected a store's pid or name, got: #{inspect(name)}"
     end
   end
 
   # A registry forgets the dead a moment after their death.
   defp lookup(key) do
-    for {pid, app} <- Registry.lookup(@registry, key), Process.alive?(pid), do: {pid, app}
+    for {pid, store} <- Registry.lookup(@registry, key), Process.alive?(pid), do: {pid, store}
   rescue
-    # no registry: the application is not running, which the use of the app will tell
+    # no registry: the application is not running, which the use of the store will tell
     ArgumentError -> []
   end
 
   @impl true
-  def init({app, name}) do
-    with {:ok, _handle} <- Apps.app(app),
-         {:ok, _} <- Registry.register(@registry, self(), app) do
-      remember(name, app)
-      {:ok, app}
-    else
+  def init({{:app, app}, name}) do
+    with {:ok, _handle} <- Apps.app(app), do: stand_for(app, name, app)
+  end
+
+  def init({{:dir, path}, name}) do
+    # closed in terminate, when the supervisor says so
+    Process.flag(:trap_exit, true)
+
+    with :ok <- claim(path), {:ok, handle} <- open(path) do
+      store = {:dir, path, handle}
+      if name, do: Registry.update_value(@registry, name, fn _opening -> store end)
+      stand_for(store, name, {:dir, path})
+    end
+  end
+
+  defp stand_for(store, name, remembered) do
+    {:ok, _} = Registry.register(@registry, self(), store)
+    remember(name, remembered)
+    {:ok, store}
+  end
+
+  # One that is open in this VM is told at once; only one that is being closed is waited for.
+  defp claim(path) do
+    case Registry.register(@registry, {:dir, path}, nil) do
+      {:ok, _} -> :ok
+      {:error, {:already_registered, _pid}} -> {:stop, {:locked, os_pid()}}
+    end
+  end
+
+  defp open(path) do
+    open = &Native.dir_open(&1, path, Config.get().kv_cache_bytes, @closing_ms)
+
+    case Call.run(open, op: :open, app: path, timeout: @open_ms) do
+      {:ok, handle} -> {:ok, handle}
+      {:error, :locked} -> {:stop, {:locked, owner(path)}}
       {:error, reason} -> {:stop, reason}
     end
   end
 
-  defp remember(nil, _app), do: :ok
-
-  defp remember(name, app) do
-    # a known name is not put again: a put of a new value makes every process look for the old one
-    if remembered(name) != app, do: :persistent_term.put({__MODULE__, name}, app)
+  defp owner(path) do
+    case Native.dir_owner(path) do
+      {:ok, os_pid} -> os_pid
+      {:error, _} -> nil
+    end
   end
+
+  defp os_pid, do: String.to_integer(System.pid())
+
+  defp remember(nil, _store), do: :ok
+
+  defp remember(name, store) do
+    # a known name is not put again: a put of a new value makes every process look for the old one
+    if remembered(name) != store, do: :persistent_term.put({__MODULE__, name}, store)
+  end
+
+  @impl true
+  def handle_info({:EXIT, _pid, :normal}, store), do: {:noreply, store}
+  def handle_info({:EXIT, _pid, reason}, store), do: {:stop, reason, store}
+  def handle_info(_message, store), do: {:noreply, store}
+
+  @impl true
+  def terminate(_reason, {:dir, path, handle}),
+    do: Call.run(&Native.dir_close(handle, &1), op: :stop, app: path, timeout: @open_ms)
+
+  def terminate(_reason, _app), do: :ok
 end

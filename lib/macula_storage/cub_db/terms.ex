@@ -22,17 +22,27 @@ defmodule MaculaStorage.CubDB.Terms do
   # a large value: decoded by the BIF, which yields
   def value({:etf, bytes}), do: :erlang.binary_to_term(bytes)
 
-  @doc false
-  def large?(ops), do: large?(ops, 0)
+  @doc "Whether writes and their conditions are more than a normal scheduler may copy."
+  def large?(ops, conditions \\ []), do: over?(ops, over(conditions, 0))
 
-  defp large?(_ops, bytes) when bytes > @large_bytes, do: true
+  defp over(conditions, bytes) do
+    Enum.reduce_while(conditions, bytes, fn condition, bytes ->
+      {if(bytes > @large_bytes, do: :halt, else: :cont), bytes + condition_bytes(condition)}
+    end)
+  end
 
-  defp large?([{:put, key, value} | ops], n),
-    do: large?(ops, n + @op_bytes + @key_factor * byte_size(key) + byte_size(value))
+  defp condition_bytes({:absent, key}), do: @op_bytes + @key_factor * byte_size(key)
+  defp condition_bytes({:is, key, nil}), do: condition_bytes({:absent, key})
+  defp condition_bytes({:is, key, value}), do: condition_bytes({:absent, key}) + byte_size(value)
 
-  defp large?([{:delete, key} | ops], n),
-    do: large?(ops, n + @op_bytes + @key_factor * byte_size(key))
+  defp over?(_ops, bytes) when bytes > @large_bytes, do: true
 
-  defp large?([:clear | ops], n), do: large?(ops, n)
-  defp large?([], _n), do: false
+  defp over?([{:put, key, value} | ops], n),
+    do: over?(ops, n + @op_bytes + @key_factor * byte_size(key) + byte_size(value))
+
+  defp over?([{:delete, key} | ops], n),
+    do: over?(ops, n + @op_bytes + @key_factor * byte_size(key))
+
+  defp over?([:clear | ops], n), do: over?(ops, n)
+  defp over?([], _n), do: false
 end

@@ -7,7 +7,7 @@ defmodule MaculaStorage.CubDB.Tx do
   its deadline every function raises a `MaculaStorage.Error` of kind `:timeout`.
   """
 
-  alias MaculaStorage.CubDB.{Pages, Terms}
+  alias MaculaStorage.CubDB.{Pages, Store, Terms}
   alias MaculaStorage.{Call, Error, Native}
 
   @enforce_keys [:handle, :app]
@@ -15,8 +15,38 @@ defmodule MaculaStorage.CubDB.Tx do
 
   @opaque t :: %__MODULE__{handle: reference, app: String.t()}
 
+  @transaction_ms 30_000
+
   @doc false
-  def new(handle, app), do: %__MODULE__{handle: handle, app: app}
+  # The exclusive turn: begin, run, commit or abort.
+  def run(store, op, fun, timeout \\ @transaction_ms) do
+    Store.refuse_nested!(store)
+
+    begin = fn handle ->
+      begin = &Native.kv_begin(handle, &1, timeout)
+      Call.run(begin, op: op, app: Store.name(store), timeout: :infinity)
+    end
+
+    with {:ok, handle} <- Store.with_handle(store, begin) do
+      tx = %__MODULE__{handle: handle, app: Store.name(store)}
+
+      try do
+        Store.alone(store, fn -> fun.(tx) end)
+      else
+        {:commit, %__MODULE__{handle: ^handle}, result} -> with :ok <- commit(tx), do: result
+        {:cancel, result} -> result
+        other -> raise ArgumentError, wrong(other)
+      after
+        # after a commit this changes nothing
+        abort(tx)
+      end
+    end
+  end
+
+  defp wrong(other) do
+    "expected the transaction to answer {:commit, tx, result} or {:cancel, result}, " <>
+      "got: #{inspect(other, limit: 5)}"
+  end
 
   @doc "The value of a key, or `default`."
   @spec get(t, term, term) :: term
@@ -62,13 +92,20 @@ defmodule MaculaStorage.CubDB.Tx do
     size
   end
 
+  @doc "As `MaculaStorage.CubDB.count/2`, the transaction's own writes counted."
+  @spec count(t, [MaculaStorage.CubDB.select_option()]) :: non_neg_integer
+  def count(tx, options \\ []) do
+    {:ok, count} = answer!(Pages.count(tx.handle, Pages.bounds!(options)), tx)
+    count
+  end
+
   @doc "As `MaculaStorage.CubDB.select/2`, with the transaction's own writes up to the page being read."
   @spec select(t, [MaculaStorage.CubDB.select_option()]) :: Enumerable.t()
   def select(tx, options \\ []), do: Pages.stream_of(tx.handle, Pages.bounds!(options))
 
   @doc "Writes an entry."
   @spec put(t, term, term) :: t
-  def put(tx, key, value), do: write(tx, Terms.put(key, value))
+  def put(tx, key, value), do: write(tx, [Terms.put(key, value)])
 
   @doc "Writes an entry unless the key is there: `{:error, :exists}`."
   @spec put_new(t, term, term) :: t | {:error, :exists}
@@ -78,11 +115,11 @@ defmodule MaculaStorage.CubDB.Tx do
 
   @doc "Deletes a key."
   @spec delete(t, term) :: t
-  def delete(tx, key), do: write(tx, Terms.delete(key))
+  def delete(tx, key), do: write(tx, [Terms.delete(key)])
 
   @doc "Deletes all entries."
   @spec clear(t) :: t
-  def clear(tx), do: write(tx, :clear)
+  def clear(tx), do: write(tx, [:clear])
 
   @doc false
   def commit(tx),
@@ -92,8 +129,9 @@ defmodule MaculaStorage.CubDB.Tx do
   @doc false
   def abort(tx), do: Native.kv_tx_abort(tx.handle)
 
-  defp write(tx, op) do
-    answer!(write([op], tx.handle, Terms.large?([op])), tx)
+  @doc false
+  def write(tx, ops) do
+    answer!(write(ops, tx.handle, Terms.large?(ops)), tx)
     tx
   end
 

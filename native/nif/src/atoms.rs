@@ -13,5 +13,5 @@ rustler::atoms! {
     // answers
     size, mtime_ms, mode, blake3, entries_done, bytes_done, bytes_total,
     total, parts, age_ms, kv, sqlite, files, uploads, other,
-    infinity, neg_infinity, name, path, bytes, at_us, verified, entries, bytes_in, changed, left_out,
+    infinity, neg_infinity, name, path, bytes, at_us, verified, entries, blocks, bytes_in, changed, left_out,
 }

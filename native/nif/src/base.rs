@@ -5,21 +5,15 @@ use crate::error::{self, Failure};
 use crate::handle::{dispose, Handle};
 use crate::options::{app_name, machine_path};
 use crate::reply::Reply;
-use crate::runtime::Runtime;
+use crate::runtime::{seams, Runtime};
 use crossbeam_channel::{bounded, RecvTimeoutError, Sender};
-use macula_core::{Kind, SystemChance, SystemClock};
-use macula_store::kv::Threads;
-use macula_store::{App, Base, Options, Owner, Seams, StoreError};
+use macula_core::{Kind, SystemChance};
+use macula_store::{App, Base, Options, Owner, StoreError};
 use parking_lot::Mutex;
 use rustler::{Binary, Encoder, Env, Resource, ResourceArc, Term};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
-
-/// Threads of all key-value stores together: those that sync, and those that bring what was written
-/// into place.
-const KV_WRITERS: usize = 4;
-const KV_DRAINS: usize = 2;
 
 /// A base with the threads that serve it.
 pub struct Opened {
@@ -27,7 +21,6 @@ pub struct Opened {
     pub base: Arc<Base>,
     /// The pools.
     pub runtime: Runtime,
-    kv_threads: Threads,
     control: Mutex<Option<macula_control::Server>>,
     usage: Mutex<Option<UsageThread>>,
     /// As it was asked for; the base itself knows where its symlinks lead.
@@ -85,15 +78,12 @@ fn open(path: &Binary, kv_cache_bytes: usize, usage_interval: Duration) -> Resul
     let owner = Owner { pid, socket: Some(socket.clone()) };
     let options = Options { kv_cache_bytes, usage_interval, owner };
     let threads = |error: std::io::Error| Failure::internal(format!("no threads could be started: {error}"));
-    let kv_threads = Threads::start(KV_WRITERS, KV_DRAINS, Arc::new(SystemClock)).map_err(threads)?;
-    let seams =
-        Seams { clock: Arc::new(SystemClock), chance: Arc::new(SystemChance), kv_threads: kv_threads.clone() };
-    let base = Base::open(&path, options, seams)?;
+    let base = Base::open(&path, options, seams()?)?;
     let control = macula_control::Server::start(base.clone(), &base.layout().run(), &socket)?;
     let usage = UsageThread::start(base.clone(), usage_interval).map_err(threads)?;
     let runtime = Runtime::start().map_err(threads)?;
     let (control, usage) = (Mutex::new(Some(control)), Mutex::new(Some(usage)));
-    let opened = Arc::new(Opened { base, runtime, kv_threads, control, usage, path });
+    let opened = Arc::new(Opened { base, runtime, control, usage, path });
     if let Some(before) = current.replace(opened.clone()) {
         dispose(Box::new(before));
     }
@@ -113,7 +103,6 @@ impl Opened {
         }
         self.base.close();
         self.runtime.stop();
-        self.kv_threads.stop();
     }
 }
 

@@ -11,6 +11,7 @@ mod archive;
 mod atoms;
 mod base;
 mod call;
+mod dir;
 mod error;
 mod files;
 mod handle;

@@ -5,8 +5,12 @@
 use crate::atoms;
 use crate::error::Failure;
 use crate::reply::Reply;
-use macula_core::{Kind, Lanes, Pool, Refused};
+use macula_core::{Kind, Lanes, Pool, Refused, SystemChance, SystemClock};
+use macula_store::kv::Threads;
+use macula_store::Seams;
+use parking_lot::Mutex;
 use rustler::{Encoder, Env, Term};
+use std::sync::Arc;
 
 /// Workers and queue for opens, file writes, commits.
 const IO_WORKERS: usize = 8;
@@ -18,6 +22,28 @@ const LONG_QUEUE_LEN_MAX: usize = 64;
 const ASK_WORKERS: usize = 4;
 const ASK_QUEUE_LEN_MAX: usize = 64;
 
+/// And where there is no base: stores in directories of their own.
+const SMALL_WORKERS: [usize; 3] = [4, 2, 1];
+
+/// Threads of all key-value stores of this VM together: those that sync, and those that bring what
+/// was written into place.
+const KV_WRITERS: usize = 4;
+const KV_DRAINS: usize = 2;
+
+static KV_THREADS: Mutex<Option<Threads>> = Mutex::new(None);
+
+/// The machine's own time and chance, and the threads of all key-value stores, started with the first.
+pub fn seams() -> Result<Seams, Failure> {
+    let mut threads = KV_THREADS.lock();
+    let started = match &*threads {
+        Some(threads) => threads.clone(),
+        None => Threads::start(KV_WRITERS, KV_DRAINS, Arc::new(SystemClock))
+            .map_err(|e| Failure::internal(format!("no threads could be started: {e}")))?,
+    };
+    let kv_threads = threads.insert(started).clone();
+    Ok(Seams { clock: Arc::new(SystemClock), chance: Arc::new(SystemChance), kv_threads })
+}
+
 /// The pools of one base.
 pub struct Runtime {
     io: Pool,
@@ -28,10 +54,19 @@ pub struct Runtime {
 impl Runtime {
     /// Start the threads.
     pub fn start() -> std::io::Result<Self> {
+        Self::with_workers([IO_WORKERS, LONG_WORKERS, ASK_WORKERS])
+    }
+
+    /// As [`Runtime::start`], fewer of them.
+    pub fn start_small() -> std::io::Result<Self> {
+        Self::with_workers(SMALL_WORKERS)
+    }
+
+    fn with_workers([io, long, ask]: [usize; 3]) -> std::io::Result<Self> {
         Ok(Self {
-            io: Pool::new("macula-io", IO_WORKERS, IO_QUEUE_LEN_MAX)?,
-            long: Lanes::new("macula-long", LONG_WORKERS, LONG_QUEUE_LEN_MAX)?,
-            ask: Lanes::new("macula-ask", ASK_WORKERS, ASK_QUEUE_LEN_MAX)?,
+            io: Pool::new("macula-io", io, IO_QUEUE_LEN_MAX)?,
+            long: Lanes::new("macula-long", long, LONG_QUEUE_LEN_MAX)?,
+            ask: Lanes::new("macula-ask", ask, ASK_QUEUE_LEN_MAX)?,
         })
     }
 

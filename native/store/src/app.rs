@@ -439,10 +439,7 @@ impl App {
         create_dir_all(&**disk, &dir).map_err(failed)?;
         let tree = disk.subtree(&dir).map_err(failed)?;
         let options = macula_kv::Options { cache_bytes: self.options.kv_cache_bytes, ..Default::default() };
-        let seams = &self.seams;
-        let (gate, clock, chance) = (self.gate.clone(), seams.clock.clone(), seams.chance.clone());
-        let threads = seams.kv_threads.clone();
-        Ok(Store::open(macula_kv::Seams { disk: tree, gate, clock, chance, threads }, options)?)
+        Ok(Store::open(self.seams.kv(tree, self.gate.clone()), options)?)
     }
 
     fn open_sqlite(&self) -> Result<Arc<Database>, StoreError> {

@@ -7,7 +7,7 @@ use crate::lock::OwnerLock;
 use crate::restore::make_dir;
 use crate::swap::{self, rubbish};
 use crate::{usage, App, Layout, Owner, StoreError};
-use macula_core::{create_dir_all, AppName, Cancel, Chance, Clock, Disk, FileKind, RealDisk, RelPath};
+use macula_core::{create_dir_all, AppName, Cancel, Chance, Clock, Disk, FileKind, Gate, RealDisk, RelPath};
 use parking_lot::{Mutex, RwLock};
 use std::collections::HashMap;
 use std::io;
@@ -24,6 +24,14 @@ pub struct Seams {
     pub chance: Arc<dyn Chance>,
     /// The threads of all key-value stores.
     pub kv_threads: macula_kv::Threads,
+}
+
+impl Seams {
+    /// What a key-value store in `disk` stands on.
+    pub(crate) fn kv(&self, disk: Arc<dyn Disk>, gate: Arc<Gate>) -> macula_kv::Seams {
+        let (clock, chance, threads) = (self.clock.clone(), self.chance.clone(), self.kv_threads.clone());
+        macula_kv::Seams { disk, gate, clock, chance, threads }
+    }
 }
 
 /// How the apps of a base are opened.

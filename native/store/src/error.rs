@@ -2,7 +2,7 @@
 
 use crate::Owner;
 use macula_archive::ArchiveError;
-use macula_core::{io_kind, Kind, Kinded, NameError, PathError};
+use macula_core::{io_kind, AppName, Kind, Kinded, NameError, PathError};
 use macula_files::FilesError;
 use macula_kv::KvError;
 use macula_sqlite::SqliteError;
@@ -58,6 +58,25 @@ pub enum StoreError {
     /// The destination is what an app lives in.
     #[error("that would overwrite what an app lives in: path={0:?}")]
     Destination(PathBuf),
+    /// A directory for a store cannot be used.
+    #[error("cannot use the directory: {source}, path={path:?}")]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// The operating system's word.
+        source: io::Error,
+    },
+    /// A directory for a store that lies in an app's.
+    #[error("inside the directory of an app: path={path:?} app={app}")]
+    InsideApp {
+        /// The directory.
+        path: PathBuf,
+        /// Whose it is.
+        app: AppName,
+    },
+    /// Another library's database is there.
+    #[error("the directory holds a CubDB database: path={0:?}")]
+    OtherDatabase(PathBuf),
     /// Another OS process has the app's database open, so that it cannot be replaced.
     #[error("the database is in use by another process: path={path:?} os_pids={pids:?}")]
     DatabaseInUse {
@@ -106,7 +125,7 @@ impl Kinded for StoreError {
             Self::Cancelled => Kind::Cancelled,
             Self::Timeout(_) => Kind::Timeout,
             // never an outcome such as "not found": whose base it is must read why
-            Self::Base { source, .. } => match io_kind(source) {
+            Self::Base { source, .. } | Self::Directory { source, .. } => match io_kind(source) {
                 Kind::Permission => Kind::Permission,
                 _ => Kind::Io,
             },
@@ -116,6 +135,7 @@ impl Kinded for StoreError {
             Self::NotOurs(_) => Kind::Invalid,
             Self::Exists(_) => Kind::Exists,
             Self::Destination(_) | Self::DatabaseInUse { .. } => Kind::Invalid,
+            Self::InsideApp { .. } | Self::OtherDatabase(_) => Kind::Invalid,
             Self::OpenedByOtherSqlite(_) => Kind::OpenedByOtherSqlite,
             Self::NoApp(_) => Kind::NotFound,
             Self::Name(error) => error.kind(),
@@ -134,6 +154,10 @@ impl Kinded for StoreError {
                     .into(),
             ),
             Self::Destination(_) => Some("choose another destination; a restore replaces an app's data".into()),
+            Self::InsideApp { app, .. } => {
+                Some(format!("use the app's own store, by its name, or a directory outside: app={app}"))
+            }
+            Self::OtherDatabase(_) => Some("import it with `mix macula.import.cubdb`, or use another directory".into()),
             Self::DatabaseInUse { .. } => Some("stop that process, or let it close the database, and try again".into()),
             Self::Kv(error) => error.hint(),
             Self::Sqlite(error) => error.hint(),

@@ -10,7 +10,9 @@ mod app;
 mod backup;
 mod backup_name;
 mod base;
+mod copy;
 mod dest;
+mod directory;
 mod engine;
 mod error;
 mod layout;
@@ -27,7 +29,9 @@ pub use app::App;
 pub use backup::{BackupInfo, BackupOptions, Format};
 pub use backup_name::BackupName;
 pub use base::{Base, Options, Seams};
+pub use copy::{copy_store, NewDir};
 pub use dest::refuse_destination;
+pub use directory::Directory;
 pub use engine::{Engine, Pinned};
 pub use error::StoreError;
 pub use layout::Layout;
@@ -37,7 +41,10 @@ pub use usage::Usage;
 
 /// The key-value engine's own words, for those who may know only the store.
 pub mod kv {
-    pub use macula_kv::{Batch, Committed, Condition, KeyRange, KvError, Op, Page, PageLimits, Snapshot, Store, Threads, Tx};
+    pub use macula_kv::{
+        Batch, Committed, Condition, KeyRange, KvError, Op, Options, Page, PageLimits, Snapshot, Store, Threads, Tx,
+        Verified,
+    };
 }
 
 /// The file engine's.

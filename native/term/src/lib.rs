@@ -16,6 +16,7 @@ mod error;
 mod fun;
 mod ident;
 mod number;
+mod prefix;
 mod reader;
 mod tag;
 mod text;
@@ -108,4 +109,14 @@ pub fn bound(etf: &[u8], side: Side) -> Result<Vec<u8>, TermError> {
         key.push(tag::ABOVE);
     }
     Ok(key)
+}
+
+/// The keys that begin as this term does, as a range `low <= k < high`: of a binary, all bitstrings that
+/// begin with its bytes; of a list, all lists that begin with elements equal (`==`) to its elements; of a
+/// tuple, all tuples of `arity` elements that do so. Tuples of different sizes do not stand together.
+///
+/// Errors: as [`encode`]; [`TermError::Malformed`] for another term, an empty or improper list, a tuple
+/// without an arity or with one below its own, an arity without a tuple.
+pub fn prefix(etf: &[u8], arity: Option<u32>) -> Result<(Vec<u8>, Vec<u8>), TermError> {
+    prefix::run(etf, arity)
 }
