@@ -4,6 +4,7 @@
 
 use macula_control::{perform, socket_name, Client, Command, ControlError, Outcome, Patience, Server};
 use macula_core::{AppName, Kind, Kinded, SystemChance, SystemClock, Task};
+use macula_store::kv::Threads;
 use macula_store::{BackupOptions, Base, Options, Owner, RestoreOptions, Seams};
 use rustix::process::{kill_process, waitpid, Pid, Signal, WaitOptions};
 use std::io::{BufRead, BufReader, Read, Write};
@@ -21,12 +22,15 @@ const NOBODY: u32 = 65_534;
 const APP: &str = "shop";
 
 fn base(root: &Path, socket: Option<String>) -> Arc<Base> {
+    base_with(root, socket, Threads::start(2, 1, Arc::new(SystemClock)).expect("threads"))
+}
+
+fn base_with(root: &Path, socket: Option<String>, kv_threads: Threads) -> Arc<Base> {
     let options = Options {
         kv_cache_bytes: 1 << 20,
         usage_interval: Duration::from_secs(60),
         owner: Owner { pid: std::process::id(), socket },
     };
-    let kv_threads = macula_store::kv::Threads::start(2, 1, Arc::new(SystemClock)).expect("threads");
     let seams = Seams { clock: Arc::new(SystemClock), chance: Arc::new(SystemChance), kv_threads };
     Base::open(root, options, seams).expect("a base")
 }
@@ -58,7 +62,8 @@ fn child() {
 }
 
 fn own(root: &Path, socket: Option<String>) {
-    let base = base(root, socket.clone());
+    let threads = Threads::start(2, 1, Arc::new(SystemClock)).expect("threads");
+    let base = base_with(root, socket.clone(), threads.clone());
     let app = match base.app(&app_name()) {
         Err(error) if error.kind() == Kind::Locked => return say("taken"),
         app => app.expect("free"),
@@ -72,6 +77,7 @@ fn own(root: &Path, socket: Option<String>) {
         server.stop();
     }
     base.close();
+    threads.stop();
     let names = std::fs::read_dir("/proc/self/task").expect("there").flatten();
     let names = names.filter_map(|task| std::fs::read_to_string(task.path().join("comm")).ok());
     let left = names.filter(|name| name.starts_with("macula")).collect::<Vec<_>>();

@@ -35,7 +35,12 @@ pub(crate) struct Stored(Bytes);
 
 impl Tables {
     /// What `f` makes of the value that a cell holds or names.
-    fn value<R>(&self, cell: &[u8], len_max: usize, f: impl FnOnce(&[u8], u64) -> R) -> Result<Result<R, KvError>, redb::Error> {
+    fn value<R>(
+        &self,
+        cell: &[u8],
+        len_max: usize,
+        f: impl FnOnce(&[u8], u64) -> R,
+    ) -> Result<Result<R, KvError>, redb::Error> {
         let Cell { expires_ms, body } = Cell::decode(cell)?;
         let (number, len) = match body {
             Body::Short(value) => return Ok(short_enough(value.len(), len_max).map(|()| f(value, expires_ms))),

@@ -58,7 +58,7 @@ impl Shared {
             self.is_drain_full.store(false, Ordering::Release);
             let span = (self.clock.monotonic() - begun).as_secs_f64().max(1e-6);
             self.drain_rate.store((frozen.stack.bytes() as f64 / span) as u64, Ordering::Relaxed);
-            self.release_log(engine.revision)?;
+            self.release_log(engine.revision);
         }
         Ok(())
     }
@@ -84,12 +84,15 @@ impl Shared {
     }
 
     /// The log up to `revision` is no longer needed.
-    fn release_log(&self, revision: u64) -> Result<(), KvError> {
-        let mut writer = self.writer.lock();
+    fn release_log(&self, revision: u64) {
         let sequence = revision & ((1 << SEQUENCE_BITS) - 1);
-        // what stays for now goes the next time
-        let _ = writer.log.purge_prefix(sequence + 1);
-        self.log_bytes.store(writer.log.file_bytes(), Ordering::Relaxed);
-        Ok(())
+        let released = {
+            let mut writer = self.writer.lock();
+            let released = writer.log.release_prefix(sequence + 1);
+            self.log_bytes.store(writer.log.begun_bytes(), Ordering::Relaxed);
+            released
+        };
+        // what cannot be taken over goes when the log is opened
+        let _ = self.spares.recycle(released);
     }
 }

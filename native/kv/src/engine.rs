@@ -56,9 +56,8 @@ impl Engine {
         let file = file.map_err(|error| KvError::io("open the store", error))?;
         let (blocks, is_clean) = BlockFile::open(file, FILE_NAME)?;
         let mut engine = Self::over(Arc::new(blocks), cache_bytes)?;
-        engine.revision = engine
-            .meta(REVISION)?
-            .ok_or_else(|| KvError::corrupt(engine.blocks.name(), None, "no revision"))?;
+        engine.revision =
+            engine.meta(REVISION)?.ok_or_else(|| KvError::corrupt(engine.blocks.name(), None, "no revision"))?;
         Ok((engine, is_clean))
     }
 

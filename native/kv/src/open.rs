@@ -55,7 +55,7 @@ pub(crate) fn open(seams: Seams, options: Options) -> Result<Arc<Shared>, KvErro
         engine: Mutex::new(engine),
         closing: Mutex::new(false),
         spares: log.spares(),
-        log_bytes: log.file_bytes().into(),
+        log_bytes: log.begun_bytes().into(),
         writer: Mutex::new(Writer { log, epoch, is_dirty: false }),
         threads,
         disk,

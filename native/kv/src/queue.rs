@@ -16,12 +16,22 @@ use std::time::Duration;
 
 /// What waits.
 pub(crate) enum Job {
-    Batch { batch: Batch, bytes: usize, reply: Reply<Committed> },
-    Begin { deadline: Duration, reply: Reply<Tx> },
+    Batch {
+        batch: Batch,
+        bytes: usize,
+        reply: Reply<Committed>,
+    },
+    Begin {
+        deadline: Duration,
+        reply: Reply<Tx>,
+    },
     /// A turn ended.
     End(End),
     /// Make everything durable; with `freeze`, fit to be drained too.
-    Sync { freeze: bool, reply: Option<Reply<()>> },
+    Sync {
+        freeze: bool,
+        reply: Option<Reply<()>>,
+    },
 }
 
 impl Job {

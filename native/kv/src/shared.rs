@@ -49,6 +49,7 @@ pub(crate) struct Shared {
     pub is_freeze_due: AtomicBool,
     /// A sync of what was written without is due.
     pub is_sync_due: AtomicBool,
+    /// Without the spares.
     pub log_bytes: AtomicU64,
     /// Entries, and the revision at which they were counted.
     pub counted: Mutex<Option<(u64, u64)>>,
@@ -173,6 +174,6 @@ impl Shared {
 
     /// Bytes of all files.
     pub fn file_bytes(&self) -> u64 {
-        self.blocks.file_bytes() + self.log_bytes.load(Ordering::Relaxed)
+        self.blocks.file_bytes() + self.log_bytes.load(Ordering::Relaxed) + self.spares.bytes()
     }
 }

@@ -3,9 +3,9 @@
 //! Invariant: a turn ends once, by commit, abort, cancel, deadline or closing, under its lock; what
 //! ends it first decides, and later calls answer with that. Its writes are in memory until commit.
 
+use crate::base::short_enough;
 use crate::batch::{check_key, check_value, Batch, Committed, Op};
 use crate::reply::Reply;
-use crate::base::short_enough;
 use crate::shared::Shared;
 use crate::table::{Written, NEVER_MS};
 use crate::view::{page, KeyRange, Page, PageLimits, View, Writes};

@@ -56,9 +56,7 @@ impl<'a> Cell<'a> {
         }
         let body = match (flags & IS_LONG != 0, rest.len()) {
             (false, _) => Body::Short(rest),
-            (true, 16) => {
-                Body::Long { number: u64::from_le_bytes(le(rest)), len: u64::from_le_bytes(le(&rest[8..])) }
-            }
+            (true, 16) => Body::Long { number: u64::from_le_bytes(le(rest)), len: u64::from_le_bytes(le(&rest[8..])) },
             (true, _) => return Err(unknown()),
         };
         Ok(Self { expires_ms, body })

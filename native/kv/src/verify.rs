@@ -4,11 +4,11 @@
 //! while a view of the same commit keeps its pages from being reused. Free blocks are not judged:
 //! after a crash they may hold anything.
 
+use crate::base::Base;
 use crate::blocks::BlockFile;
 use crate::engine::Engine;
 use crate::fence::fence;
 use crate::format::BLOCK;
-use crate::base::Base;
 use crate::table::NEVER_MS;
 use crate::{KvError, Store};
 use macula_core::{Progress, Task};

@@ -114,7 +114,8 @@ impl View {
             return Ok(None);
         }
         let now = &self.stack.now;
-        let found = self.stack.base.find(key, len_max, |value, expires_ms| (!now.has_passed(expires_ms)).then(|| f(value)));
+        let found =
+            self.stack.base.find(key, len_max, |value, expires_ms| (!now.has_passed(expires_ms)).then(|| f(value)));
         Ok(found?.flatten())
     }
 

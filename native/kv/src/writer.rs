@@ -90,13 +90,15 @@ impl Shared {
             if let Err(error) = writer.make(durability) {
                 self.poison(&error);
                 let unknown = KvError::UnknownResult(error.to_string());
-                done.iter_mut().filter(|(_, result)| result.is_ok()).for_each(|(_, result)| *result = Err(unknown.clone()));
+                done.iter_mut()
+                    .filter(|(_, result)| result.is_ok())
+                    .for_each(|(_, result)| *result = Err(unknown.clone()));
             } else {
                 self.publish(&stack_before, staged);
             }
         }
         drop(pass);
-        self.log_bytes.store(writer.log.file_bytes(), Ordering::Relaxed);
+        self.log_bytes.store(writer.log.begun_bytes(), Ordering::Relaxed);
         let is_dirty = writer.is_dirty;
         drop(writer);
         if let Some(error) = broken {

@@ -126,7 +126,9 @@ fn a_flipped_byte_of_the_log_is_named_or_harmless() {
         let path = RelPath::new(&name).expect("a name");
         let len = disk.stat(&path).expect("there").len;
         let step = if torture() { 1 } else { 61 };
-        for offset in (0..len).filter(|offset| *offset < 200 || (*offset > 4000 && *offset < 4400) || offset % step == 0) {
+        for offset in
+            (0..len).filter(|offset| *offset < 200 || (*offset > 4000 && *offset < 4400) || offset % step == 0)
+        {
             let damaged = disk.after_crash(CrashMode::KeepAll);
             flip_in(&damaged, &path, offset, 1 << (offset % 8));
             named_count += u32::from(named(&damaged, &model, &format!("wal flip of {name} at {offset}")));

@@ -15,7 +15,9 @@ const ENTRIES: u64 = 300;
 
 fn opened(disk: Arc<dyn Disk>) -> Result<Store, macula_store::kv::KvError> {
     let options = macula_store::kv::Options { cache_bytes: 1 << 20, ..Default::default() };
-    Store::open(disk, Arc::new(Gate::new()), Arc::new(SystemClock), &SeededChance::new(1), options)
+    let (gate, clock, chance) = (Arc::new(Gate::new()), Arc::new(SystemClock), Arc::new(SeededChance::new(1)));
+    let threads = seams(1).kv_threads;
+    Store::open(macula_store::kv::Seams { disk, gate, clock, chance, threads }, options)
 }
 
 /// A store on a disk of its own, with a long value among short ones.

@@ -20,7 +20,7 @@ pub use history::History;
 pub use log::Log;
 pub use meta::META_LEN_MAX;
 pub use record::{KIND_OWN, PAYLOAD_LEN_MAX};
-pub use spares::Spares;
+pub use spares::{Released, Spares};
 
 /// How a log behaves.
 #[derive(Debug, Clone)]

@@ -6,10 +6,10 @@
 //! nothing is written any more.
 
 use crate::history::Keeper;
-use crate::meta::{Meta, META_LEN_MAX};
+use crate::meta::{Meta, META_BYTES, META_LEN_MAX};
 use crate::record::{encode, record_len, Head, KIND_OWN, KIND_TRUNCATE, PAYLOAD_LEN_MAX};
 use crate::segment::{Segment, SegmentHeader, RECORDS};
-use crate::spares::{Spare, Spares};
+use crate::spares::{Released, Spare, Spares};
 use crate::{Options, WalError};
 use macula_core::Clock;
 use std::collections::VecDeque;
@@ -168,14 +168,18 @@ impl Log {
     /// # Errors
     /// `Io`: some segments stay for the next time.
     pub fn purge_prefix(&mut self, before: u64) -> Result<(), WalError> {
+        let released = self.release_prefix(before);
+        self.spares.recycle(released)
+    }
+
+    /// As [`Log::purge_prefix`], without touching the disk: [`Spares::recycle`] goes on from here, on
+    /// another thread if it likes. Dropped, the files stay until the log is opened again.
+    pub fn release_prefix(&mut self, before: u64) -> Released {
         let released = self.release(before);
-        if released.is_empty() {
-            return Ok(());
-        }
         // who reads them elsewhere is told before the files change
         self.keep_from_first();
         let spare = |Segment { header, file, size }| Spare { number: header.number, file, size };
-        self.spares.recycle(released.into_iter().map(spare))
+        Released(released.into_iter().map(spare).collect())
     }
 
     pub(crate) fn keep_from_first(&self) {
@@ -243,8 +247,12 @@ impl Log {
 
     /// Bytes of all files, spares included.
     pub fn file_bytes(&self) -> u64 {
-        let segments: u64 = self.segments.iter().map(|segment| segment.size).sum();
-        segments + self.spares.bytes()
+        self.begun_bytes() + self.spares.bytes()
+    }
+
+    /// Bytes of all files but the [`Spares`].
+    pub fn begun_bytes(&self) -> u64 {
+        self.segments.iter().map(|segment| segment.size).sum::<u64>() + META_BYTES
     }
 
     /// Where room for later segments is made.

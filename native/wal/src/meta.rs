@@ -16,6 +16,8 @@ pub const META_LEN_MAX: usize = 3840;
 pub(crate) const NAME: &str = "wal.meta";
 const NAME_NEW: &str = "wal.meta.new";
 const SLOT: usize = 4096;
+/// Of the file.
+pub(crate) const META_BYTES: u64 = 2 * SLOT as u64;
 const HEAD: usize = 48;
 const SUM: usize = SLOT - 16;
 const MAGIC: &[u8; 8] = b"MACULAWM";

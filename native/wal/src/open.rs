@@ -10,7 +10,7 @@ use crate::meta::{Meta, NAME as META_NAME};
 use crate::record::{KIND_OWN, KIND_TRUNCATE};
 use crate::scan::{read_segment, End, Found, Scan};
 use crate::segment::{self, Begun, Segment, SegmentHeader, RECORDS};
-use crate::spares::{Spare, Spares};
+use crate::spares::{Released, Spare, Spares};
 use crate::{Options, Record, Replayed, WalError};
 use macula_core::{Chance, Clock, Disk, Open, RelPath};
 use std::collections::VecDeque;
@@ -50,7 +50,7 @@ impl Log {
         let spares = Arc::new(Spares::new(disk, highest, size));
         // it may hold records of a beginning whose header was lost: under its number they would verify
         if !room.is_empty() {
-            spares.recycle(room)?;
+            spares.recycle(Released(room))?;
         }
         let next = read.map_or(Next { lsn: 1, sequence: after + 1, time_ms: 0 }, |read| read.next);
         let mut log = Self {

@@ -45,6 +45,11 @@ pub(crate) struct Spare {
     pub size: u64,
 }
 
+/// Files of segments that a log let go of; see [`crate::Log::release_prefix`].
+#[derive(Debug)]
+#[must_use]
+pub struct Released(pub(crate) Vec<Spare>);
+
 impl Spares {
     pub(crate) fn new(disk: Arc<dyn Disk>, number_highest: u64, size: u64) -> Self {
         Self { disk, state: Mutex::new(State { number_highest, size, ..State::default() }) }
@@ -125,7 +130,13 @@ impl Spares {
     }
 
     /// Take over files that nobody needs any more, under new numbers, or remove them.
-    pub(crate) fn recycle(&self, released: impl IntoIterator<Item = Spare>) -> Result<(), WalError> {
+    ///
+    /// # Errors
+    /// `Io`: some of them stay until the log is opened again.
+    pub fn recycle(&self, Released(released): Released) -> Result<(), WalError> {
+        if released.is_empty() {
+            return Ok(());
+        }
         let mut renamed = Vec::new();
         let mut last_error = None;
         for old in released {
@@ -146,9 +157,11 @@ impl Spares {
         }
         // a spare whose name is not durable could be lost with what was acknowledged in it
         self.disk.sync_dir(&RelPath::root()).map_err(WalError::io("sync the log's directory"))?;
-        for spare in renamed {
-            // never too late: whoever takes spares is the one who is here
-            let _ = self.put(spare);
+        for mut spare in renamed {
+            // numbers may have been taken meanwhile that are above it
+            while let Some(late) = self.put(spare) {
+                spare = self.renumber(late)?;
+            }
         }
         last_error.map_or(Ok(()), |error| Err(WalError::io("recycle a segment of the log")(error)))
     }
