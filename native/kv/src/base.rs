@@ -7,7 +7,7 @@ use crate::blocks::BlockFile;
 use crate::fence::fence;
 use crate::value::{Body, Cell, DATA, EXPIRY, LONG};
 use crate::KvError;
-use redb::{AccessGuard, ReadOnlyTable, ReadableDatabase, ReadableTableMetadata};
+use redb::{AccessGuard, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTableMetadata};
 use std::ops::Bound;
 use std::sync::Arc;
 
@@ -22,10 +22,11 @@ pub(crate) struct Base {
     pub len: u64,
 }
 
+/// What is not opened here is opened when needed: opening a table reads its first page, and a page of
+/// long values is as long as they are.
 struct Tables {
+    txn: ReadTransaction,
     data: ReadOnlyTable<&'static [u8], &'static [u8]>,
-    long: ReadOnlyTable<u64, &'static [u8]>,
-    expiry: ReadOnlyTable<&'static [u8], ()>,
 }
 
 type Bytes = AccessGuard<'static, &'static [u8]>;
@@ -49,7 +50,7 @@ impl Tables {
         if let Err(error) = short_enough(len as usize, len_max) {
             return Ok(Err(error));
         }
-        match self.long.get(number)? {
+        match self.txn.open_table(LONG)?.get(number)? {
             Some(bytes) if bytes.value().len() as u64 == len => Ok(Ok(f(bytes.value(), expires_ms))),
             _ => Err(redb::Error::Corrupted(format!("no long value of its length: number={number} len={len}"))),
         }
@@ -61,9 +62,9 @@ impl Base {
     pub fn now(db: &impl ReadableDatabase, blocks: &Arc<BlockFile>, revision: u64) -> Result<Arc<Self>, KvError> {
         let (tables, len) = fence(blocks, || {
             let txn = db.begin_read()?;
-            let (data, long, expiry) = (txn.open_table(DATA)?, txn.open_table(LONG)?, txn.open_table(EXPIRY)?);
+            let data = txn.open_table(DATA)?;
             let len = data.len()?;
-            Ok((Tables { data, long, expiry }, len))
+            Ok((Tables { txn, data }, len))
         })?;
         Ok(Arc::new(Self { tables: Some(tables), blocks: blocks.clone(), revision, len }))
     }
@@ -99,12 +100,12 @@ impl Base {
 
     /// How many long values there are, named or not.
     pub fn long_len(&self) -> Result<u64, KvError> {
-        self.within(|tables| Ok(tables.long.len()?))
+        self.within(|tables| Ok(tables.txn.open_table(LONG)?.len()?))
     }
 
     /// How many entries there are that expire.
     pub fn expiry_len(&self) -> Result<u64, KvError> {
-        self.within(|tables| Ok(tables.expiry.len()?))
+        self.within(|tables| Ok(tables.txn.open_table(EXPIRY)?.len()?))
     }
 
     /// Entries in key order, or the reverse. The range must not be empty by its bounds.

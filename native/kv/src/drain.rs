@@ -45,7 +45,7 @@ impl Shared {
     /// Drain everything that is frozen.
     pub fn drain(self: &Arc<Self>, engine: &mut Engine) -> Result<(), KvError> {
         while let Some(frozen) = self.frozen() {
-            self.writable()?;
+            self.sound()?;
             let begun = self.clock.monotonic();
             match engine.bring(&frozen).and_then(|()| engine.base().map_err(Failed::Broken)) {
                 Ok(base) => self.drained(&frozen, base),

@@ -8,11 +8,11 @@ use crate::blocks::{Backend, BlockFile};
 use crate::fence::fence;
 use crate::scan::Scan;
 use crate::table::NEVER_MS;
-use crate::value::Tables;
+use crate::value::{Tables, META, REVISION};
 use crate::view::View;
 use crate::KvError;
 use macula_core::{Chance, Disk, Open, RelPath};
-use redb::{Database, ReadableDatabase, TableDefinition, WriteTransaction};
+use redb::{Database, ReadableDatabase, WriteTransaction};
 use std::io;
 use std::sync::Arc;
 
@@ -20,8 +20,6 @@ use std::sync::Arc;
 pub const FILE_NAME: &str = "kv.redb";
 const FILE_NAME_NEW: &str = "kv.redb.new";
 
-const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
-const REVISION: &str = "revision";
 /// The id of the log that goes on from here, in two halves.
 const LOG_ID: [&str; 2] = ["log_low", "log_high"];
 
@@ -142,11 +140,7 @@ impl Engine {
 
     /// Set the revision durably, creating the tables when they are not there.
     pub fn write_revision(&mut self, revision: u64) -> Result<(), KvError> {
-        self.write(|txn| {
-            Tables::open(txn)?;
-            txn.open_table(META)?.insert(REVISION, revision)?;
-            Ok(())
-        })?;
+        self.write(|txn| Tables::open(txn)?.finish(revision))?;
         self.revision = revision;
         Ok(())
     }
@@ -162,6 +156,7 @@ impl Engine {
                 for (key, value) in entries {
                     tables.put(key, value, NEVER_MS)?;
                 }
+                tables.finish(0)?;
             }
             Ok(txn.commit()?)
         })
@@ -179,7 +174,7 @@ impl Engine {
         let brought = self.write(|txn| {
             let mut tables = Tables::open(txn)?;
             if view.stack.is_cleared() {
-                tables = tables.clear(txn)?;
+                tables = tables.clear()?;
             }
             let mut scan = Scan::over_base(view);
             while let Some(item) = scan.step().map_err(|error| redb::Error::Corrupted(error.to_string()))? {
@@ -187,9 +182,8 @@ impl Engine {
                     tables.bring(item.key(), written)?;
                 }
             }
-            drop(tables);
-            txn.open_table(META)?.insert(REVISION, view.revision)?;
-            Ok(())
+            drop(scan);
+            tables.finish(view.revision)
         });
         match brought {
             Ok(()) => self.revision = view.revision,

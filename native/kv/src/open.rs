@@ -107,14 +107,14 @@ impl Shared {
         }
         *is_done = true;
         self.close_queue();
+        self.state.write().is_closed = true;
         // failing here, it is opened like after a crash
         let synced = self.sync(true);
         let mut engine = self.engine.lock();
         let drained = synced.and_then(|()| self.drain(&mut engine));
-        let is_good = drained.is_ok() && self.writable().is_ok();
+        let is_good = drained.is_ok() && self.sound().is_ok();
         let stack = {
             let mut state = self.state.write();
-            state.is_closed = true;
             let (base, now) = (state.stack.base.clone(), state.stack.now.clone());
             std::mem::replace(&mut state.stack, Arc::new(Stack { tables: Vec::new(), base, now }))
         };

@@ -145,12 +145,19 @@ impl Shared {
         self.state.write().poisoned.get_or_insert_with(|| why.to_string());
     }
 
-    pub fn writable(&self) -> Result<(), KvError> {
-        let state = self.state.read();
-        match &state.poisoned {
+    /// Whether it is not poisoned.
+    pub fn sound(&self) -> Result<(), KvError> {
+        match &self.state.read().poisoned {
             Some(why) => Err(KvError::Poisoned(why.clone())),
-            None if state.is_closed => Err(KvError::Closed),
             None => Ok(()),
+        }
+    }
+
+    pub fn writable(&self) -> Result<(), KvError> {
+        self.sound()?;
+        match self.is_closed() {
+            true => Err(KvError::Closed),
+            false => Ok(()),
         }
     }
 

@@ -17,6 +17,13 @@ pub(crate) const LONG: TableDefinition<u64, &[u8]> = TableDefinition::new("long"
 /// Keys that expire, each behind its time (milliseconds since 1970, big-endian).
 pub(crate) const EXPIRY: TableDefinition<&[u8], ()> = TableDefinition::new("expiry");
 
+/// Numbers of the store's own.
+pub(crate) const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
+/// The newest batch that is in the tables.
+pub(crate) const REVISION: &str = "revision";
+/// The number of the next long value.
+const LONG_NEXT: &str = "long_next";
+
 /// The longest value that lies beside its key, bytes. Eight pages of redb.
 pub(crate) const SHORT_LEN_MAX: usize = 32 << 10;
 
@@ -82,9 +89,13 @@ impl<'a> Cell<'a> {
 
 /// The tables, being written.
 pub(crate) struct Tables<'txn> {
+    txn: &'txn WriteTransaction,
     data: Table<'txn, &'static [u8], &'static [u8]>,
-    long: Table<'txn, u64, &'static [u8]>,
     expiry: Table<'txn, &'static [u8], ()>,
+    /// Opened when needed: that reads its first page, which may be as long as its longest value.
+    long: Option<Table<'txn, u64, &'static [u8]>>,
+    /// The number of the next long value.
+    long_next: u64,
     /// Scratch for cells.
     cell: Vec<u8>,
 }
@@ -92,8 +103,27 @@ pub(crate) struct Tables<'txn> {
 impl<'txn> Tables<'txn> {
     /// Open them, creating what is not there.
     pub fn open(txn: &'txn WriteTransaction) -> Result<Self, redb::Error> {
-        let (data, long, expiry) = (txn.open_table(DATA)?, txn.open_table(LONG)?, txn.open_table(EXPIRY)?);
-        Ok(Self { data, long, expiry, cell: Vec::new() })
+        let long_next = txn.open_table(META)?.get(LONG_NEXT)?.map(|next| next.value());
+        if long_next.is_none() {
+            txn.open_table(LONG)?;
+        }
+        let (data, expiry) = (txn.open_table(DATA)?, txn.open_table(EXPIRY)?);
+        Ok(Self { txn, data, expiry, long: None, long_next: long_next.unwrap_or(1), cell: Vec::new() })
+    }
+
+    /// Write down what goes with `revision`.
+    pub fn finish(self, revision: u64) -> Result<(), redb::Error> {
+        let mut meta = self.txn.open_table(META)?;
+        meta.insert(LONG_NEXT, self.long_next)?;
+        meta.insert(REVISION, revision)?;
+        Ok(())
+    }
+
+    fn long(&mut self) -> Result<&mut Table<'txn, u64, &'static [u8]>, redb::Error> {
+        match &mut self.long {
+            Some(long) => Ok(long),
+            none => Ok(none.insert(self.txn.open_table(LONG)?)),
+        }
     }
 
     /// What was written last about a key.
@@ -108,8 +138,9 @@ impl<'txn> Tables<'txn> {
         let body = if value.len() <= SHORT_LEN_MAX {
             Body::Short(value)
         } else {
-            let number = self.long.last()?.map_or(0, |(last, _)| last.value()) + 1;
-            self.long.insert(number, value)?;
+            let number = self.long_next;
+            self.long_next += 1;
+            self.long()?.insert(number, value)?;
             Body::Long { number, len: value.len() as u64 }
         };
         Cell { expires_ms, body }.encode(&mut self.cell);
@@ -131,7 +162,7 @@ impl<'txn> Tables<'txn> {
     fn forget(&mut self, key: &[u8], old: Option<Named>) -> Result<(), redb::Error> {
         let Some(old) = old else { return Ok(()) };
         if let Some(number) = old.number {
-            self.long.remove(number)?;
+            self.long()?.remove(number)?;
         }
         if old.expires_ms != NEVER_MS {
             self.expiry.remove(expiry_key(old.expires_ms, key).as_slice())?;
@@ -140,12 +171,14 @@ impl<'txn> Tables<'txn> {
     }
 
     /// All of them, empty.
-    pub fn clear(self, txn: &'txn WriteTransaction) -> Result<Self, redb::Error> {
-        drop(self);
+    pub fn clear(self) -> Result<Self, redb::Error> {
+        let Self { txn, long_next, .. } = self;
+        drop((self.data, self.expiry, self.long));
         txn.delete_table(DATA)?;
         txn.delete_table(LONG)?;
         txn.delete_table(EXPIRY)?;
-        Self::open(txn)
+        txn.open_table(LONG)?;
+        Ok(Self { long_next, ..Self::open(txn)? })
     }
 }
 

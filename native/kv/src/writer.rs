@@ -167,7 +167,7 @@ impl Shared {
 
     /// Make everything durable that was written; with `freeze`, let it be drained.
     pub fn sync(self: &Arc<Self>, freeze: bool) -> Result<(), KvError> {
-        self.writable()?;
+        self.sound()?;
         let mut writer = self.writer.lock();
         if let Err(error) = writer.make(Durability::Sync) {
             self.poison(&error);
