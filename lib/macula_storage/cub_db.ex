@@ -28,7 +28,7 @@ defmodule MaculaStorage.CubDB do
   when they cannot answer, because `nil` would be an answer.
   """
 
-  alias MaculaStorage.{Apps, Error, Native}
+  alias MaculaStorage.{Apps, Call, Error, Native}
   alias MaculaStorage.CubDB.{Pages, Server, Snapshot, Store, Terms, Tx, Update}
 
   @type db :: atom | String.t() | pid
@@ -478,6 +478,63 @@ defmodule MaculaStorage.CubDB do
   def dirt_factor(db) do
     Server.store!(db)
     0.0
+  end
+
+  @doc """
+  Copies the store, as it is now, into the new directory `path`, which opens as a store by itself:
+  `start_link(data_dir: path)`. Others write meanwhile.
+
+  Errors: `{:error, :eexist}` when something is there, `:not_found` when the directory above is not,
+  `:disk_full`, `:closed` (the store was closed meanwhile), or a `MaculaStorage.Error`. Then nothing is there.
+  What a killed process was copying stays beside `path` as a hidden directory, `.macula-copy-*`.
+
+  Durability: `:ok` means that the copy is synced. Cost: reads and writes everything that is live, on
+  threads of ours; ends when the caller dies. An app is backed up whole by `MaculaBackup.backup_app/2`.
+
+      iex> dir = Path.join(System.tmp_dir!(), "macula_back_up_doc_\#{System.pid()}")
+      iex> MaculaStorage.CubDB.put(:back_up_doc, :a, 1)
+      :ok
+      iex> MaculaStorage.CubDB.back_up(:back_up_doc, dir)
+      :ok
+      iex> {:ok, copy} = MaculaStorage.CubDB.start_link(data_dir: dir)
+      iex> MaculaStorage.CubDB.get(copy, :a)
+      1
+      iex> MaculaStorage.CubDB.stop(copy)
+      :ok
+      iex> File.rm_rf!(dir) |> is_list()
+      true
+  """
+  @spec back_up(db, Path.t() | charlist) :: :ok | {:error, :eexist} | failure
+  def back_up(db, path) do
+    with {:ok, store} <- Server.store(db),
+         do: Store.with_handle(store, &Store.back_up(&1, path, Store.name(store)))
+  end
+
+  @doc """
+  Reads everything that is stored from the disk and compares it with its checksums, while others read
+  and write.
+
+  `{:ok, %{entries: n, blocks: n}}` says how many entries and blocks of 4,096 bytes were read and are
+  good. What is damaged is `{:error, %MaculaStorage.Error{kind: :corrupt}}`, which names the place.
+
+  Durability: nothing is written. Cost: reads the whole store on a thread of ours, and waits once for the
+  writes before it; ends when the caller dies.
+
+      iex> MaculaStorage.CubDB.put(:check_doc, :a, 1)
+      :ok
+      iex> {:ok, %{entries: 1}} = MaculaStorage.CubDB.check(:check_doc)
+      iex> MaculaStorage.CubDB.size(:check_doc)
+      1
+  """
+  @spec check(db) ::
+          {:ok, %{entries: non_neg_integer, blocks: non_neg_integer}} | failure
+  def check(db) do
+    with {:ok, store} <- Server.store(db) do
+      Store.with_handle(store, fn handle ->
+        check = &Native.kv_check(handle, &1)
+        Call.run(check, op: :check, app: Store.name(store), timeout: :infinity)
+      end)
+    end
   end
 
   defp write(db, op, ops, conditions \\ []) do

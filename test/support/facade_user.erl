@@ -141,6 +141,10 @@ directory(Dir) ->
     {error, no_compaction_running} = macula_storage:data_halt_compaction(Db),
     false = macula_storage:data_compacting(Db),
     true = macula_storage:data_dirt_factor(Db) =:= 0.0,
+    {ok, #{entries := 1, blocks := _}} = macula_storage:data_check(Db),
+    ok = macula_storage:data_back_up(Db, <<Dir/binary, "-copy">>),
+    {error, eexist} = macula_storage:data_back_up(Db, <<Dir/binary, "-copy">>),
+    ok = macula_storage:data_with_snapshot(Db, fun(Of) -> macula_storage:data_back_up(Of, <<Dir/binary, "-of">>) end),
     ok = macula_storage:data_stop(Db),
     ok.
 

@@ -35,7 +35,9 @@ defmodule MaculaStorage.CubDB.Place do
     end
   end
 
-  defp dir!(path) do
+  @doc "A directory, as a path or charlist."
+  @spec dir!(Path.t() | charlist) :: {:dir, Path.t()}
+  def dir!(path) do
     path = if charlist?(path), do: List.to_string(path), else: path
 
     unless is_binary(path) and path != "" and not String.contains?(path, <<0>>) do

@@ -1,7 +1,8 @@
 defmodule MaculaStorage.CubDB.Snapshot do
   @moduledoc """
   One instant of a store, for reading while writers go on. Taken by `MaculaStorage.CubDB.snapshot/2`
-  or `with_snapshot/2`; every function raises a `MaculaStorage.Error` of kind `:closed` once it ended.
+  or `with_snapshot/2`; once it ended `back_up/2` answers `{:error, :closed}`, and every other function
+  raises a `MaculaStorage.Error` of that kind.
 
       iex> MaculaStorage.CubDB.put(:snapshot_doc, :a, 1)
       :ok
@@ -12,7 +13,7 @@ defmodule MaculaStorage.CubDB.Snapshot do
       1
   """
 
-  alias MaculaStorage.CubDB.Pages
+  alias MaculaStorage.CubDB.{Pages, Store}
   alias MaculaStorage.{Error, Native}
 
   @enforce_keys [:handle, :app]
@@ -65,6 +66,13 @@ defmodule MaculaStorage.CubDB.Snapshot do
   @spec select(t, [MaculaStorage.CubDB.select_option()]) :: Enumerable.t()
   def select(snapshot, options \\ []),
     do: Pages.stream_of(snapshot.handle, Pages.bounds!(options))
+
+  @doc """
+  As `MaculaStorage.CubDB.back_up/2`, of this instant. A snapshot that ends meanwhile ends it:
+  `{:error, :closed}`.
+  """
+  @spec back_up(t, Path.t() | charlist) :: :ok | {:error, :eexist | atom | Error.t()}
+  def back_up(snapshot, path), do: Store.back_up(snapshot.handle, path, snapshot.app)
 
   defp answer!({:error, _} = error, snapshot) do
     {:error, reason} = Error.wrap(error, :snapshot, snapshot.app)

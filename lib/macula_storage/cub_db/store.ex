@@ -5,7 +5,7 @@ defmodule MaculaStorage.CubDB.Store do
   # Invariant: a process that is inside a transaction or an update of a store writes to that store in no
   # other way; it would wait for itself, or do so twice when its function runs again.
 
-  alias MaculaStorage.CubDB.Terms
+  alias MaculaStorage.CubDB.{Place, Terms}
   alias MaculaStorage.{Apps, Call, Native}
 
   @open_ms 60_000
@@ -52,6 +52,20 @@ defmodule MaculaStorage.CubDB.Store do
     with_handle(store, fn handle ->
       Call.run(&write.(handle, &1, ops, conditions), op: op, app: name(store))
     end)
+  end
+
+  @doc "Copies one instant of a store or snapshot into a new directory."
+  @spec back_up(reference, Path.t() | charlist, String.t()) :: :ok | {:error, term}
+  def back_up(source, path, name) do
+    {:dir, path} = Place.dir!(path)
+    back_up = &Native.kv_back_up(source, &1, path)
+
+    case Call.run(back_up, op: :back_up, app: name, timeout: :infinity) do
+      {:ok, _entries} -> :ok
+      # as CubDB has it
+      {:error, :exists} -> {:error, :eexist}
+      {:error, _} = error -> error
+    end
   end
 
   @doc "Runs `fun` as the only way in which this process may write to the store."

@@ -9,57 +9,85 @@ use crate::{Seams, StoreError};
 use macula_core::{remove_tree, Chance, Disk, RelPath, Task};
 use macula_kv::{Imported, KvError, Snapshot, Store};
 use std::io::{self, BufReader, BufWriter};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Between the thread that reads the one store and the one that builds the other.
 const BUFFER_LEN: usize = 64 << 10;
 
-/// Copy `snapshot`, of `store`, into the new directory `dest`. Durable on return; on an error nothing
-/// is there. The copy holds no more than is live.
+/// Where a copy goes: a name that nothing has yet, in a directory that is there.
+#[derive(Debug)]
+pub struct NewDir {
+    above: Arc<dyn Disk>,
+    name: RelPath,
+    path: PathBuf,
+}
+
+impl NewDir {
+    /// At a path on the machine.
+    ///
+    /// # Errors
+    /// `NotFound` when the directory above is not there; [`StoreError::InsideApp`].
+    pub fn at(path: &Path) -> Result<Self, StoreError> {
+        refuse_inside_app(path)?;
+        let (above, name) = machine_dir(path)?;
+        Ok(Self { above: Arc::new(above), name, path: path.to_owned() })
+    }
+
+    /// In the root of any disk.
+    pub fn beneath(above: Arc<dyn Disk>, name: RelPath) -> Self {
+        let path = name.as_path().to_owned();
+        Self { above, name, path }
+    }
+
+    fn failed(&self, verb: &'static str) -> impl FnOnce(io::Error) -> StoreError + '_ {
+        move |error| StoreError::io(verb, &self.path, error)
+    }
+
+    /// Give `hidden` the name.
+    fn publish(&self, hidden: &RelPath) -> Result<(), StoreError> {
+        match self.above.rename(hidden, &self.name) {
+            // somebody was quicker
+            Err(error) if matches!(error.kind(), io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::NotADirectory) => {
+                return Err(StoreError::Exists(self.path.clone()));
+            }
+            renamed => renamed.map_err(self.failed("name"))?,
+        }
+        self.above.sync_dir(&RelPath::root()).map_err(|error| {
+            // a sync that failed may never be made good
+            let _ = remove_tree(&*self.above, &self.name);
+            StoreError::io("sync", &self.path, error)
+        })
+    }
+}
+
+/// Copy `snapshot`, of `store`, into a new directory. Durable on return; on an error nothing is there.
+/// The copy holds no more than is live.
 ///
 /// # Errors
-/// [`StoreError::Exists`]; `NotFound` when the directory above is not there; [`StoreError::InsideApp`];
-/// those of [`Store::export`] and [`Store::import`].
+/// [`StoreError::Exists`]; those of [`Store::export`] and [`Store::import`].
 pub fn copy_store(
     store: &Store,
     snapshot: &Snapshot,
-    dest: &Path,
+    dest: &NewDir,
     seams: &Seams,
     task: &Task,
 ) -> Result<Imported, StoreError> {
-    let failed = |e| StoreError::io("create", dest, e);
-    let (above, name) = machine_dir(dest)?;
-    match above.stat(&name) {
-        Ok(_) => return Err(StoreError::Exists(dest.to_owned())),
+    let above = &*dest.above;
+    match above.stat(&dest.name) {
+        Ok(_) => return Err(StoreError::Exists(dest.path.clone())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(failed(error)),
+        Err(error) => return Err(dest.failed("look at")(error)),
     }
-    refuse_inside_app(dest)?;
     let hidden = RelPath::new(format!(".macula-copy-{:016x}", seams.chance.next_u64()))?;
-    above.create_dir(&hidden).map_err(failed)?;
-    let tree = above.subtree(&hidden).map_err(failed);
+    above.create_dir(&hidden).map_err(dest.failed("create"))?;
+    let tree = above.subtree(&hidden).map_err(dest.failed("open"));
     let copied = tree.and_then(|tree| Ok(stream(store, snapshot, tree, &*seams.chance, task)?));
-    let copied = copied.and_then(|copied| publish(&above, &hidden, &name, dest).map(|()| copied));
+    let copied = copied.and_then(|copied| dest.publish(&hidden).map(|()| copied));
     if copied.is_err() {
-        let _ = remove_tree(&above, &hidden);
+        let _ = remove_tree(above, &hidden);
     }
     copied
-}
-
-fn publish(above: &dyn Disk, hidden: &RelPath, name: &RelPath, dest: &Path) -> Result<(), StoreError> {
-    match above.rename(hidden, name) {
-        // somebody was quicker
-        Err(error) if matches!(error.kind(), io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::NotADirectory) => {
-            return Err(StoreError::Exists(dest.to_owned()));
-        }
-        renamed => renamed.map_err(|e| StoreError::io("name", dest, e))?,
-    }
-    above.sync_dir(&RelPath::root()).map_err(|e| {
-        // a sync that failed may never be made good
-        let _ = remove_tree(above, name);
-        StoreError::io("sync", dest, e)
-    })
 }
 
 fn stream(

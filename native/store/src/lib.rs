@@ -29,7 +29,7 @@ pub use app::App;
 pub use backup::{BackupInfo, BackupOptions, Format};
 pub use backup_name::BackupName;
 pub use base::{Base, Options, Seams};
-pub use copy::copy_store;
+pub use copy::{copy_store, NewDir};
 pub use dest::refuse_destination;
 pub use directory::Directory;
 pub use engine::{Engine, Pinned};
@@ -42,7 +42,7 @@ pub use usage::Usage;
 /// The key-value engine's own words, for those who may know only the store.
 pub mod kv {
     pub use macula_kv::{
-        Batch, Committed, Condition, KeyRange, KvError, Op, Page, PageLimits, Snapshot, Store, Tx, Verified,
+        Batch, Committed, Condition, KeyRange, KvError, Op, Options, Page, PageLimits, Snapshot, Store, Tx, Verified,
     };
 }
 

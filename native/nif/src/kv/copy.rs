@@ -7,7 +7,7 @@ use crate::dir::seams;
 use crate::error::Failure;
 use crate::options::machine_path;
 use macula_store::kv::Verified;
-use macula_store::{copy_store, StoreError};
+use macula_store::{copy_store, NewDir, StoreError};
 use rustler::{Binary, Encoder, Env, Term};
 
 /// own thread: copy one instant of a store into a new directory; answers how many entries it has.
@@ -28,7 +28,7 @@ fn kv_back_up<'a>(env: Env<'a>, source: Term<'a>, reference: Term<'a>, path: Bin
     place.runtime().long(env, reference, &lane, move |reply| {
         with_progress(reply, |task| match source.pinned().map_err(StoreError::from)? {
             Source::Snapshot(snapshot) => {
-                copy_store(&store, &snapshot, &path, &seams(), task).map(|copied| copied.entries)
+                copy_store(&store, &snapshot, &NewDir::at(&path)?, &seams(), task).map(|copied| copied.entries)
             }
             Source::Store(_) | Source::Tx(_) => Err(StoreError::Closed),
         });
