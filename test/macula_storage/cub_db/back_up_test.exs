@@ -71,6 +71,21 @@ defmodule MaculaStorage.CubDB.BackUpTest do
     assert File.ls!(dir) == ["then"]
   end
 
+  # As CubDB: the default time of a snapshot, five seconds, is no limit for a copy of it.
+  test "of a snapshot that ends meanwhile", %{db: db, dir: dir} do
+    for n <- 1..30, do: :ok = CubDB.put(db, n, :binary.copy(<<n>>, 1_000_000))
+    expected = all(db)
+    snapshot = CubDB.snapshot(db, :infinity)
+    :ok = CubDB.put(db, :later, 1)
+    copy = Task.async(fn -> Snapshot.back_up(snapshot, Path.join(dir, "copy")) end)
+    Wait.until("its beginning", fn -> File.ls!(dir) != [] end)
+    # as its limit does
+    CubDB.release_snapshot(snapshot)
+    assert_raise Error, fn -> Snapshot.get(snapshot, 1) end
+    assert :ok = Task.await(copy, 60_000)
+    assert opened(Path.join(dir, "copy")) == expected
+  end
+
   test "nothing is written over, and what cannot be leaves nothing", %{db: db, dir: dir} do
     file = Path.join(dir, "file")
     File.write!(file, "mine")
