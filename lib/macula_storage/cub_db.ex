@@ -377,7 +377,7 @@ defmodule MaculaStorage.CubDB do
   Pins the store's present state for reading; see `MaculaStorage.CubDB.Snapshot`.
 
   It ends at `release_snapshot/1`, with the process that took it, or after `timeout` milliseconds
-  (default 5,000; `:infinity` for no limit). Cost: one dirty-I/O call; its old pages are kept on
+  (default 5,000; `:infinity` for no limit), or when what reads from it then is done. Cost: one dirty-I/O call; its old pages are kept on
   the disk for as long.
   """
   @spec snapshot(db, timeout) :: Snapshot.t()

@@ -5,10 +5,10 @@ defmodule MaculaStorage.Operator do
       bin/my_app eval 'MaculaStorage.Operator.backup("my_app")'
       bin/my_app rpc  'MaculaStorage.Operator.usage()'
 
-  and what stands behind `mix macula.backup`, `mix macula.restore`, `mix macula.backups` and
-  `mix macula.usage`. Each function starts `:macula_storage` when it is not running, prints what it did
-  and returns `:ok`. They work while another OS process owns the app (that process does it) and when
-  nobody does.
+  and what stands behind `mix macula.backup`, `mix macula.restore`, `mix macula.backups`,
+  `mix macula.usage` and `mix macula.import.cubdb`. Each function starts `:macula_storage` when it is not running, prints what it did
+  and returns `:ok`. They work while another OS process owns the app (that process does it; not an import) and
+  when nobody does.
 
   A failure is printed to standard error and the caller exits with `{:shutdown, code}`, which Elixir's
   command line, Mix and `eval` of a release make their exit code: 1, it failed; 2, the call was wrong.
@@ -18,7 +18,7 @@ defmodule MaculaStorage.Operator do
   """
 
   alias MaculaStorage.{Config, Error, Options}
-  alias MaculaStorage.Operator.{JSON, Text}
+  alias MaculaStorage.Operator.{Import, JSON, Text}
 
   @type app :: MaculaStorage.app()
 
@@ -157,6 +157,35 @@ defmodule MaculaStorage.Operator do
       for {app, {:error, reason}} <- usages, do: ["\n", app, ": ", explain(reason, app).message]
 
     [Text.table([head | rows]), failures]
+  end
+
+  @doc """
+  Imports a CubDB database, which is not changed, into the key-value store of an app. Options: `:merge`
+  (default `false`: the store must be empty), and `:json`.
+
+  Durability: each batch of up to 1,000 entries is synced; one that is cut short leaves those before,
+  and is repeated with `merge: true`. Cost: reads the whole database.
+  """
+  @spec import_cubdb(Path.t(), app, keyword) :: :ok
+  def import_cubdb(dir, app, options \\ []) do
+    perform("import.cubdb", app, with_progress("import", options), fn options ->
+      options = Options.validate!(options, merge: {false, :boolean}, progress: {nil, :progress})
+      dir = Path.expand(dir)
+
+      with {:ok, done} <- Import.run(dir, name(app), options) do
+        {:ok, Map.merge(done, %{app: name(app), source: dir}), import_text(done, dir, app)}
+      end
+    end)
+  end
+
+  defp import_text(done, dir, app) do
+    changed =
+      if done.changed,
+        do:
+          "\nsomebody else wrote to it meanwhile: what came after the beginning is not imported",
+        else: ""
+
+    "#{Text.count(done.entries)} entries imported from #{dir} into #{name(app)}#{changed}"
   end
 
   @doc false

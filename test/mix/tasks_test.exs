@@ -9,7 +9,8 @@ defmodule Mix.MaculaTest do
     "backup" => Mix.Tasks.Macula.Backup,
     "restore" => Mix.Tasks.Macula.Restore,
     "backups" => Mix.Tasks.Macula.Backups,
-    "usage" => Mix.Tasks.Macula.Usage
+    "usage" => Mix.Tasks.Macula.Usage,
+    "import.cubdb" => Mix.Tasks.Macula.Import.Cubdb
   }
 
   # {exit code, standard output, standard error}

@@ -7,15 +7,20 @@ defmodule MaculaStorage.Load do
   """
   alias MaculaStorage.{CubDB, Error, SQLite}
 
+  @kinds [:put, :get, :select, :sql, :query, :write, :read, :update, :dir]
+
   @doc "Starts `count` linked processes; each sends `{:done_one, kind}` to the caller for each operation."
   @spec start(String.t(), pos_integer) :: [pid]
   def start(app, count) do
     :ok = SQLite.execute(app, "CREATE TABLE IF NOT EXISTS load (n INTEGER, t TEXT)")
+    beside = "load-#{System.unique_integer([:positive])}"
+    dir = Path.join(System.fetch_env!("MACULA_STORAGE_BASE"), beside)
+    # not linked: it ends with the application, its user by what it answers then
+    {:ok, _} = CubDB.start(data_dir: dir, name: beside)
     caller = self()
-    kinds = Stream.cycle([:put, :get, :select, :sql, :query, :write, :read])
 
-    for {kind, n} <- kinds |> Stream.with_index() |> Enum.take(count) do
-      spawn_link(fn -> forever(caller, app, kind, n, 0) end)
+    for {kind, n} <- @kinds |> Stream.cycle() |> Stream.with_index() |> Enum.take(count) do
+      spawn_link(fn -> forever(caller, if(kind == :dir, do: beside, else: app), kind, n, 0) end)
     end
   end
 
@@ -37,7 +42,7 @@ defmodule MaculaStorage.Load do
   def await(times), do: await(times, %{})
 
   defp await(times, seen) do
-    if map_size(seen) == 7 and Enum.all?(seen, fn {_, n} -> n >= times end) do
+    if map_size(seen) == length(@kinds) and Enum.all?(seen, fn {_, n} -> n >= times end) do
       :ok
     else
       receive do
@@ -68,6 +73,8 @@ defmodule MaculaStorage.Load do
   defp refused(reason), do: exit({:load_refused, reason})
 
   defp one(:put, app, n, i), do: CubDB.put(app, {n, rem(i, 500)}, {i, "some value"})
+  defp one(:update, app, _n, i), do: CubDB.update(app, :update, 0, &max(&1, i))
+  defp one(:dir, name, n, i), do: CubDB.put(name, {n, rem(i, 500)}, i)
   defp one(:get, app, n, i), do: reading(fn -> CubDB.get(app, {n, rem(i, 500)}) end)
 
   defp one(:select, app, _n, _i),

@@ -24,23 +24,19 @@ defmodule MaculaStorage.CubDB.Server do
 
   defp start(how, target, options) do
     {place, options} = Place.parse!(target, options)
-    {genserver, options} = Keyword.split(options, @genserver)
+    known = [name: {nil, :any}, auto_compact: {true, :any}, auto_file_sync: {true, :boolean}]
 
-    options =
-      Options.validate!(options,
-        name: {nil, :any},
-        auto_compact: {true, :any},
-        auto_file_sync: {true, :boolean}
-      )
+    given =
+      Options.validate!(options, known ++ for(option <- @genserver, do: {option, {nil, :any}}))
 
-    auto_compact!(options.auto_compact)
-    name = options.name
+    auto_compact!(given.auto_compact)
+    name = given.name
 
     unless is_atom(name) or is_binary(name) do
       raise ArgumentError, "expected option :name to be an atom or string, got: #{inspect(name)}"
     end
 
-    start_named(how, place, name && to_string(name), genserver)
+    start_named(how, place, name && to_string(name), Keyword.take(options, @genserver))
   end
 
   @doc "Raises unless it is what CubDB takes as its option `:auto_compact`."

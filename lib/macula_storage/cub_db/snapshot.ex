@@ -68,8 +68,8 @@ defmodule MaculaStorage.CubDB.Snapshot do
     do: Pages.stream_of(snapshot.handle, Pages.bounds!(options))
 
   @doc """
-  As `MaculaStorage.CubDB.back_up/2`, of this instant. A snapshot that ends meanwhile ends it:
-  `{:error, :closed}`.
+  As `MaculaStorage.CubDB.back_up/2`, of this instant. A snapshot whose time ends meanwhile is kept until
+  the copy is made.
   """
   @spec back_up(t, Path.t() | charlist) :: :ok | {:error, :eexist | atom | Error.t()}
   def back_up(snapshot, path), do: Store.back_up(snapshot.handle, path, snapshot.app)

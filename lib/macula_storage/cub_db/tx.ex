@@ -129,10 +129,20 @@ defmodule MaculaStorage.CubDB.Tx do
   @doc false
   def abort(tx), do: Native.kv_tx_abort(tx.handle)
 
-  @doc false
-  def write(tx, ops) do
-    answer!(write(ops, tx.handle, Terms.large?(ops)), tx)
+  defp write(tx, ops) do
+    answer!(try_write(tx, ops), tx)
     tx
+  end
+
+  @doc false
+  # What is raised elsewhere, as an answer: for who promises one.
+  def try_get_multi(tx, keys),
+    do: Error.wrap_result(Pages.get_multi(tx.handle, keys), :transaction, tx.app)
+
+  @doc false
+  def try_write(tx, ops) do
+    write = write(ops, tx.handle, Terms.large?(ops))
+    Error.wrap_result(write, :transaction, tx.app)
   end
 
   defp write(ops, handle, false), do: Native.kv_tx_write(handle, ops)

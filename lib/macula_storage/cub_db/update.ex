@@ -92,11 +92,20 @@ defmodule MaculaStorage.CubDB.Update do
 
   defp exclusive(store, op, keys, fun) do
     Tx.run(store, op, fn tx ->
-      case computed(fun.(Tx.get_multi(tx, keys))) do
-        {result, []} -> {:cancel, result}
-        {result, ops} -> {:commit, Tx.write(tx, ops), result}
+      case Tx.try_get_multi(tx, keys) do
+        {:ok, values} -> finish(tx, computed(fun.(values)))
+        {:error, _} = error -> {:cancel, error}
       end
     end)
+  end
+
+  defp finish(_tx, {result, []}), do: {:cancel, result}
+
+  defp finish(tx, {result, ops}) do
+    case Tx.try_write(tx, ops) do
+      :ok -> {:commit, tx, result}
+      {:error, _} = error -> {:cancel, error}
+    end
   end
 
   defp computed({result, entries, keys}) do

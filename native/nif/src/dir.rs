@@ -72,8 +72,8 @@ fn runtime() -> Result<Arc<Runtime>, Failure> {
 }
 
 /// own thread: open the store in a directory, for the calling process. `wait_ms`: how long to wait for one
-/// that a dead process of this VM is still closing.
-#[rustler::nif]
+/// that a dead process of this VM is still closing. On a dirty scheduler, because the first starts threads.
+#[rustler::nif(schedule = "DirtyCpu")]
 fn dir_open<'a>(env: Env<'a>, reference: Term<'a>, path: Binary<'a>, kv_cache_bytes: usize, wait_ms: u64) -> Term<'a> {
     let (path, runtime) = match machine_path(&path).and_then(|path| Ok((path, runtime()?))) {
         Ok(found) => found,
@@ -108,7 +108,7 @@ fn open(
     gone: &dyn Fn() -> bool,
 ) -> Result<Directory, StoreError> {
     let owner = Owner { pid: std::process::id(), socket: None };
-    let until = SystemClock.monotonic() + wait;
+    let until = SystemClock.monotonic().saturating_add(wait);
     loop {
         match Directory::open(path, &owner, cache_bytes, seams) {
             Err(StoreError::Locked(Some(holder)))

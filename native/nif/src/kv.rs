@@ -74,8 +74,8 @@ impl Place {
     }
 }
 
-/// A snapshot, ended by its owner's death too.
-pub struct SnapshotHandle(Handle<(Snapshot, Place)>);
+/// A snapshot, ended by its owner's death too; what reads from it meanwhile comes to its end first.
+pub struct SnapshotHandle(Handle<(Pinned, Place)>);
 
 #[rustler::resource_impl]
 impl Resource for SnapshotHandle {
@@ -88,25 +88,43 @@ impl Resource for SnapshotHandle {
 
 impl SnapshotHandle {
     fn release(&self) {
-        if let Some((snapshot, _)) = self.0.take() {
+        if let Some(pinned) = self.0.take() {
             // ending it may free pages: not on a scheduler thread
-            dispose(Box::new(Released(snapshot)));
+            dispose(Box::new(pinned));
         }
     }
 }
 
-struct Released(Snapshot);
+/// Shared by a handle and who reads from it; the last of them lets go.
+#[derive(Clone)]
+struct Pinned(Arc<Pin>);
 
-impl Drop for Released {
+struct Pin(Snapshot);
+
+impl Drop for Pin {
     fn drop(&mut self) {
         self.0.release();
+    }
+}
+
+impl Pinned {
+    fn of(store: &Store) -> Result<Self, KvError> {
+        Ok(Self(Arc::new(Pin(store.snapshot()?))))
+    }
+}
+
+impl std::ops::Deref for Pinned {
+    type Target = Snapshot;
+
+    fn deref(&self) -> &Snapshot {
+        &self.0 .0
     }
 }
 
 /// What can be read from.
 enum Source {
     Store(Store),
-    Snapshot(Snapshot),
+    Snapshot(Pinned),
     Tx(Arc<Tx>),
 }
 
@@ -163,7 +181,7 @@ impl Source {
     /// One instant, for reads that must agree.
     fn pinned(self) -> Result<Self, KvError> {
         match self {
-            Source::Store(store) => store.snapshot().map(Source::Snapshot),
+            Source::Store(store) => Pinned::of(&store).map(Source::Snapshot),
             pinned => Ok(pinned),
         }
     }
@@ -279,7 +297,7 @@ fn kv_len<'a>(env: Env<'a>, source: Term<'a>) -> Term<'a> {
 /// dirty io: pin the present state for the calling process.
 #[rustler::nif(schedule = "DirtyIo")]
 fn kv_snapshot<'a>(env: Env<'a>, store: Term<'a>) -> Term<'a> {
-    let snapshot = Place::of(store).and_then(|place| Ok((place.store.snapshot()?, place)));
+    let snapshot = Place::of(store).and_then(|place| Ok((Pinned::of(&place.store)?, place)));
     let handle = snapshot.map(|pinned| {
         let handle = ResourceArc::new(SnapshotHandle(Handle::new(pinned)));
         if env.monitor(&handle, &env.pid()).is_none() {

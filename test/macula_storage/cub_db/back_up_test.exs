@@ -71,6 +71,21 @@ defmodule MaculaStorage.CubDB.BackUpTest do
     assert File.ls!(dir) == ["then"]
   end
 
+  # As CubDB: the default time of a snapshot, five seconds, is no limit for a copy of it.
+  test "of a snapshot that ends meanwhile", %{db: db, dir: dir} do
+    for n <- 1..30, do: :ok = CubDB.put(db, n, :binary.copy(<<n>>, 1_000_000))
+    expected = all(db)
+    snapshot = CubDB.snapshot(db, :infinity)
+    :ok = CubDB.put(db, :later, 1)
+    copy = Task.async(fn -> Snapshot.back_up(snapshot, Path.join(dir, "copy")) end)
+    Wait.until("its beginning", fn -> File.ls!(dir) != [] end)
+    # as its limit does
+    CubDB.release_snapshot(snapshot)
+    assert_raise Error, fn -> Snapshot.get(snapshot, 1) end
+    assert :ok = Task.await(copy, 60_000)
+    assert opened(Path.join(dir, "copy")) == expected
+  end
+
   test "nothing is written over, and what cannot be leaves nothing", %{db: db, dir: dir} do
     file = Path.join(dir, "file")
     File.write!(file, "mine")
@@ -104,18 +119,17 @@ defmodule MaculaStorage.CubDB.BackUpTest do
   test "check: how much was read, and which is damaged", %{db: db} do
     assert {:ok, %{entries: 3_001, blocks: blocks}} = CubDB.check(db)
     assert blocks > 500
-    :ok = MaculaStorage.close_app(db)
+    # in the large value, under the open store
     file = CubDB.current_db_file(db)
-    bytes = File.read!(file)
-    # in the large value
-    {at, _} = :binary.match(bytes, :binary.copy("x", 1_000))
-    <<head::binary-size(at), _, tail::binary>> = bytes
-    File.write!(file, [head, "y", tail])
+    {at, _} = :binary.match(File.read!(file), :binary.copy("x", 1_000))
+    {:ok, device} = :file.open(file, [:read, :write, :raw])
+    :ok = :file.pwrite(device, at, "y")
+    :ok = :file.close(device)
     assert {:error, %Error{kind: :corrupt, message: message}} = CubDB.check(db)
     assert message =~ "kv.redb"
     # what is good is read as before
     assert CubDB.get(db, {:key, 1}) == {1, "value"}
-    :ok = MaculaStorage.close_app(db)
+    assert :ok = CubDB.put(db, :a, 1)
   end
 
   test "closed names", %{db: db, dir: dir} do

@@ -180,6 +180,32 @@ defmodule MaculaStorage.CubDB.UpdateTest do
     assert_receive {:written, :ok}, 60_000
   end
 
+  # In the exclusive turn what the store refused was raised, where it promises an answer.
+  test "an update whose app is closed meanwhile answers, in its exclusive turn too", %{db: db} do
+    for large <- [1, :binary.copy("x", 2_000_000)] do
+      :ok = CubDB.put(db, :a, large)
+
+      closing = fn value ->
+        elsewhere(fn -> :ok = MaculaStorage.close_app(db) end)
+        {:closed_meanwhile, {value, 1}}
+      end
+
+      # written to the app opened again, or not at all
+      assert CubDB.get_and_update(db, :a, closing) in [:closed_meanwhile, {:error, :closed}]
+    end
+
+    # the function's own results are its own, whatever they look like
+    for size <- [1, 2_000_000] do
+      :ok = CubDB.put(db, :a, :binary.copy("x", size))
+      assert :error = CubDB.get_and_update_multi(db, [:a], fn _ -> {:error, nil, nil} end)
+      assert {:error, :mine} = CubDB.get_and_update(db, :a, &{{:error, :mine}, &1})
+    end
+
+    too_large = :binary.copy("k", 70_000)
+    put = fn %{} -> {:ok, [{too_large, 1}], []} end
+    assert {:error, :too_large} = CubDB.get_and_update_multi(db, [:a], put)
+  end
+
   test "what cannot be written is an answer, and changes nothing", %{db: db} do
     too_large = :binary.copy("k", 70_000)
     assert {:error, :too_large} = CubDB.update(db, too_large, 0, & &1)
