@@ -3,7 +3,7 @@
 //! Invariant: the slot that is overwritten is never the newest durable one, so that a torn write
 //! leaves the record before it.
 
-use crate::record::le;
+use crate::record::{le, NUMBER_MAX};
 use crate::WalError;
 use macula_core::{Chance, Disk, DiskFile, Open, RelPath};
 use std::io;
@@ -119,11 +119,11 @@ impl Meta {
             return newer("cipher", cipher.into(), CIPHER_PLAIN.into());
         }
         let len = u32::from_le_bytes(le(&slot[12..])) as usize;
-        if len > META_LEN_MAX {
+        let generation = u64::from_le_bytes(le(&slot[32..]));
+        if len > META_LEN_MAX || generation > NUMBER_MAX {
             return Ok(None);
         }
         let bytes = slot[HEAD..HEAD + len].to_vec();
-        let generation = u64::from_le_bytes(le(&slot[32..]));
         Ok(Some(Self { file: file.clone(), log_id: le(&slot[16..]), generation, bytes }))
     }
 }

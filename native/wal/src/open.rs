@@ -7,7 +7,7 @@
 use crate::history::Keeper;
 use crate::log::{Log, Next};
 use crate::meta::{Meta, NAME as META_NAME};
-use crate::record::{KIND_OWN, KIND_TRUNCATE};
+use crate::record::{KIND_OWN, KIND_TRUNCATE, NUMBER_MAX};
 use crate::scan::{read_segment, End, Found, Scan};
 use crate::segment::{self, Begun, Segment, SegmentHeader, RECORDS};
 use crate::spares::{Released, Spare, Spares};
@@ -107,12 +107,19 @@ impl Files {
 
     fn sort(found: Vec<OpenFile>, log_id: &[u8; 16]) -> Result<Self, WalError> {
         let number_highest = found.last().map_or(0, |file| file.number);
+        if number_highest > NUMBER_MAX {
+            return Err(WalError::corrupt(&segment::name(number_highest), 0, "a number that no log reaches"));
+        }
         let mut files = Self { segments: VecDeque::new(), spares: Vec::new(), torn: Vec::new(), number_highest };
         for OpenFile { number, file, size } in found {
             let name = segment::name(number);
             match SegmentHeader::read(&*file, &name, number, log_id)? {
                 Begun::Yes(header) => files.segments.push_back(Segment { header, file, size }),
-                Begun::No => files.spares.push(Spare { number, file, size }),
+                Begun::No { number: before } => {
+                    // its records would verify under that one
+                    files.number_highest = files.number_highest.max(before);
+                    files.spares.push(Spare { number, file, size });
+                }
                 Begun::Torn => {
                     let header = SegmentHeader { log_id: *log_id, number, lsn: 0, sequence: 0, time_ms: 0 };
                     files.torn.push(Segment { header, file, size });
@@ -215,7 +222,7 @@ pub(crate) fn visit<E: From<WalError>>(
     replay: &mut dyn FnMut(Replayed<'_>) -> Result<(), E>,
 ) -> Result<(), E> {
     let head = found.head;
-    if head.kind == KIND_TRUNCATE && head.sequence <= *sequence {
+    if head.kind == KIND_TRUNCATE && (1..=*sequence).contains(&head.sequence) {
         *sequence = head.sequence;
         return replay(Replayed::Truncated { from: head.sequence });
     }

@@ -16,6 +16,9 @@ pub const KIND_OWN: u8 = 128;
 /// Everything from the sequence in its own head on is taken back.
 pub(crate) const KIND_TRUNCATE: u8 = 255;
 
+/// No log ever counts to here: a number above it is made up. Sums below it never overflow.
+pub(crate) const NUMBER_MAX: u64 = 1 << 62;
+
 const TAG: usize = 16;
 const ALIGN: usize = 8;
 

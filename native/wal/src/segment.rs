@@ -4,7 +4,7 @@
 //! room for a later segment. A number is used once, so that nothing from a file's earlier life
 //! verifies in its next.
 
-use crate::record::{le, seed};
+use crate::record::{le, seed, NUMBER_MAX};
 use crate::WalError;
 use macula_core::{DiskFile, RelPath};
 use std::sync::Arc;
@@ -35,8 +35,10 @@ pub(crate) struct SegmentHeader {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Begun {
     Yes(SegmentHeader),
-    /// Never written, or left from an earlier life of the file.
-    No,
+    /// Never written, or left from an earlier life of the file, in which it had this number.
+    No {
+        number: u64,
+    },
     /// Neither: a write that was interrupted, or damage.
     Torn,
 }
@@ -59,7 +61,7 @@ impl SegmentHeader {
     /// Whether the file `name`, whose number is `number`, was begun as a segment of `log_id`.
     pub fn decode(bytes: &[u8; HEADER], name: &str, number: u64, log_id: &[u8; 16]) -> Result<Begun, WalError> {
         if bytes.iter().all(|byte| *byte == 0) {
-            return Ok(Begun::No);
+            return Ok(Begun::No { number: 0 });
         }
         if &bytes[..8] != MAGIC || xxh3_128(&bytes[..SUM]).to_le_bytes() != bytes[SUM..] {
             return Ok(Begun::Torn);
@@ -84,14 +86,17 @@ impl SegmentHeader {
         if header.log_id != *log_id {
             return Err(WalError::corrupt(name, 0, "a segment of another log"));
         }
-        Ok(if header.number == number { Begun::Yes(header) } else { Begun::No })
+        if [header.number, header.lsn, header.sequence].iter().any(|number| !(1..=NUMBER_MAX).contains(number)) {
+            return Err(WalError::corrupt(name, 0, "a header that no log writes"));
+        }
+        Ok(if header.number == number { Begun::Yes(header) } else { Begun::No { number: header.number } })
     }
 
     pub fn read(file: &dyn DiskFile, name: &str, number: u64, log_id: &[u8; 16]) -> Result<Begun, WalError> {
         let mut bytes = [0; HEADER];
         match file.read_exact_at(&mut bytes, 0) {
             // shorter than its header: the room was not made yet
-            Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => Ok(Begun::No),
+            Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => Ok(Begun::No { number: 0 }),
             Err(error) => Err(WalError::io("read a segment of the log")(error)),
             Ok(()) => Self::decode(&bytes, name, number, log_id),
         }
@@ -146,13 +151,20 @@ mod tests {
         let page = header.encode();
         let decode = |page: &[u8], number, id| SegmentHeader::decode(&le(page), "f", number, &[id; 16]);
         assert_eq!(decode(&page, 9, 3).expect("reads"), Begun::Yes(header));
-        assert_eq!(decode(&page, 10, 3).expect("reads"), Begun::No, "recycled");
+        assert_eq!(decode(&page, 10, 3).expect("reads"), Begun::No { number: 9 }, "recycled");
         assert!(matches!(decode(&page, 9, 4), Err(WalError::Corrupt { .. })));
-        assert_eq!(decode(&[0; HEADER], 9, 3).expect("reads"), Begun::No);
+        assert_eq!(decode(&[0; HEADER], 9, 3).expect("reads"), Begun::No { number: 0 });
         for at in 0..HEADER {
             let mut flipped = page.clone();
             flipped[at] ^= 1;
             assert_eq!(decode(&flipped, 9, 3).expect("reads"), Begun::Torn, "flip at {at}");
+        }
+        for (at, number) in [(32, 0), (40, 0), (48, 0), (40, u64::MAX), (48, NUMBER_MAX + 1)] {
+            let mut made_up = page.clone();
+            made_up[at..at + 8].copy_from_slice(&u64::to_le_bytes(number));
+            let sum = xxh3_128(&made_up[..SUM]);
+            made_up[SUM..HEADER].copy_from_slice(&sum.to_le_bytes());
+            assert!(matches!(decode(&made_up, 9, 3), Err(WalError::Corrupt { .. })), "{number} at {at}");
         }
         for (at, what) in [(8, "version"), (10, "cipher")] {
             let mut newer = page.clone();

@@ -8,6 +8,7 @@ use common::{append, count, open, open_with, options, payload, seed, Model, KIND
 use macula_core::{Disk, Kind, Kinded, Open, RealDisk, RelPath};
 use macula_testkit::{CrashMode, Fault, FaultDisk, SeededChance};
 use macula_wal::{History, Log, Options, Replayed, WalError};
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{sync_channel, Receiver, SyncSender};
 use std::sync::Arc;
@@ -408,35 +409,47 @@ struct Tally {
     records: AtomicU64,
 }
 
-/// Reads until it is gone, or often enough.
-fn read_all(tasks: &Receiver<Task>, tally: &Tally) {
-    for Task { history, from, last } in tasks.iter() {
-        for _ in 0..5 {
-            let (mut next, mut high) = (from, from);
-            let result = history.read::<WalError>(&mut |replayed| {
-                match given(replayed) {
-                    Given::Record(sequence, bytes) => {
-                        assert!(sequence == next && bytes == payload(sequence, len_of(sequence)), "from={from}");
-                        next += 1;
-                    }
-                    Given::Truncated(back) => next = next.min(back.max(from)),
+/// Reads each history when `lag` later ones have come: with none it races the log, with some the log
+/// has gone on for certain.
+fn read_all(tasks: &Receiver<Task>, lag: usize, tally: &Tally) {
+    let mut held = VecDeque::new();
+    for task in tasks.iter() {
+        held.push_back(task);
+        if held.len() > lag {
+            held.pop_front().iter().for_each(|task| read_until_gone(task, tally));
+        }
+    }
+    held.iter().for_each(|task| read_until_gone(task, tally));
+}
+
+/// Or often enough.
+fn read_until_gone(task: &Task, tally: &Tally) {
+    let Task { history, from, last } = task;
+    for _ in 0..5 {
+        let (mut next, mut high) = (*from, *from);
+        let result = history.read::<WalError>(&mut |replayed| {
+            match given(replayed) {
+                Given::Record(sequence, bytes) => {
+                    assert!(sequence == next && bytes == payload(sequence, len_of(sequence)), "from={from}");
+                    next += 1;
                 }
-                high = high.max(next);
-                Ok(())
-            });
-            tally.records.fetch_add(high - from, Ordering::Relaxed);
-            match result {
-                Ok(()) => {
-                    assert_eq!(next, from.max(last + 1), "from={from}");
-                    tally.whole.fetch_add(1, Ordering::Relaxed);
-                }
-                Err(WalError::HistoryGone { from: asked, .. }) => {
-                    assert_eq!(asked, from);
-                    tally.gone.fetch_add(1, Ordering::Relaxed);
-                    break;
-                }
-                Err(error) => panic!("from={from} last={last}: {error}"),
+                Given::Truncated(back) => next = next.min(back.max(*from)),
             }
+            high = high.max(next);
+            Ok(())
+        });
+        tally.records.fetch_add(high - from, Ordering::Relaxed);
+        match result {
+            Ok(()) => {
+                assert_eq!(next, *from.max(&(last + 1)), "from={from}");
+                tally.whole.fetch_add(1, Ordering::Relaxed);
+            }
+            Err(WalError::HistoryGone { from: asked, .. }) => {
+                assert_eq!(asked, *from);
+                tally.gone.fetch_add(1, Ordering::Relaxed);
+                break;
+            }
+            Err(error) => panic!("from={from} last={last}: {error}"),
         }
     }
 }
@@ -480,8 +493,8 @@ fn beside_a_writer(what: &str, disk: Arc<dyn Disk>, rounds: u64) {
     std::thread::scope(|scope| {
         let (senders, receivers): (Vec<_>, Vec<_>) = (0..2).map(|_| sync_channel::<Task>(3)).unzip();
         let tally = &tally;
-        for receiver in receivers {
-            scope.spawn(move || read_all(&receiver, tally));
+        for (receiver, lag) in receivers.into_iter().zip([0, 20]) {
+            scope.spawn(move || read_all(&receiver, lag, tally));
         }
         write_all(disk, seed, rounds, &senders);
     });
