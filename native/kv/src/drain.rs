@@ -68,7 +68,11 @@ impl Shared {
         self.is_drain_full.store(true, Ordering::Release);
         let revived = engine.revive().and_then(|()| engine.base());
         match revived {
-            Ok(base) => self.rebase(base),
+            Ok(base) => {
+                self.rebase(base);
+                // for who reads meanwhile, it was full until there is the new base
+                engine.blocks.forget_full();
+            }
             Err(error) => {
                 self.poison(&error);
                 return Err(error);

@@ -74,14 +74,28 @@ impl Shared {
         }
     }
 
-    /// Read from the newest view. redb closes the bases of a database that is opened anew (see
-    /// `Engine::revive`): then there is a newer one, or will be in a moment.
+    /// Read from the newest view; again while redb is being opened anew.
     pub fn read<T>(&self, read: impl Fn(&View) -> Result<T, KvError>) -> Result<T, KvError> {
         loop {
-            match read(&self.view()?) {
-                Err(KvError::Closed) if self.writable().is_ok() => std::thread::yield_now(),
+            let view = self.view()?;
+            match read(&view) {
+                Err(error) if self.is_passing(&error, &view) => std::thread::yield_now(),
                 result => return result,
             }
+        }
+    }
+
+    /// Whether `view` failed to be read because redb met a full disk: then it answers nothing more, its
+    /// bases are closed as it is opened anew (see `Engine::revive`), and there is a newer base, or will
+    /// be in a moment.
+    pub fn is_passing(&self, error: &KvError, view: &View) -> bool {
+        let state = self.state.read();
+        let is_sound = state.poisoned.is_none() && !state.is_closed;
+        let is_renewed = || self.blocks.is_full() || !Arc::ptr_eq(&state.stack.base, &view.stack.base);
+        match error {
+            KvError::Closed => is_sound,
+            KvError::Poisoned(_) => is_sound && is_renewed(),
+            _ => false,
         }
     }
 

@@ -69,11 +69,11 @@ impl Shared {
         let mut writer = self.writer.lock();
         let pass = self.gate.pass();
         let Ok(mut staged) = self.view() else { return answer_all(group, &KvError::Closed) };
-        let (before, stack_before) = (staged.revision, staged.stack.clone());
+        let (before, mut stack_before) = (staged.revision, staged.stack.clone());
         let (mut done, mut broken, mut durability) = (Vec::with_capacity(group.len()), None, Durability::None);
         for (mut batch, reply) in group {
             let wanted = batch.durability.unwrap_or(self.options.durability);
-            match self.stage(&mut writer, &mut staged, &mut batch) {
+            match self.stage(&mut writer, &mut staged, &mut stack_before, &mut batch) {
                 Ok(committed) => {
                     durability = durability.max(wanted);
                     done.push((reply, Ok(committed)));
@@ -111,16 +111,37 @@ impl Shared {
     }
 
     /// Check one batch against what is staged, append it, and lay it over.
-    fn stage(&self, writer: &mut Writer, staged: &mut View, batch: &mut Batch) -> Result<Committed, KvError> {
+    fn stage(
+        &self,
+        writer: &mut Writer,
+        staged: &mut View,
+        before: &mut Arc<Stack>,
+        batch: &mut Batch,
+    ) -> Result<Committed, KvError> {
         if batch.cancel.as_ref().is_some_and(|cancel| cancel.is_cancelled()) {
             return Err(KvError::Cancelled);
         }
-        meets(staged, &batch.conditions)?;
+        self.meets(staged, before, &batch.conditions)?;
         let revision = writer.epoch | writer.log.next_sequence();
         record::append(&mut writer.log, revision, &batch.ops)?;
         lay_over(&mut staged.stack, std::mem::take(&mut batch.ops), revision);
         staged.revision = revision;
         Ok(Committed { revision })
+    }
+
+    /// As [`Shared::read`]: while redb is opened anew, the staged tables get the base that it has then.
+    fn meets(&self, staged: &mut View, before: &mut Arc<Stack>, conditions: &[Condition]) -> Result<(), KvError> {
+        loop {
+            match meets(staged, conditions) {
+                // nothing was cleared in this group: then the base would not be looked at
+                Err(error) if self.is_passing(&error, staged) => {
+                    std::thread::yield_now();
+                    *before = self.view()?.stack;
+                    staged.stack = before.clone();
+                }
+                met => return met,
+            }
+        }
     }
 
     fn may_write(&self) -> Result<(), KvError> {
@@ -188,7 +209,9 @@ impl Shared {
             self.threads.after(self.options.sync_interval, move || {
                 let Some(shared) = shared.upgrade() else { return };
                 shared.is_sync_due.store(false, Ordering::Release);
-                shared.submit_own(Job::Sync { freeze: false, reply: None });
+                // not in the queue, where an exclusive turn may hold it up; who fails says so to all
+                let threads = shared.threads.clone();
+                threads.write(move || drop(shared.sync(false)));
             });
         }
     }

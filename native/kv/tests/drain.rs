@@ -96,6 +96,15 @@ struct Life {
     is_over: AtomicBool,
 }
 
+/// Also when a writer panics: then the others come to their end.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
 /// What the readers saw: the highest revision, and each writer's highest number.
 #[derive(Debug, Clone, Default)]
 struct Seen {
@@ -125,7 +134,6 @@ impl Life {
                         assert!(since.elapsed() < LONG, "writes do not come back");
                         std::thread::yield_now();
                     }
-                    Kind::DiskFull => {}
                     kind => {
                         let expected = matches!(kind, Kind::UnknownResult | Kind::Poisoned | Kind::Io);
                         assert!(expected && !matches!(self.plan, Plan::Full), "{kind:?}: {error}");
@@ -334,6 +342,7 @@ fn live(life: u8, disk: &FaultDisk, plan: Plan, before: Model, rng: &mut fastran
     let with_clears = rng.bool();
     let (writers, clears, seen) = std::thread::scope(|scope| {
         let shared = &shared;
+        let over = Over(&shared.is_over);
         let reader = scope.spawn(|| shared.read());
         let writers: Vec<_> = (0..WRITERS)
             .map(|writer| {
@@ -343,7 +352,7 @@ fn live(life: u8, disk: &FaultDisk, plan: Plan, before: Model, rng: &mut fastran
             .collect();
         let clearer = with_clears.then(|| scope.spawn(|| shared.clear()));
         let writers: Vec<Told> = writers.into_iter().map(|writer| writer.join().expect("writer")).collect();
-        shared.is_over.store(true, Ordering::Release);
+        drop(over);
         let clears = clearer.map(|clearer| clearer.join().expect("clearer")).unwrap_or_default();
         (writers, clears, reader.join().expect("reader"))
     });
