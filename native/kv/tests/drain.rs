@@ -5,6 +5,8 @@
 //! n and of how many of them a clear took. The faults come at a chance operation; what the threads
 //! do meanwhile is up to the machine, so a seed gives the same plan and not the same run.
 
+#![allow(clippy::disallowed_methods)]
+
 mod common;
 
 use common::{contents, count, drained_meanwhile, everything, open_on, options, seed, Model};

@@ -1,6 +1,8 @@
 //! A full disk met by a drain: redb refuses to go on after any error and is opened anew below the
 //! store, while readers, updates and turns look through it.
 
+#![allow(clippy::disallowed_methods)]
+
 mod common;
 
 use common::{count, drained_meanwhile, open_on, options};
