@@ -8,6 +8,7 @@ use crate::engine::{Engine, Failed};
 use crate::shared::Shared;
 use crate::writer::SEQUENCE_BITS;
 use crate::KvError;
+use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,9 +23,12 @@ pub(crate) fn ask(shared: &Arc<Shared>) {
         let threads = shared.threads.clone();
         threads.drain(move || {
             shared.is_drain_asked.store(false, Ordering::Release);
-            let mut engine = shared.engine.lock();
+            let drain = || shared.drain(&mut shared.engine.lock());
             // what failed was said to readers and writers through the store's state
-            let _ = shared.drain(&mut engine);
+            if catch_unwind(AssertUnwindSafe(drain)).is_err() {
+                // or writers would wait for it for ever
+                shared.poison(&KvError::Internal("the drain panicked".into()));
+            }
         });
     }
 }

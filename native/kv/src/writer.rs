@@ -220,12 +220,19 @@ impl Shared {
         self.state.read().stack.bytes() >= self.options.overlay_bytes_max
     }
 
+    /// Whether only a drain makes room. Not for who is told that the disk is full, or the store broken.
+    pub fn must_wait(&self) -> bool {
+        let can_drain = !self.is_drain_full.load(Ordering::Acquire) && self.writable().is_ok();
+        can_drain && self.is_over_full() && self.frozen().is_some()
+    }
+
     /// After each group: let full tables be drained, room be made, and do not run ahead of either.
     /// False: the queue is paused.
     fn keep_up(self: &Arc<Self>) -> bool {
-        let (active, waiting) = {
+        let (active, waiting, table) = {
             let stack = &self.state.read().stack;
-            (stack.tables.first().map_or(0, |table| table.bytes()), stack.bytes())
+            let table = stack.tables.first();
+            (table.map_or(0, |table| table.bytes()), stack.bytes(), table.map(Arc::downgrade).unwrap_or_default())
         };
         if active >= self.options.table_bytes_max {
             // a failure here is the next writer's to hear
@@ -234,7 +241,10 @@ impl Shared {
             let shared = Arc::downgrade(self);
             self.threads.after(self.options.drain_interval, move || {
                 let Some(shared) = shared.upgrade() else { return };
-                shared.submit_own(Job::Sync { freeze: true, reply: None });
+                // a table that was full before went long ago
+                if shared.is_active(&table) {
+                    shared.submit_own(Job::Sync { freeze: true, reply: None });
+                }
             });
         }
         drain::refill(self);
