@@ -167,10 +167,12 @@ impl Shared {
         };
         // a drain copies each page that it changes, but no page twice
         let owed = bytes * 3 + (len * PAGES_BYTES).min(self.blocks.file_bytes());
-        let mut free = space.free.saturating_sub(self.options.reserve_bytes).saturating_sub(owed);
+        let mut free = space.free.saturating_sub(owed);
         let (mut fitting, mut refused) = (Vec::with_capacity(group.len()), Vec::new());
         for (batch, reply) in group {
-            match free.checked_sub(batch.disk_bytes()) {
+            // the reserve is there for what makes room
+            let reserve = if batch.only_removes() { 0 } else { self.options.reserve_bytes };
+            match free.checked_sub(batch.disk_bytes()).filter(|left| *left >= reserve) {
                 Some(left) => {
                     free = left;
                     fitting.push((batch, reply));
