@@ -14,6 +14,8 @@ defmodule MaculaStorage.Native do
   @type failure :: {:error, atom} | {:error, {atom, String.t(), String.t() | nil}}
   @type call :: {:ok, handle} | failure
   @type key :: binary
+  # `nil` is the store's own
+  @type durability :: :sync | :async | :none | nil
   @type condition :: {:absent, key} | {:is, key, binary | nil}
   # of a list the strictest counts
   @type bound :: :none | edge | [edge]
@@ -72,6 +74,9 @@ defmodule MaculaStorage.Native do
   @spec kv_open(handle, reference) :: call
   def kv_open(_app, _ref), do: missing()
 
+  @spec kv_get_hot(handle, key) :: {:ok, term} | {:etf, binary} | :cold | failure
+  def kv_get_hot(_source, _key), do: missing()
+
   @spec kv_get(handle, key) :: {:ok, term} | {:etf, binary} | failure
   def kv_get(_source, _key), do: missing()
 
@@ -103,11 +108,11 @@ defmodule MaculaStorage.Native do
   @spec kv_count(handle, reference, bound, bound) :: call
   def kv_count(_source, _ref, _min, _max), do: missing()
 
-  @spec kv_write(handle, reference, [tuple | :clear], [condition]) :: call
-  def kv_write(_store, _ref, _ops, _conditions), do: missing()
+  @spec kv_write(handle, reference, [tuple | :clear], [condition], durability) :: call
+  def kv_write(_store, _ref, _ops, _conditions, _durability), do: missing()
 
-  @spec kv_write_large(handle, reference, [tuple | :clear], [condition]) :: call
-  def kv_write_large(_store, _ref, _ops, _conditions), do: missing()
+  @spec kv_write_large(handle, reference, [tuple | :clear], [condition], durability) :: call
+  def kv_write_large(_store, _ref, _ops, _conditions, _durability), do: missing()
 
   @spec kv_snapshot(handle) :: {:ok, handle} | failure
   def kv_snapshot(_store), do: missing()
@@ -135,6 +140,30 @@ defmodule MaculaStorage.Native do
 
   @spec kv_check(handle, reference) :: call
   def kv_check(_store, _ref), do: missing()
+
+  @spec kv_sync(handle, reference) :: call
+  def kv_sync(_store, _ref), do: missing()
+
+  @spec kv_compact(handle, reference) :: call
+  def kv_compact(_store, _ref), do: missing()
+
+  @spec kv_compact_later(handle) :: :ok | failure
+  def kv_compact_later(_store), do: missing()
+
+  @spec kv_halt_compaction(handle) :: {:ok, boolean} | failure
+  def kv_halt_compaction(_store), do: missing()
+
+  @spec kv_is_compacting(handle) :: {:ok, boolean} | failure
+  def kv_is_compacting(_store), do: missing()
+
+  @spec kv_set_auto_compact(handle, :default | nil | {non_neg_integer, float}) :: :ok | failure
+  def kv_set_auto_compact(_store, _auto), do: missing()
+
+  @spec kv_set_durability(handle, durability) :: :ok | failure
+  def kv_set_durability(_store, _durability), do: missing()
+
+  @spec kv_stats(handle) :: {:ok, map} | failure
+  def kv_stats(_store), do: missing()
 
   # SQLite: `target` is a connection or a transaction
 

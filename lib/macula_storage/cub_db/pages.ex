@@ -14,11 +14,18 @@ defmodule MaculaStorage.CubDB.Pages do
   def fetch(source, key) do
     key = Terms.key(key)
 
-    case long(Native.kv_get(source, key), &Native.kv_get_long(source, &1, key), :get) do
+    case get(source, key) do
+      {:ok, _} = found -> found
       {:error, :not_found} -> :error
       {:error, _} = error -> error
       found -> {:ok, Terms.value(found)}
     end
+  end
+
+  # By this scheduler when it is in memory, else where waiting is allowed.
+  defp get(source, key) do
+    with :cold <- Native.kv_get_hot(source, key),
+         do: long(Native.kv_get(source, key), &Native.kv_get_long(source, &1, key), :get)
   end
 
   defp long({:error, :too_large}, again, op), do: Call.run(again, op: op)

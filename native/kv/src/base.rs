@@ -4,6 +4,7 @@
 //! the base is dropped; whoever keeps one for long makes the file grow.
 
 use crate::blocks::BlockFile;
+use crate::engine::Keeper;
 use crate::fence::fence;
 use crate::value::{Body, Cell, DATA, EXPIRY, LONG};
 use crate::KvError;
@@ -16,6 +17,8 @@ pub(crate) struct Base {
     /// Taken on drop only.
     tables: Option<Tables>,
     blocks: Arc<BlockFile>,
+    /// Dropped behind the transaction.
+    _keeper: Option<Arc<Keeper>>,
     /// The newest batch that it holds.
     pub revision: u64,
     /// Entries.
@@ -59,14 +62,24 @@ impl Tables {
 
 impl Base {
     /// The version that redb holds now.
-    pub fn now(db: &impl ReadableDatabase, blocks: &Arc<BlockFile>, revision: u64) -> Result<Arc<Self>, KvError> {
+    pub fn now(
+        db: &impl ReadableDatabase,
+        blocks: &Arc<BlockFile>,
+        revision: u64,
+        keeper: Option<Arc<Keeper>>,
+    ) -> Result<Arc<Self>, KvError> {
         let (tables, len) = fence(blocks, || {
             let txn = db.begin_read()?;
             let data = txn.open_table(DATA)?;
             let len = data.len()?;
             Ok((Tables { txn, data }, len))
         })?;
-        Ok(Arc::new(Self { tables: Some(tables), blocks: blocks.clone(), revision, len }))
+        Ok(Arc::new(Self { tables: Some(tables), blocks: blocks.clone(), _keeper: keeper, revision, len }))
+    }
+
+    /// The file that it reads.
+    pub fn blocks(&self) -> &Arc<BlockFile> {
+        &self.blocks
     }
 
     /// Inside the fence, because a bad page panics where it is first touched.

@@ -43,6 +43,9 @@ pub enum KvError {
     /// The commit failed half way: it may or may not be there after reopen.
     #[error("the result of the write is unknown until the store is reopened: {0}")]
     UnknownResult(String),
+    /// A page that is not in memory, for who must not wait for it.
+    #[error("not in memory")]
+    Cold,
     /// An earlier sync or engine call failed.
     #[error("the store is poisoned until it is reopened: {0}")]
     Poisoned(String),
@@ -116,7 +119,7 @@ impl Kinded for KvError {
         match self {
             Self::Exists => Kind::Exists,
             Self::Conflict => Kind::Conflict,
-            Self::Busy => Kind::Busy,
+            Self::Busy | Self::Cold => Kind::Busy,
             Self::Timeout => Kind::Timeout,
             Self::Cancelled => Kind::Cancelled,
             Self::Closed => Kind::Closed,

@@ -4,6 +4,7 @@
 //! everything after; what was seen by nobody for certain is decided here, once. A store that was
 //! closed properly has all of it in redb.
 
+use crate::compact::Compaction;
 use crate::drain;
 use crate::engine::Engine;
 use crate::record;
@@ -46,12 +47,12 @@ pub(crate) fn open(seams: Seams, options: Options) -> Result<Arc<Shared>, KvErro
     let epoch = begin_epoch(&mut log, revision, is_clean)?;
     // now, so that the first group does not wait for it
     log.spares().refill()?;
+    let (auto_compact, durability) = (options.auto_compact, options.durability);
     let state = State { stack, revision, poisoned: None, is_closed: false };
     let shared = Arc::new(Shared {
         state: RwLock::new(state),
         queue: Mutex::default(),
         idle: Condvar::new(),
-        blocks: engine.blocks.clone(),
         engine: Mutex::new(engine),
         closing: Mutex::new(false),
         spares: log.spares(),
@@ -61,18 +62,23 @@ pub(crate) fn open(seams: Seams, options: Options) -> Result<Arc<Shared>, KvErro
         disk,
         gate,
         clock,
+        chance,
         options,
         now,
         is_drain_asked: false.into(),
         is_drain_full: false.into(),
-        drain_rate: 0.into(),
         is_refilling: false.into(),
         is_freeze_due: false.into(),
         is_sync_due: false.into(),
+        log_pin: u64::MAX.into(),
+        compaction: Compaction::default(),
+        auto_compact: Mutex::new(auto_compact),
+        durability: Mutex::new(durability),
+        counters: Default::default(),
         counted: Mutex::new(None),
     });
     shared.begin_table();
-    if shared.frozen().is_some() {
+    if shared.frozen(0).is_some() {
         drain::ask(&shared);
     }
     Ok(shared)
@@ -119,7 +125,7 @@ impl Shared {
             std::mem::replace(&mut state.stack, Arc::new(Stack { tables: Vec::new(), base, now }))
         };
         drop(stack);
-        self.blocks.detach();
+        engine.blocks.detach();
         match is_good {
             true => drop(engine.close()),
             false => engine.drop_db(),

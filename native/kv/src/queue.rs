@@ -175,6 +175,10 @@ impl Shared {
             let Some(shared) = shared.upgrade() else { return };
             let mut queue = shared.queue.lock();
             if matches!(queue.work, Work::Paused) {
+                if shared.is_far_too_full() && !queue.is_closed {
+                    drop(queue);
+                    return shared.pause(span);
+                }
                 queue.work = Work::Nobody;
                 shared.idle.notify_all();
                 shared.send_thread(queue);

@@ -7,6 +7,8 @@
 use crate::engine::{Engine, FILE_NAME};
 use crate::format::le;
 use crate::scan::Scan;
+use crate::table::NEVER_MS;
+use crate::value::Loaded;
 use crate::view::{Writes, EVERYTHING};
 use crate::{KvError, Snapshot, Store, KEY_LEN_MAX, VALUE_LEN_MAX};
 use macula_core::{Chance, Disk, Progress, RelPath, Task};
@@ -120,7 +122,6 @@ impl Store {
 }
 
 fn fill(engine: &mut Engine, source: &mut Source, task: &Task) -> Result<Imported, KvError> {
-    engine.write_revision(0)?;
     let (mut batch, mut batch_bytes) = (Vec::new(), 0);
     while let Some(payload) = source.chunk()? {
         batch_bytes += payload.len();
@@ -299,7 +300,7 @@ impl<'a> Source<'a> {
         }
     }
 
-    fn records(&mut self, mut payload: &[u8], out: &mut Vec<(Vec<u8>, Vec<u8>)>) -> Result<(), KvError> {
+    fn records(&mut self, mut payload: &[u8], out: &mut Vec<Loaded>) -> Result<(), KvError> {
         for _ in 0..self.count {
             let Some((head, rest)) = payload.split_at_checked(RECORD_HEAD) else { return corrupt("a record is cut") };
             let key_len = u32::from_le_bytes(le(head)) as usize;
@@ -317,7 +318,7 @@ impl<'a> Source<'a> {
             self.last_key = Some(key.to_vec());
             self.entries += 1;
             self.payload_bytes += record.len() as u64;
-            out.push((key.to_vec(), value.to_vec()));
+            out.push(Loaded { key: key.to_vec(), value: value.to_vec(), expires_ms: NEVER_MS });
             payload = rest;
         }
         match payload.is_empty() {

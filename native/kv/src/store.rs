@@ -4,6 +4,8 @@
 //! closes the store on a thread of ours, and does not wait.
 
 use crate::batch::{Batch, Committed, Durability};
+use crate::compact::AutoCompact;
+use crate::hot;
 use crate::open;
 use crate::queue::Job;
 use crate::reply::Reply;
@@ -45,6 +47,8 @@ pub struct Options {
     pub overlay_bytes_max: usize,
     /// How long what was written stays in memory and log only, when little is written.
     pub drain_interval: Duration,
+    /// When the file is compacted without being asked; `None`: never.
+    pub auto_compact: Option<AutoCompact>,
     /// The log's.
     pub log: macula_wal::Options,
 }
@@ -60,10 +64,11 @@ impl Default for Options {
             reserve_bytes: 8 << 20,
             durability: Durability::Sync,
             sync_interval: Duration::from_secs(1),
-            table_bytes_max: 4 << 20,
+            table_bytes_max: 1 << 20,
             overlay_bytes_max: 32 << 20,
             drain_interval: Duration::from_secs(30),
-            log: macula_wal::Options::default(),
+            auto_compact: Some(AutoCompact::default()),
+            log: macula_wal::Options { segment_bytes_max: 4 << 20, ..Default::default() },
         }
     }
 }
@@ -102,7 +107,7 @@ impl Drop for Handle {
 
 impl fmt::Debug for Store {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Store").field("file", &self.0.shared.blocks.name()).finish_non_exhaustive()
+        f.debug_struct("Store").field("file", &crate::FILE_NAME).finish_non_exhaustive()
     }
 }
 
@@ -162,6 +167,18 @@ impl Store {
         Ok(found.flatten())
     }
 
+    /// As [`Store::get_with`], for a thread that must not wait: from memory, or [`KvError::Cold`].
+    pub fn get_hot<R>(&self, key: &[u8], len_max: usize, f: impl FnOnce(&[u8]) -> R) -> Result<Option<R>, KvError> {
+        let view = self.0.shared.view()?;
+        let found = match hot::only(|| view.find(key, len_max, f)) {
+            // redb is being opened anew
+            Err(KvError::Closed) => Err(KvError::Cold),
+            found => found,
+        };
+        self.0.shared.counters.hot(&found);
+        found
+    }
+
     /// Whether a key is there.
     pub fn has(&self, key: &[u8]) -> Result<bool, KvError> {
         self.0.shared.read(|view| view.has(key))
@@ -203,6 +220,11 @@ impl Store {
         wait(|reply| self.0.shared.submit(Job::Sync { freeze: true, reply: Some(Reply::new(reply)) }, 0))?;
         let mut engine = self.0.shared.engine.lock();
         self.0.shared.drain(&mut engine)
+    }
+
+    /// What a write gets from now on that does not say.
+    pub fn set_durability(&self, durability: Durability) {
+        *self.0.shared.durability.lock() = durability;
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {
@@ -273,12 +295,18 @@ impl Snapshot {
     }
 
     pub(crate) fn store_id(&self) -> [u8; 16] {
-        self.0.shared.blocks.store_id()
+        self.0.shared.blocks().store_id()
     }
 
     /// The value of a key.
     pub fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, KvError> {
         self.view()?.get(key)
+    }
+
+    /// As [`Store::get_hot`].
+    pub fn get_hot<R>(&self, key: &[u8], len_max: usize, f: impl FnOnce(&[u8]) -> R) -> Result<Option<R>, KvError> {
+        let view = self.view()?;
+        hot::only(|| view.find(key, len_max, f))
     }
 
     /// As [`Store::get_with`].

@@ -30,6 +30,8 @@ struct Inner {
     writers: Mutex<Option<Sender<Work>>>,
     /// `None`: whoever asks for a drain does it.
     drains: Mutex<Option<Sender<Work>>>,
+    /// `None`: nothing is compacted without being asked.
+    compacts: Mutex<Option<Sender<Work>>>,
     alarms: Mutex<Option<Sender<Alarm>>>,
     joins: Mutex<Vec<JoinHandle<()>>>,
     clock: Arc<dyn Clock>,
@@ -48,11 +50,16 @@ impl Threads {
         let mut joins = Vec::new();
         let writers = pool("macula-kv", writers.max(1), &mut joins)?;
         let drains = (drains > 0).then(|| pool("macula-kv-drain", drains, &mut joins)).transpose()?;
+        let compacts = match drains {
+            Some(_) => Some(pool("macula-kv-pack", 1, &mut joins)?),
+            None => None,
+        };
         let (alarms, rings) = unbounded();
         let time = clock.clone();
         joins.push(spawn("macula-kv-time", move || keep_time(&*time, &rings))?);
         let (writers, alarms) = (Mutex::new(Some(writers)), Mutex::new(Some(alarms)));
-        Ok(Self(Arc::new(Inner { writers, drains: Mutex::new(drains), alarms, joins: Mutex::new(joins), clock })))
+        let (drains, compacts, joins) = (Mutex::new(drains), Mutex::new(compacts), Mutex::new(joins));
+        Ok(Self(Arc::new(Inner { writers, drains, compacts, alarms, joins, clock })))
     }
 
     /// Let a store write.
@@ -68,6 +75,11 @@ impl Threads {
     /// Work that nobody waits for.
     pub(crate) fn drain(&self, work: impl FnOnce() + Send + 'static) {
         send(&self.0.drains, Box::new(work));
+    }
+
+    /// Work of seconds or minutes, one at a time. False: nobody is there for it.
+    pub(crate) fn compact(&self, work: impl FnOnce() + Send + 'static) -> bool {
+        self.0.compacts.lock().as_ref().is_some_and(|queue| queue.send(Box::new(work)).is_ok())
     }
 
     /// Work that may wait for a store: never done at once.
@@ -99,7 +111,8 @@ impl Threads {
 
     /// Finish what waits, and join them. Every store must be closed.
     pub fn stop(&self) {
-        drop((self.0.writers.lock().take(), self.0.drains.lock().take(), self.0.alarms.lock().take()));
+        drop((self.0.writers.lock().take(), self.0.drains.lock().take()));
+        drop((self.0.compacts.lock().take(), self.0.alarms.lock().take()));
         let own = std::thread::current().id();
         for thread in self.0.joins.lock().drain(..).filter(|thread| thread.thread().id() != own) {
             let _ = thread.join();

@@ -23,6 +23,8 @@ use std::time::Duration;
 
 /// Batches in one group at most.
 pub(crate) const GROUP_LEN_MAX: usize = 1 << 16;
+/// Between two groups, when memory is full of what is not drained.
+const PAUSE_MAX: Duration = Duration::from_millis(20);
 /// What a change of one key may take in redb beside its data: its leaf and the branches above it.
 const PAGES_BYTES: u64 = 16_384;
 /// A revision is a number of openings after a crash, then the sequence in the log: so that what an
@@ -50,6 +52,9 @@ impl Shared {
             Some(Job::End(End::Abort)) => {}
             Some(Job::Sync { freeze, reply }) => {
                 let synced = self.sync(freeze);
+                if freeze && reply.is_none() {
+                    self.rest();
+                }
                 reply.into_iter().for_each(|reply| reply.give(synced.clone()));
             }
             // taken as groups
@@ -70,9 +75,10 @@ impl Shared {
         let pass = self.gate.pass();
         let Ok(mut staged) = self.view() else { return answer_all(group, &KvError::Closed) };
         let (before, stack_before) = (staged.revision, staged.stack.clone());
+        let own = *self.durability.lock();
         let (mut done, mut broken, mut durability) = (Vec::with_capacity(group.len()), None, Durability::None);
         for (mut batch, reply) in group {
-            let wanted = batch.durability.unwrap_or(self.options.durability);
+            let wanted = batch.durability.unwrap_or(own);
             match self.stage(&mut writer, &mut staged, &mut batch) {
                 Ok(committed) => {
                     durability = durability.max(wanted);
@@ -87,6 +93,7 @@ impl Shared {
             }
         }
         if staged.revision != before {
+            let begun = self.clock.monotonic();
             if let Err(error) = writer.make(durability) {
                 self.poison(&error);
                 let unknown = KvError::UnknownResult(error.to_string());
@@ -94,6 +101,10 @@ impl Shared {
                     .filter(|(_, result)| result.is_ok())
                     .for_each(|(_, result)| *result = Err(unknown.clone()));
             } else {
+                self.counters.group(done.len());
+                if durability == Durability::Sync {
+                    self.counters.sync(self.clock.monotonic().saturating_sub(begun));
+                }
                 self.publish(&stack_before, staged);
             }
         }
@@ -125,7 +136,7 @@ impl Shared {
 
     fn may_write(&self) -> Result<(), KvError> {
         self.writable()?;
-        match self.blocks.corruption() {
+        match self.blocks().latched() {
             Some(error) => {
                 // what was acknowledged now could never be drained
                 self.poison(&error);
@@ -145,7 +156,7 @@ impl Shared {
             (stack.len() as u64, stack.bytes() as u64)
         };
         // a drain copies each page that it changes, but no page twice
-        let owed = bytes * 3 + (len * PAGES_BYTES).min(self.blocks.file_bytes());
+        let owed = bytes * 3 + (len * PAGES_BYTES).min(self.blocks().file_bytes());
         let mut free = space.free.saturating_sub(self.options.reserve_bytes).saturating_sub(owed);
         let (mut fitting, mut refused) = (Vec::with_capacity(group.len()), Vec::new());
         for (batch, reply) in group {
@@ -182,6 +193,14 @@ impl Shared {
         Ok(())
     }
 
+    /// Little was written for a while: what is kept for speed goes.
+    fn rest(&self) {
+        let mut writer = self.writer.lock();
+        // what fails here, the next writer hears
+        let _ = writer.log.slim();
+        self.log_bytes.store(writer.log.begun_bytes(), Ordering::Relaxed);
+    }
+
     fn sync_later(self: &Arc<Self>) {
         if !self.is_sync_due.swap(true, Ordering::AcqRel) {
             let shared = Arc::downgrade(self);
@@ -191,6 +210,13 @@ impl Shared {
                 shared.submit_own(Job::Sync { freeze: false, reply: None });
             });
         }
+    }
+
+    /// Twice what memory may hold, and a drain is on its way.
+    pub fn is_far_too_full(&self) -> bool {
+        !self.is_drain_full.load(Ordering::Acquire)
+            && self.sound().is_ok()
+            && self.state.read().stack.bytes() >= 2 * self.options.overlay_bytes_max
     }
 
     fn is_over_full(&self) -> bool {
@@ -225,14 +251,14 @@ impl Shared {
     }
 
     /// How long writers wait for the drain, the more the fuller the memory is: in many small steps, so
-    /// that no caller waits for a whole drain.
+    /// that no caller waits for a whole drain. Only what is twice too much is waited for to the end.
     fn pause_for(&self, waiting: usize) -> Option<Duration> {
         let (half, full) = (self.options.overlay_bytes_max / 2, self.options.overlay_bytes_max);
         if waiting <= half || self.is_drain_full.load(Ordering::Acquire) {
             return None;
         }
         let over = (waiting - half) as f64 / (full - half).max(1) as f64;
-        Some(Duration::from_secs_f64(0.02 * over.min(1.0).powi(2)))
+        Some(PAUSE_MAX.mul_f64(over.min(1.0).powi(2)))
     }
 
     /// Whether a turn began.

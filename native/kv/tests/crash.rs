@@ -22,6 +22,7 @@ enum Step {
     Group(Vec<Vec<Op>>),
     Turn(Vec<Op>),
     Reopen,
+    Compact,
 }
 
 fn put(n: u32, len: usize) -> Op {
@@ -39,8 +40,10 @@ fn steps() -> Vec<Step> {
         Step::Reopen,
         one((0..300).map(|n| put(n, 3000)).collect()),
         one((0..250).map(|n| Op::Delete { key: key(n) }).collect()),
+        Step::Compact,
         one(vec![put(3, 3)]),
         one(vec![Op::Clear, put(4, 4)]),
+        Step::Compact,
         Step::Group((0..5).map(|n| vec![put(n, 100)]).collect()),
         Step::Reopen,
         one(vec![put(6, 60_000)]),
@@ -128,6 +131,17 @@ fn run(disk: &FaultDisk, promise: &mut Promise, mut failed: impl FnMut(&KvError)
         let batches = match &step {
             Step::Group(batches) => batches.clone(),
             Step::Turn(ops) => vec![ops.clone()],
+            Step::Compact => {
+                // a compaction that fails leaves the store as it was, or says that it is poisoned
+                let mut failures = (0..3).map_while(|_| store.compact(&Task::quiet()).err());
+                while let Some(error) = failures.next() {
+                    let is_as_before = matches!(error.kind(), Kind::Io) && store.sync().is_ok();
+                    if !is_as_before && failed(&error).is_break() {
+                        return Some(store);
+                    }
+                }
+                continue;
+            }
             Step::Reopen => {
                 store.close();
                 store = loop {

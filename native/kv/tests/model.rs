@@ -194,8 +194,9 @@ impl Life {
                 0..50 => self.batch(),
                 50..65 => self.turn(),
                 65..85 => self.look(),
-                85..96 => self.snapshot(),
+                85..95 => self.snapshot(),
                 96 => self.store.checkpoint().expect("drains"),
+                95 => drop(self.store.compact(&Task::quiet()).expect("compacts")),
                 97 => drop(self.store.verify(&Task::quiet()).expect("verifies")),
                 _ => self.reopen(),
             }

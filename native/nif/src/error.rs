@@ -39,6 +39,11 @@ impl Failure {
         Self::Of { kind, message: String::new(), hint: None }
     }
 
+    /// Whether it is of this kind.
+    pub fn is(&self, wanted: Kind) -> bool {
+        matches!(self, Self::Of { kind, .. } if *kind == wanted)
+    }
+
     /// See [`Failure::NotOpen`].
     pub fn not_open() -> Self {
         Self::NotOpen

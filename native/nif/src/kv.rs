@@ -2,6 +2,7 @@
 //!
 //! Keys come as external terms and are turned into ordered bytes here; values are kept as they come.
 
+mod care;
 mod copy;
 mod range;
 mod write;
@@ -21,6 +22,8 @@ use write::TxHandle;
 
 /// Values up to this are decoded here; larger ones by the BIF, which yields.
 const DECODED_BYTES_MAX: usize = 64 * 1024;
+/// Keys and values up to this are looked for by a scheduler itself.
+const HOT_BYTES_MAX: usize = 16 * 1024;
 /// Keys that a read on a dirty scheduler looks for at most.
 const DIRTY_KEYS_MAX: usize = 512;
 /// What a read on a dirty scheduler may bring in, bytes. A longer one is `too_large`, and then asked
@@ -220,6 +223,31 @@ fn kv_get<'a>(env: Env<'a>, source: Term<'a>, key: Binary) -> Term<'a> {
     match read() {
         Ok(Some(term)) => term,
         Ok(None) => Failure::outcome(Kind::NotFound).encode(env),
+        Err(failure) => failure.encode(env),
+    }
+}
+
+/// memory: the value of a key, if it and its way there are in memory; `cold` when it is for `kv_get`.
+#[rustler::nif]
+fn kv_get_hot<'a>(env: Env<'a>, source: Term<'a>, key: Binary) -> Term<'a> {
+    let read = || -> Result<Option<Term<'a>>, Failure> {
+        let (source, _) = Source::of(source)?;
+        if key.len() > HOT_BYTES_MAX {
+            return Err(KvError::Cold.into());
+        }
+        let key = macula_term::encode(key.as_slice())?;
+        let look = |value: &[u8]| value_term(env, value);
+        Ok(match source {
+            Source::Store(store) => store.get_hot(&key, HOT_BYTES_MAX, look)?,
+            Source::Snapshot(snapshot) => snapshot.get_hot(&key, HOT_BYTES_MAX, look)?,
+            // its lock may be held by one who reads
+            Source::Tx(_) => return Err(KvError::Cold.into()),
+        })
+    };
+    match read() {
+        Ok(Some(term)) => term,
+        Ok(None) => Failure::outcome(Kind::NotFound).encode(env),
+        Err(failure) if failure.is(Kind::Busy) || failure.is(Kind::TooLarge) => atoms::cold().encode(env),
         Err(failure) => failure.encode(env),
     }
 }

@@ -205,6 +205,21 @@ impl Log {
         released
     }
 
+    /// Go on in a segment of the smallest size, and give back the spares: for a log that rests.
+    ///
+    /// # Errors
+    /// `DiskFull`: it goes on as it was. `UnknownResult`, and `Poisoned` from then on.
+    pub fn slim(&mut self) -> Result<(), WalError> {
+        let size_min = self.options.segment_bytes_min;
+        if self.segments.back().is_none_or(|last| last.size <= size_min) {
+            return Ok(());
+        }
+        self.spares.clear();
+        self.spares.set_size(size_min);
+        self.begin_segment(RECORDS)?;
+        self.sync()
+    }
+
     /// Replace the user's small record. Durable on return. At most [`META_LEN_MAX`] bytes.
     ///
     /// # Errors

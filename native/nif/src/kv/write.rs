@@ -1,5 +1,6 @@
 //! Batches and transactions: written on the store's own thread.
 
+use super::care::durability_of;
 use super::{encode_key, Place};
 use crate::atoms;
 use crate::error::{self, Failure};
@@ -44,8 +45,15 @@ impl Drop for Abandoned {
 
 /// own thread: write a batch, all or nothing, if each of `conditions` holds.
 #[rustler::nif]
-fn kv_write<'a>(env: Env<'a>, store: Term<'a>, reference: Term<'a>, ops: Term<'a>, conditions: Term<'a>) -> Term<'a> {
-    write(env, store, reference, ops, conditions)
+fn kv_write<'a>(
+    env: Env<'a>,
+    store: Term<'a>,
+    reference: Term<'a>,
+    ops: Term<'a>,
+    conditions: Term<'a>,
+    durability: Atom,
+) -> Term<'a> {
+    write(env, store, reference, ops, conditions, durability)
 }
 
 /// own thread: as `kv_write`; large arguments are copied on a dirty scheduler.
@@ -56,16 +64,24 @@ fn kv_write_large<'a>(
     reference: Term<'a>,
     ops: Term<'a>,
     conditions: Term<'a>,
+    durability: Atom,
 ) -> Term<'a> {
-    write(env, store, reference, ops, conditions)
+    write(env, store, reference, ops, conditions, durability)
 }
 
-fn write<'a>(env: Env<'a>, store: Term<'a>, reference: Term<'a>, ops: Term<'a>, conditions: Term<'a>) -> Term<'a> {
+fn write<'a>(
+    env: Env<'a>,
+    store: Term<'a>,
+    reference: Term<'a>,
+    ops: Term<'a>,
+    conditions: Term<'a>,
+    durability: Atom,
+) -> Term<'a> {
     let prepare = || -> Result<(Place, Batch), Failure> {
         let place = Place::of(store)?;
         let ops = list(ops)?.into_iter().map(decode_op).collect::<Result<_, _>>()?;
         let conditions = list(conditions)?.into_iter().map(decode_condition).collect::<Result<_, _>>()?;
-        Ok((place, Batch { conditions, ops, ..Batch::default() }))
+        Ok((place, Batch { conditions, ops, durability: durability_of(durability)?, cancel: None }))
     };
     let (place, mut batch) = match prepare() {
         Ok(prepared) => prepared,
