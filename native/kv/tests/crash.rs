@@ -224,7 +224,8 @@ fn power_loss_at_every_operation_loses_nothing() {
     let (operations, _) = operations();
     eprintln!("operations={operations}");
     let rounds = count(1, 20);
-    for n in 1..=operations {
+    let step = count(3, 1);
+    for n in (1 + seed % step..=operations).step_by(step as usize) {
         // keeping all is what a killed process leaves, tested below too
         let mut modes = vec![CrashMode::LoseAll];
         modes.extend((n % count(4, 1) == 0).then_some(CrashMode::KeepAll));
@@ -237,7 +238,7 @@ fn power_loss_at_every_operation_loses_nothing() {
 fn power_loss_during_recovery_loses_nothing() {
     let seed = seed();
     let (operations, _) = operations();
-    let step = count(61, 3) as usize;
+    let step = count(151, 3) as usize;
     for n in (1..=operations).rev().step_by(step) {
         crash_at(n, &[CrashMode::KeepAll, CrashMode::Random(seed ^ n)], |found, promise, what| {
             let probe = found.after_crash(CrashMode::KeepAll);
@@ -300,7 +301,9 @@ fn a_failed_sync_poisons_and_reopening_decides_for_good() {
         });
         let Some(error) = errors.first() else { continue };
         if let Some(store) = store {
-            assert!(matches!(error.kind(), Kind::UnknownResult | Kind::Io), "sync {n}: {error}");
+            // a drain that failed poisons, and the next who asks is told
+            let told = matches!(error.kind(), Kind::UnknownResult | Kind::Io | Kind::Poisoned);
+            assert!(told, "sync {n}: {error}");
             unknown += u32::from(error.kind() == Kind::UnknownResult);
             let refused = store.write(Batch::put("x", "y")).expect_err("poisoned");
             assert_eq!(refused.kind(), Kind::Poisoned, "sync {n}: {refused}");
@@ -349,7 +352,7 @@ fn a_failed_write_changes_nothing_or_is_unknown() {
 #[test]
 fn a_full_disk_refuses_writes_and_they_come_back_by_themselves() {
     let (operations, _) = operations();
-    for n in (1..=operations).step_by(count(4, 1) as usize) {
+    for n in (1..=operations).step_by(count(11, 1) as usize) {
         let disk = FaultDisk::new();
         disk.fail_at(n, Fault::Full);
         let mut promise = Promise::default();
