@@ -6,6 +6,7 @@
 
 use crate::engine::{Engine, Failed};
 use crate::shared::Shared;
+use crate::sweep;
 use crate::writer::SEQUENCE_BITS;
 use crate::KvError;
 use std::sync::atomic::Ordering;
@@ -59,6 +60,7 @@ impl Shared {
             let span = (self.clock.monotonic() - begun).as_secs_f64().max(1e-6);
             self.drain_rate.store((frozen.stack.bytes() as f64 / span) as u64, Ordering::Relaxed);
             self.release_log(engine.revision);
+            sweep::ask(self);
         }
         Ok(())
     }

@@ -7,7 +7,6 @@ use crate::base::Base;
 use crate::blocks::{Backend, BlockFile};
 use crate::fence::fence;
 use crate::scan::Scan;
-use crate::table::NEVER_MS;
 use crate::value::{Tables, META, REVISION};
 use crate::view::View;
 use crate::KvError;
@@ -30,6 +29,13 @@ pub(crate) struct Engine {
     /// The newest batch that is in it.
     pub revision: u64,
     cache_bytes: usize,
+}
+
+/// An entry that comes from a record stream.
+pub(crate) struct Loaded {
+    pub key: Vec<u8>,
+    pub value: Vec<u8>,
+    pub expires_ms: u64,
 }
 
 /// Why it could not be brought up to date.
@@ -146,15 +152,15 @@ impl Engine {
     }
 
     /// Sorted entries, not durable before [`Engine::write_revision`].
-    pub fn load(&self, entries: &[(Vec<u8>, Vec<u8>)]) -> Result<(), KvError> {
+    pub fn load(&self, entries: &[Loaded]) -> Result<(), KvError> {
         let db = self.db()?;
         fence(&self.blocks, || {
             let mut txn = db.begin_write()?;
             txn.set_durability(redb::Durability::None)?;
             {
                 let mut tables = Tables::open(&txn)?;
-                for (key, value) in entries {
-                    tables.put(key, value, NEVER_MS)?;
+                for Loaded { key, value, expires_ms } in entries {
+                    tables.put(key, value, *expires_ms)?;
                 }
                 tables.finish(0)?;
             }

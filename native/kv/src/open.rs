@@ -9,6 +9,7 @@ use crate::engine::Engine;
 use crate::record;
 use crate::shared::{Shared, State};
 use crate::store::{Options, Seams};
+use crate::sweep;
 use crate::table::Table;
 use crate::view::{Now, Stack};
 use crate::writer::{lay_over, Writer, SEQUENCE_BITS};
@@ -70,11 +71,13 @@ pub(crate) fn open(seams: Seams, options: Options) -> Result<Arc<Shared>, KvErro
         is_freeze_due: false.into(),
         is_sync_due: false.into(),
         counted: Mutex::new(None),
+        sweeper: Mutex::default(),
     });
     shared.begin_table();
     if shared.frozen().is_some() {
         drain::ask(&shared);
     }
+    sweep::ask(&shared);
     Ok(shared)
 }
 

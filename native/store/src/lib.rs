@@ -43,7 +43,7 @@ pub use usage::Usage;
 pub mod kv {
     pub use macula_kv::{
         Batch, Committed, Condition, KeyRange, KvError, Op, Options, Page, PageLimits, Seams, Snapshot, Store, Threads,
-        Tx, Verified,
+        Tx, Verified, NEVER_MS,
     };
 }
 
