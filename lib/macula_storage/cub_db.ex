@@ -1,6 +1,6 @@
 defmodule MaculaStorage.CubDB do
   @moduledoc """
-  The ordered key-value store of an app, with the functions of CubDB 2.
+  The ordered key-value store of an app, or of a directory, with the functions of CubDB 2.
 
   Keys and values are any Erlang terms. Entries are sorted in Erlang's term order; `1` and `1.0` are
   different keys that stand side by side.
@@ -22,10 +22,10 @@ defmodule MaculaStorage.CubDB do
 
   Errors of writes: `{:error, :busy}` (queue full), `:timeout` (may or may not have happened),
   `:disk_full`, `:too_large` (a key over 64 KiB, a value over 1 GiB), `:unknown_result` (the sync
-  failed), `:poisoned` (an earlier sync failed: close and open the app), `:closed` (also while a name's
-  process is away, between a crash and its restart), `:locked`
-  (another process owns the app), or a `MaculaStorage.Error`. Reads raise a `MaculaStorage.Error`
-  when they cannot answer, because `nil` would be an answer.
+  failed), `:poisoned` (an earlier sync failed: close and open the app, or stop and start the process of
+  a directory), `:closed` (also while a name's process is away, between a crash and its restart),
+  `:locked` (another process owns the app), or a `MaculaStorage.Error`. Reads raise a
+  `MaculaStorage.Error` when they cannot answer, because `nil` would be an answer.
   """
 
   alias MaculaStorage.{Apps, Call, Error, Native}
