@@ -42,7 +42,7 @@ defmodule MaculaStorage.CubDB.Store do
   end
 
   @doc "Writes a batch, all or nothing, if each of `conditions` holds."
-  @spec write(t, atom, [tuple | :clear], [Native.condition()]) :: :ok | {:error, term}
+  @spec write(t, atom, [Native.write()], [Native.condition()]) :: :ok | {:error, term}
   def write(store, op, ops, conditions \\ []) do
     refuse_nested!(store)
     # large arguments are copied on a dirty scheduler
