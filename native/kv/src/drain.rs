@@ -60,7 +60,7 @@ impl Shared {
             let span = (self.clock.monotonic() - begun).as_secs_f64().max(1e-6);
             self.drain_rate.store((frozen.stack.bytes() as f64 / span) as u64, Ordering::Relaxed);
             self.release_log(engine.revision);
-            sweep::ask(self);
+            sweep::ask(self, frozen.stack.len());
         }
         Ok(())
     }

@@ -77,7 +77,7 @@ pub(crate) fn open(seams: Seams, options: Options) -> Result<Arc<Shared>, KvErro
     if shared.frozen().is_some() {
         drain::ask(&shared);
     }
-    sweep::ask(&shared);
+    sweep::ask(&shared, 0);
     Ok(shared)
 }
 

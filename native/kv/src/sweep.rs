@@ -1,9 +1,9 @@
 //! The sweeper: frees entries whose time has come, which nobody reads any more by then. It looks after
 //! each drain, and by the clock when the next one in redb expires.
 //!
-//! Invariant: one sweep of a store at a time, with one small batch in the queue at a time, and none while
-//! memory fills up: writers do not wait for it. Without an entry that expires no alarm is set. A sweep
-//! that is lost is done again: what it did needs no sync.
+//! Invariant: one sweep of a store at a time, with one small batch in the queue at a time; while memory
+//! fills up, no more is swept than written, so that neither waits for ever. Without an entry that expires
+//! no alarm is set. A sweep that is lost is done again: what it did needs no sync.
 
 use crate::batch::{Batch, Durability, Expired, Op};
 use crate::queue::Job;
@@ -32,6 +32,8 @@ pub(crate) struct Sweeper {
     behind: Option<Vec<u8>>,
     /// When it looks next by the clock.
     alarm_at: Option<Duration>,
+    /// Entries that may be swept until the next drain though memory fills up.
+    allowance: usize,
 }
 
 /// A part of what is due.
@@ -46,10 +48,12 @@ struct Found {
     next_ms: Option<u64>,
 }
 
-/// Let a thread look at everything. Never waits.
-pub(crate) fn ask(shared: &Arc<Shared>) {
+/// Let a thread look at everything, after so many changes were drained. Never waits.
+pub(crate) fn ask(shared: &Arc<Shared>, drained: usize) {
     let mut sweeper = shared.sweeper.lock();
     sweeper.is_asked = true;
+    // of those, half may have been a sweep's
+    sweeper.allowance = drained / 2;
     let is_running = std::mem::replace(&mut sweeper.is_running, true);
     drop(sweeper);
     if !is_running {
@@ -66,21 +70,23 @@ impl Shared {
     /// Hand what is due to the writer, which lets this go on when it is done.
     fn sweep(self: &Arc<Self>) {
         loop {
-            let behind = {
+            let (behind, is_allowed) = {
                 let mut sweeper = self.sweeper.lock();
                 if std::mem::take(&mut sweeper.is_asked) {
                     sweeper.behind = None;
                 }
-                sweeper.behind.clone()
+                (sweeper.behind.clone(), sweeper.allowance > 0)
             };
-            let found = match self.read(|view| self.look(view, behind.as_deref())) {
+            let found = match self.read(|view| self.look(view, behind.as_deref(), is_allowed)) {
                 Ok(Some(found)) => found,
                 // a drain is due, and asks again
                 Ok(None) => return self.rest(None),
                 Err(error) => return self.failed(&error),
             };
             if found.last.is_some() {
-                self.sweeper.lock().behind = found.last;
+                let mut sweeper = self.sweeper.lock();
+                sweeper.behind = found.last;
+                sweeper.allowance = sweeper.allowance.saturating_sub(found.due.len());
             }
             if !found.due.is_empty() {
                 return self.submit_sweep(found.due);
@@ -94,10 +100,10 @@ impl Shared {
     }
 
     /// `None`: not now, too much waits in memory.
-    fn look(&self, view: &View, behind: Option<&[u8]>) -> Result<Option<Found>, KvError> {
+    fn look(&self, view: &View, behind: Option<&[u8]>, is_allowed: bool) -> Result<Option<Found>, KvError> {
         let stack = &view.stack;
         // writers are slowed down above the half
-        if stack.bytes() > self.options.overlay_bytes_max / 4 {
+        if !is_allowed && stack.bytes() > self.options.overlay_bytes_max / 4 {
             return Ok(None);
         }
         let (mut found, mut rows, mut bytes) = (Found::default(), Vec::new(), 0);

@@ -153,6 +153,24 @@ fn writers_go_on_while_it_sweeps() {
     assert!(written > 10, "written={written}");
 }
 
+/// Memory that is always rather full, because more is written than drained, does not keep the sweeper
+/// away for good: what expires would fill the disk.
+#[test]
+fn it_sweeps_while_more_is_written_than_drained() {
+    let clock = Arc::new(SimClock::default());
+    let options = Options { overlay_bytes_max: 32 << 10, table_bytes_max: 24 << 10, ..options() };
+    let store = open_at(Arc::new(FaultDisk::new()), drained_meanwhile(), clock.clone(), options).expect("opens");
+    let soon_ms = clock.wall_ms() + 100;
+    write(&store, (0..1_000).map(|n| put_until(&format!("{n:05}"), 20, soon_ms)).collect());
+    store.checkpoint().expect("drains");
+    write(&store, (0..100).map(|n| put(&format!("x{n}"))).collect());
+    clock.advance(ms(100));
+    until("the sweep", || {
+        write(&store, (0..100).map(|n| put(&format!("x{n}"))).collect());
+        store.len().expect("len") == 100
+    });
+}
+
 type Timed = BTreeMap<Vec<u8>, (Vec<u8>, u64)>;
 
 fn apply(model: &mut Timed, ops: &[Op]) {
