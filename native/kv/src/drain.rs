@@ -35,8 +35,11 @@ pub(crate) fn refill(shared: &Arc<Shared>) {
     if shared.spares.bytes() == 0 && !shared.is_refilling.swap(true, Ordering::AcqRel) {
         let (shared, threads) = (shared.clone(), shared.threads.clone());
         threads.drain(move || {
-            // without room, the writer says so when it needs it
-            let _ = shared.spares.refill();
+            // a store that is closed leaves its directory alone: the next opening makes room there
+            if let Some(false) = shared.closing.try_lock().as_deref() {
+                // without room, the writer says so when it needs it
+                let _ = shared.spares.refill();
+            }
             shared.is_refilling.store(false, Ordering::Release);
         });
     }

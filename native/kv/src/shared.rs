@@ -28,7 +28,7 @@ pub(crate) struct Shared {
     pub idle: Condvar,
     pub writer: Mutex<Writer>,
     pub engine: Mutex<Engine>,
-    /// Whether it was closed; held while it is being closed.
+    /// Whether it was closed; held while it is being closed, and while room for the log is made.
     pub closing: Mutex<bool>,
     pub blocks: Arc<BlockFile>,
     pub spares: Arc<Spares>,
