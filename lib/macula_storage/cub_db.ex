@@ -28,7 +28,7 @@ defmodule MaculaStorage.CubDB do
   `MaculaStorage.Error` when they cannot answer, because `nil` would be an answer.
   """
 
-  alias MaculaStorage.{Apps, Call, Error, Native}
+  alias MaculaStorage.{Apps, Call, Error, Native, Options}
   alias MaculaStorage.CubDB.{Pages, Server, Snapshot, Store, Terms, Tx, Update}
 
   @type db :: atom | String.t() | pid
@@ -44,6 +44,7 @@ defmodule MaculaStorage.CubDB do
           | {:prefix, binary | nonempty_list | tuple}
           | {:tuple_size, non_neg_integer}
           | {:reverse, boolean}
+  @type put_option :: {:ttl, pos_integer | :infinity}
   @type failure :: {:error, atom | Error.t()}
 
   @transaction_ms 30_000
@@ -141,11 +142,15 @@ defmodule MaculaStorage.CubDB do
   @spec has_key?(db, key) :: boolean
   def has_key?(db, key), do: ok!(with_source(db, :has_key?, &Pages.has_key?(&1, key)))
 
+  @doc "How many milliseconds a key stays, or `:infinity`; `:error` when it is not there. Cost and durability as `fetch/2`."
+  @spec ttl(db, key) :: {:ok, pos_integer | :infinity} | :error
+  def ttl(db, key), do: with_source(db, :ttl, &Pages.ttl(&1, key))
+
   @doc "A map of those of `keys` that are there, in one crossing. Cost and durability as `fetch/2`."
   @spec get_multi(db, [key]) :: %{key => value}
   def get_multi(db, keys), do: ok!(with_source(db, :get_multi, &Pages.get_multi(&1, keys)))
 
-  @doc "How many entries there are. Cost: one dirty-I/O call; does not count."
+  @doc "How many entries there are, with those that expired and are not freed yet. Cost: one dirty-I/O call; does not count."
   @spec size(db) :: non_neg_integer
   def size(db), do: ok!(with_source(db, :size, &Native.kv_len/1))
 
@@ -203,22 +208,45 @@ defmodule MaculaStorage.CubDB do
     ok!(with_source(db, :count, &Pages.count(&1, bounds)))
   end
 
-  @doc "Writes an entry. Durability: `:ok` means synced. Cost: one sync, shared with writers that come together."
-  @spec put(db, key, value) :: :ok | failure
-  def put(db, key, value), do: write(db, :put, [Terms.put(key, value)])
+  @doc """
+  Writes an entry.
 
-  @doc "As `put/3`, unless the key is there: `{:error, :exists}`."
-  @spec put_new(db, key, value) :: :ok | failure
-  def put_new(db, key, value),
-    do: write(db, :put_new, [Terms.put(key, value)], [{:absent, Terms.key(key)}])
+  Options: `:ttl`, its time to live in milliseconds, from this call on (default `:infinity`). When it is
+  over nobody reads the entry any more, in no snapshot or transaction either, and the store frees its room
+  by itself. It belongs to this value: whatever writes the key again without `:ttl`, such as a plain `put/3`
+  or `update/4`, makes it stay. A wall clock that is set forward ends it early, one that is set back does not
+  prolong it while the store is open.
+
+  Durability: `:ok` means synced. Cost: one sync, shared with writers that come together.
+
+      iex> MaculaStorage.CubDB.put(:put_doc, :session, "Ada", ttl: 60_000)
+      :ok
+      iex> {:ok, left} = MaculaStorage.CubDB.ttl(:put_doc, :session)
+      iex> left in 1..60_000
+      true
+  """
+  @spec put(db, key, value, [put_option]) :: :ok | failure
+  def put(db, key, value, options \\ []),
+    do: write(db, :put, [Terms.put(key, value, Options.ttl!(options))])
+
+  @doc "As `put/4`, unless the key is there: `{:error, :exists}`."
+  @spec put_new(db, key, value, [put_option]) :: :ok | failure
+  def put_new(db, key, value, options \\ []) do
+    put = Terms.put(key, value, Options.ttl!(options))
+    write(db, :put_new, [put], [{:absent, Terms.key(key)}])
+  end
 
   @doc "Deletes a key; one that is not there is fine. Durability and cost as `put/3`."
   @spec delete(db, key) :: :ok | failure
   def delete(db, key), do: write(db, :delete, [Terms.delete(key)])
 
-  @doc "Writes many entries (a map, keyword list or list of pairs) at once: all or none. Durability and cost as `put/3`."
-  @spec put_multi(db, %{key => value} | [entry]) :: :ok | failure
-  def put_multi(db, entries), do: put_and_delete_multi(db, entries, [])
+  @doc "Writes many entries (a map, keyword list or list of pairs) at once: all or none. Options, durability and cost as `put/4`."
+  @spec put_multi(db, %{key => value} | [entry], [put_option]) :: :ok | failure
+  def put_multi(db, entries, options \\ []) do
+    ttl = Options.ttl!(options)
+    puts = Enum.map(entries || [], fn {key, value} -> Terms.put(key, value, ttl) end)
+    write(db, :put_multi, puts)
+  end
 
   @doc "Deletes many keys at once: all or none. Durability and cost as `put/3`."
   @spec delete_multi(db, [key]) :: :ok | failure
@@ -242,7 +270,7 @@ defmodule MaculaStorage.CubDB do
   It is optimistic: `fun` runs in the caller while others write, and what it answers is written if the
   value is still the one that it was given. **`fun` may therefore run again**, and does best without
   side effects; after three conflicts it runs with exclusive write access. Writing to the same store
-  inside `fun` raises. An exception in `fun` changes nothing.
+  inside `fun` raises. An exception in `fun` changes nothing. What is written stays: see `put/4` on `:ttl`.
 
   Durability: `:ok` means synced. Cost: one read and one write, whose sync is shared with writers that
   come together; a value over 1 MiB, or one that others keep changing, takes a `transaction/3`.
@@ -265,7 +293,8 @@ defmodule MaculaStorage.CubDB do
   @doc """
   Reads a key, and writes what `fun` answers: `{result, new_value}`, or `:pop` to delete it.
 
-  Returns the result (for `:pop`, the old value). A value that stays the same is not written.
+  Returns the result (for `:pop`, the old value). A value that stays the same is not written, and keeps
+  its time to live.
   `fun` may run again, see `update/4`. Durability and cost as `update/4`.
 
       iex> MaculaStorage.CubDB.get_and_update(:get_and_update_doc, :next, fn n -> {n || 0, (n || 0) + 1} end)
@@ -309,8 +338,8 @@ defmodule MaculaStorage.CubDB do
   `expected` is what `fetch/2` answers: `{:ok, value}`, or `:error` for a key that is not there. Values
   are the same as `===` has it: `1` is not `1.0`. It does not matter in which form the value is stored.
 
-  Durability: `:ok` means synced. Cost: one sync, shared with writers that come together; a conflict is
-  found out with one read.
+  Options: as `put/4`. Durability: `:ok` means synced. Cost: one sync, shared with writers that come
+  together; a conflict is found out with one read.
 
       iex> alias MaculaStorage.CubDB
       iex> CubDB.compare_and_put(:compare_doc, :leader, :error, "node a")
@@ -320,15 +349,17 @@ defmodule MaculaStorage.CubDB do
       iex> CubDB.compare_and_put(:compare_doc, :leader, {:ok, "node a"}, "node b")
       :ok
   """
-  @spec compare_and_put(db, key, {:ok, value} | :error, value) ::
+  @spec compare_and_put(db, key, {:ok, value} | :error, value, [put_option]) ::
           :ok | {:error, :conflict} | failure
-  def compare_and_put(db, key, expected, new) do
+  def compare_and_put(db, key, expected, new, options \\ []) do
+    ttl = Options.ttl!(options)
+
     with {:ok, store} <- Server.store(db),
-         do: Update.compare(store, :compare_and_put, key, expected, [{key, new}], [])
+         do: Update.compare(store, :compare_and_put, key, expected, [{key, new}], [], ttl)
   end
 
   @doc """
-  Deletes a key if it holds `expected`, else `{:error, :conflict}`. As `compare_and_put/4`.
+  Deletes a key if it holds `expected`, else `{:error, :conflict}`. As `compare_and_put/5`.
 
       iex> alias MaculaStorage.CubDB
       iex> CubDB.put(:compare_delete_doc, :lease, 7)
@@ -368,7 +399,7 @@ defmodule MaculaStorage.CubDB do
   @spec transaction(db, (Tx.t() -> {:commit, Tx.t(), any} | {:cancel, any}), keyword) ::
           any | failure
   def transaction(db, fun, options \\ []) when is_function(fun, 1) do
-    options = MaculaStorage.Options.validate!(options, timeout: {@transaction_ms, :positive})
+    options = Options.validate!(options, timeout: {@transaction_ms, :positive})
     with {:ok, store} <- Server.store(db), do: Tx.run(store, :transaction, fun, options.timeout)
   end
 

@@ -16,6 +16,8 @@ defmodule MaculaStorage.Native do
   @type key :: binary
   # `nil` is the store's own
   @type durability :: :sync | :async | :none | nil
+  # with a time to live in milliseconds, from now on
+  @type write :: {:put, key, binary} | {:put, key, binary, pos_integer} | {:delete, key} | :clear
   @type condition :: {:absent, key} | {:is, key, binary | nil}
   # of a list the strictest counts
   @type bound :: :none | edge | [edge]
@@ -95,6 +97,9 @@ defmodule MaculaStorage.Native do
   @spec kv_has(handle, key) :: {:ok, boolean} | failure
   def kv_has(_source, _key), do: missing()
 
+  @spec kv_ttl(handle, key) :: {:ok, pos_integer | :infinity} | failure
+  def kv_ttl(_source, _key), do: missing()
+
   @spec kv_len(handle) :: {:ok, non_neg_integer} | failure
   def kv_len(_source), do: missing()
 
@@ -108,10 +113,10 @@ defmodule MaculaStorage.Native do
   @spec kv_count(handle, reference, bound, bound) :: call
   def kv_count(_source, _ref, _min, _max), do: missing()
 
-  @spec kv_write(handle, reference, [tuple | :clear], [condition], durability) :: call
+  @spec kv_write(handle, reference, [write], [condition], durability) :: call
   def kv_write(_store, _ref, _ops, _conditions, _durability), do: missing()
 
-  @spec kv_write_large(handle, reference, [tuple | :clear], [condition], durability) :: call
+  @spec kv_write_large(handle, reference, [write], [condition], durability) :: call
   def kv_write_large(_store, _ref, _ops, _conditions, _durability), do: missing()
 
   @spec kv_snapshot(handle) :: {:ok, handle} | failure
@@ -123,10 +128,10 @@ defmodule MaculaStorage.Native do
   @spec kv_begin(handle, reference, pos_integer) :: call
   def kv_begin(_store, _ref, _deadline_ms), do: missing()
 
-  @spec kv_tx_write(handle, [tuple | :clear]) :: :ok | failure
+  @spec kv_tx_write(handle, [write]) :: :ok | failure
   def kv_tx_write(_tx, _ops), do: missing()
 
-  @spec kv_tx_write_long(handle, reference, [tuple | :clear]) :: call
+  @spec kv_tx_write_long(handle, reference, [write]) :: call
   def kv_tx_write_long(_tx, _ref, _ops), do: missing()
 
   @spec kv_tx_commit(handle, reference) :: call

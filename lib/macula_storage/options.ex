@@ -6,7 +6,8 @@ defmodule MaculaStorage.Options do
   # what `receive after` takes
   @ms_max 4_294_967_295
 
-  @type check :: :boolean | :positive | :timeout | :path | :progress | {:one_of, [term]} | :any
+  @type check ::
+          :boolean | :positive | :timeout | :ttl | :path | :progress | {:one_of, [term]} | :any
 
   @doc false
   @spec app!(term) :: String.t()
@@ -24,6 +25,12 @@ defmodule MaculaStorage.Options do
           "expected an app name (an atom or string of 1 to 64 of [a-z0-9_-], beginning with a " <>
             "letter or digit), got: #{inspect(app, limit: 10, printable_limit: 80)}"
   end
+
+  # What every function that writes entries takes.
+  @doc false
+  @spec ttl!(keyword) :: pos_integer | :infinity
+  def ttl!([]), do: :infinity
+  def ttl!(options), do: validate!(options, ttl: {:infinity, :ttl}).ttl
 
   # `known`: option => {default, check}. The result has every known option.
   @doc false
@@ -50,6 +57,8 @@ defmodule MaculaStorage.Options do
   defp check!(_name, value, :any), do: value
   defp check!(_name, value, :boolean) when is_boolean(value), do: value
   defp check!(_name, value, :positive) when value in 1..0x7FFF_FFFF_FFFF_FFFF//1, do: value
+  defp check!(_name, :infinity, :ttl), do: :infinity
+  defp check!(_name, value, :ttl) when value in 1..0x7FFF_FFFF_FFFF_FFFF//1, do: value
   defp check!(_name, nil, :progress), do: nil
   defp check!(_name, value, :progress) when is_function(value, 1) or is_pid(value), do: value
   defp check!(_name, :infinity, :timeout), do: :infinity
@@ -62,6 +71,8 @@ defmodule MaculaStorage.Options do
 
   defp check!(name, value, :timeout),
     do: bad!(name, value, "milliseconds from 1 to #{@ms_max}, or :infinity")
+
+  defp check!(name, value, :ttl), do: bad!(name, value, "milliseconds from 1, or :infinity")
 
   defp check!(name, value, :progress),
     do: bad!(name, value, "a function of one argument or a pid")

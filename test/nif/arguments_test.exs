@@ -37,6 +37,7 @@ defmodule MaculaStorage.Nif.ArgumentsTest do
       [1, "a", :b],
       [1 | 2],
       [{:put, "a", "b"}, :clear],
+      [{:put, <<131, 97, 1>>, "b", -1}],
       {},
       {:incl, "a"},
       {:raw, <<0, 255>>},

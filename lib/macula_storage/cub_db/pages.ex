@@ -35,6 +35,11 @@ defmodule MaculaStorage.CubDB.Pages do
   def has_key?(source, key), do: Native.kv_has(source, Terms.key(key))
 
   @doc false
+  def ttl(source, key) do
+    with {:error, :not_found} <- Native.kv_ttl(source, Terms.key(key)), do: :error
+  end
+
+  @doc false
   def get_multi(source, keys) do
     encoded = Enum.map(keys, &Terms.key/1)
     again = &Native.kv_get_many_long(source, &1, encoded)

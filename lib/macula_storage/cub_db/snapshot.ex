@@ -41,6 +41,10 @@ defmodule MaculaStorage.CubDB.Snapshot do
     there?
   end
 
+  @doc "As `MaculaStorage.CubDB.ttl/2`: an entry that expires is gone from snapshots too. Cost: one dirty-I/O call."
+  @spec ttl(t, term) :: {:ok, pos_integer | :infinity} | :error
+  def ttl(snapshot, key), do: answer!(Pages.ttl(snapshot.handle, key), snapshot)
+
   @doc "A map of those of `keys` that are there. Cost: one dirty-I/O call."
   @spec get_multi(t, [term]) :: map
   def get_multi(snapshot, keys) do

@@ -42,7 +42,7 @@ defmodule MaculaStorage.CubDB.Store do
   end
 
   @doc "Writes a batch, all or nothing, if each of `conditions` holds."
-  @spec write(t, atom, [tuple | :clear], [Native.condition()], Native.durability()) ::
+  @spec write(t, atom, [Native.write()], [Native.condition()], Native.durability()) ::
           :ok | {:error, term}
   def write(store, op, ops, conditions \\ [], durability \\ nil) do
     refuse_nested!(store)

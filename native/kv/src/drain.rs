@@ -6,6 +6,7 @@
 
 use crate::engine::{Engine, Failed};
 use crate::shared::Shared;
+use crate::sweep;
 use crate::writer::SEQUENCE_BITS;
 use crate::KvError;
 use parking_lot::MutexGuard;
@@ -41,8 +42,11 @@ pub(crate) fn refill(shared: &Arc<Shared>) {
     if shared.spares.bytes() == 0 && !shared.is_refilling.swap(true, Ordering::AcqRel) {
         let (shared, threads) = (shared.clone(), shared.threads.clone());
         threads.drain(move || {
-            // without room, the writer says so when it needs it
-            let _ = shared.spares.refill();
+            // a store that is closed leaves its directory alone: the next opening makes room there
+            if let Some(false) = shared.closing.try_lock().as_deref() {
+                // without room, the writer says so when it needs it
+                let _ = shared.spares.refill();
+            }
             shared.is_refilling.store(false, Ordering::Release);
         });
     }
@@ -71,6 +75,7 @@ impl Shared {
         self.is_drain_full.store(false, Ordering::Release);
         self.counters.drain(self.clock.monotonic().saturating_sub(begun));
         self.release_log(engine.revision);
+        sweep::ask(self, frozen.stack.len());
         // a file that cannot be looked at is named by who reads it
         let _ = self.compact_if_due(engine, frozen.stack.len() as u64);
         Ok(true)

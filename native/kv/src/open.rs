@@ -10,6 +10,7 @@ use crate::engine::Engine;
 use crate::record;
 use crate::shared::{Shared, State};
 use crate::store::{Options, Seams};
+use crate::sweep;
 use crate::table::Table;
 use crate::view::{Now, Stack};
 use crate::writer::{lay_over, Writer, SEQUENCE_BITS};
@@ -76,11 +77,13 @@ pub(crate) fn open(seams: Seams, options: Options) -> Result<Arc<Shared>, KvErro
         durability: Mutex::new(durability),
         counters: Default::default(),
         counted: Mutex::new(None),
+        sweeper: Mutex::default(),
     });
     shared.begin_table();
     if shared.frozen(0).is_some() {
         drain::ask(&shared);
     }
+    sweep::ask(&shared, 0);
     Ok(shared)
 }
 

@@ -1,7 +1,7 @@
 //! What the handles of a store and the threads that work on it share.
 //!
 //! Invariant: readers take `state` for a moment and wait for nobody. Locks are taken in the order
-//! `closing`, `engine`, `writer`, `queue`, `state`; the writer's is held over a sync, the engine's over a drain.
+//! `closing`, `engine`, `writer`, `sweeper`, `queue`, `state`; the writer's is held over a sync, the engine's over a drain.
 
 use crate::base::Base;
 use crate::batch::Durability;
@@ -11,6 +11,7 @@ use crate::engine::Engine;
 use crate::queue::Queue;
 use crate::stats::Counters;
 use crate::store::Options;
+use crate::sweep::Sweeper;
 use crate::table::Table;
 use crate::threads::Threads;
 use crate::view::{Now, Stack, View};
@@ -30,7 +31,7 @@ pub(crate) struct Shared {
     pub idle: Condvar,
     pub writer: Mutex<Writer>,
     pub engine: Mutex<Engine>,
-    /// Whether it was closed; held while it is being closed.
+    /// Whether it was closed; held while it is being closed, and while room for the log is made.
     pub closing: Mutex<bool>,
     pub spares: Arc<Spares>,
     pub threads: Threads,
@@ -61,6 +62,7 @@ pub(crate) struct Shared {
     pub counters: Counters,
     /// Entries, and the revision at which they were counted.
     pub counted: Mutex<Option<(u64, u64)>>,
+    pub sweeper: Mutex<Sweeper>,
 }
 
 /// What readers see.

@@ -49,6 +49,8 @@ pub struct Options {
     pub drain_interval: Duration,
     /// When the file is compacted without being asked; `None`: never.
     pub auto_compact: Option<AutoCompact>,
+    /// While something expires: how long the sweeper does not look at the clock at most.
+    pub sweep_interval: Duration,
     /// The log's.
     pub log: macula_wal::Options,
 }
@@ -68,6 +70,7 @@ impl Default for Options {
             overlay_bytes_max: 32 << 20,
             drain_interval: Duration::from_secs(30),
             auto_compact: Some(AutoCompact::default()),
+            sweep_interval: Duration::from_secs(60),
             log: macula_wal::Options { segment_bytes_max: 4 << 20, ..Default::default() },
         }
     }
@@ -182,6 +185,18 @@ impl Store {
     /// Whether a key is there.
     pub fn has(&self, key: &[u8]) -> Result<bool, KvError> {
         self.0.shared.read(|view| view.has(key))
+    }
+
+    /// When a key is gone by itself, milliseconds since 1970, [`crate::NEVER_MS`] for never; `None`
+    /// when it is not there. Its value is not looked at.
+    pub fn expires_ms(&self, key: &[u8]) -> Result<Option<u64>, KvError> {
+        self.0.shared.read(|view| view.expires_ms(key))
+    }
+
+    /// The time by which entries expire: the wall clock's, milliseconds since 1970, but it never goes
+    /// back while the store is open. A time to live begins here.
+    pub fn now_ms(&self) -> u64 {
+        self.0.shared.now.ms()
     }
 
     /// The values of many keys, of one instant.
@@ -317,6 +332,11 @@ impl Snapshot {
     /// Whether a key is there.
     pub fn has(&self, key: &[u8]) -> Result<bool, KvError> {
         self.view()?.has(key)
+    }
+
+    /// As [`Store::expires_ms`], of now: what expires meanwhile is gone from snapshots as well.
+    pub fn expires_ms(&self, key: &[u8]) -> Result<Option<u64>, KvError> {
+        self.view()?.expires_ms(key)
     }
 
     /// The values of many keys.

@@ -232,6 +232,14 @@ pub(crate) fn expiry_key(expires_ms: u64, key: &[u8]) -> Vec<u8> {
     [&expires_ms.to_be_bytes()[..], key].concat()
 }
 
+/// The reverse.
+pub(crate) fn split_expiry_key(row: &[u8]) -> Result<(u64, &[u8]), redb::Error> {
+    match row.split_at_checked(8) {
+        Some((time, key)) => Ok((u64::from_be_bytes(le(time)), key)),
+        None => Err(redb::Error::Corrupted("a row of expiry without a time".into())),
+    }
+}
+
 /// What goes with a cell when it goes.
 struct Named {
     number: Option<u64>,

@@ -5,7 +5,7 @@
 //! asked for less. After a failed write or sync of the log nothing is written any more, and what was
 //! not yet seen is never seen.
 
-use crate::batch::{Batch, Committed, Condition, Durability, Op};
+use crate::batch::{Batch, Committed, Condition, Durability, Expired, Op};
 use crate::drain;
 use crate::queue::Job;
 use crate::record;
@@ -53,7 +53,7 @@ impl Shared {
             Some(Job::Sync { freeze, reply }) => {
                 let synced = self.sync(freeze);
                 if freeze && reply.is_none() {
-                    self.rest();
+                    self.slim();
                 }
                 reply.into_iter().for_each(|reply| reply.give(synced.clone()));
             }
@@ -127,6 +127,9 @@ impl Shared {
             return Err(KvError::Cancelled);
         }
         meets(staged, &batch.conditions)?;
+        if matches!(batch.ops.first(), Some(Op::Expire(_))) && !still_due(staged, &mut batch.ops)? {
+            return Ok(Committed { revision: staged.revision });
+        }
         let revision = writer.epoch | writer.log.next_sequence();
         record::append(&mut writer.log, revision, &batch.ops)?;
         lay_over(&mut staged.stack, std::mem::take(&mut batch.ops), revision);
@@ -194,7 +197,7 @@ impl Shared {
     }
 
     /// Little was written for a while: what is kept for speed goes.
-    fn rest(&self) {
+    fn slim(&self) {
         let mut writer = self.writer.lock();
         // what fails here, the next writer hears
         let _ = writer.log.slim();
@@ -313,13 +316,25 @@ fn meets(view: &View, conditions: &[Condition]) -> Result<(), KvError> {
     Ok(())
 }
 
+/// Of a sweep, what is still so; false when nothing is. Decided before the log has it, so that the log
+/// tells what was done, whatever the clock says when it is read.
+fn still_due(view: &View, ops: &mut Vec<Op>) -> Result<bool, KvError> {
+    for op in std::mem::take(ops) {
+        match op {
+            Op::Expire(expired) if !view.is_due(&expired)? => {}
+            due => ops.push(due),
+        }
+    }
+    Ok(!ops.is_empty())
+}
+
 /// Lay changes over what is there. A clear begins a new table, below which nothing counts.
 pub(crate) fn lay_over(stack: &mut Arc<Stack>, ops: Vec<Op>, revision: u64) {
     for op in ops {
         let (key, value, expires_ms) = match op {
             Op::Put { key, value } => (key, Some(value), NEVER_MS),
             Op::PutUntil { key, value, expires_ms } => (key, Some(value), expires_ms),
-            Op::Delete { key } => (key, None, NEVER_MS),
+            Op::Delete { key } | Op::Expire(Expired { key, .. }) => (key, None, NEVER_MS),
             Op::Clear => {
                 let Some(table) = stack.tables.first().map(|table| table.cleared_at(revision)) else { continue };
                 let (base, now) = (stack.base.clone(), stack.now.clone());

@@ -56,7 +56,7 @@ fn apply(model: &mut Model, ops: &[Op]) {
             Op::Put { key, value } => drop(model.insert(key, value)),
             Op::Delete { key } => drop(model.remove(&key)),
             Op::Clear => model.clear(),
-            Op::PutUntil { key, value, .. } => drop(model.insert(key, value)),
+            other => unreachable!("no step has it: {other:?}"),
         }
     }
 }
@@ -111,7 +111,7 @@ fn write_turn(store: &Store, ops: &[Op]) -> Result<u64, KvError> {
             Op::Put { key, value } => tx.put(key, value)?,
             Op::Delete { key } => tx.delete(key)?,
             Op::Clear => tx.clear()?,
-            Op::PutUntil { key, value, expires_ms } => tx.put_until(key, value, *expires_ms)?,
+            other => unreachable!("no step has it: {other:?}"),
         }
     }
     Ok(tx.commit_wait()?.revision)

@@ -15,7 +15,7 @@ use crate::handle::{dispose, Handle};
 use crate::options::list;
 use crate::runtime::Runtime;
 use macula_core::Kind;
-use macula_store::kv::{KeyRange, KvError, Page, PageLimits, Snapshot, Store, Tx};
+use macula_store::kv::{KeyRange, KvError, Page, PageLimits, Snapshot, Store, Tx, NEVER_MS};
 use rustler::{Atom, Binary, Encoder, Env, LocalPid, Monitor, NewBinary, OwnedBinary, Resource, ResourceArc, Term};
 use std::sync::Arc;
 use write::TxHandle;
@@ -159,6 +159,14 @@ impl Source {
             Source::Store(store) => store.has(key),
             Source::Snapshot(snapshot) => snapshot.has(key),
             Source::Tx(tx) => tx.has(key),
+        }
+    }
+
+    fn expires_ms(&self, key: &[u8]) -> Result<Option<u64>, KvError> {
+        match self {
+            Source::Store(store) => store.expires_ms(key),
+            Source::Snapshot(snapshot) => snapshot.expires_ms(key),
+            Source::Tx(tx) => tx.expires_ms(key),
         }
     }
 
@@ -314,6 +322,23 @@ fn kv_get_many_long<'a>(env: Env<'a>, source: Term<'a>, reference: Term<'a>, key
 fn kv_has<'a>(env: Env<'a>, source: Term<'a>, key: Term<'a>) -> Term<'a> {
     let has = || -> Result<bool, Failure> { Ok(Source::of(source)?.0.has(&encode_key(key)?)?) };
     error::result(env, has())
+}
+
+/// dirty io: how many milliseconds a key stays, or `infinity`; its value is not looked at.
+#[rustler::nif(schedule = "DirtyIo")]
+fn kv_ttl<'a>(env: Env<'a>, source: Term<'a>, key: Term<'a>) -> Term<'a> {
+    let ttl = || -> Result<Term<'a>, Failure> {
+        let (source, place) = Source::of(source)?;
+        let expires_ms = source.expires_ms(&encode_key(key)?)?;
+        let left_ms = expires_ms.map_or(0, |expires_ms| expires_ms.saturating_sub(place.store.now_ms()));
+        match left_ms {
+            // not there, or not any more
+            0 => Err(Failure::outcome(Kind::NotFound)),
+            _ if expires_ms == Some(NEVER_MS) => Ok(atoms::infinity().encode(env)),
+            left_ms => Ok(left_ms.encode(env)),
+        }
+    };
+    error::result(env, ttl())
 }
 
 /// dirty io: how many entries there are.
