@@ -100,23 +100,27 @@ defmodule MaculaStorage.CubDB.Server do
   end
 
   def store(name) when is_atom(name) or is_binary(name) do
-    case lookup(to_string(name)) do
-      [{_, :opening}] -> {:error, :closed}
-      [{_, store}] -> {:ok, store}
-      [] -> app_or_gone(to_string(name), remembered(name), name)
+    case remembered(name) do
+      # never a store's name: an app's, as nearly all are
+      nil -> {:ok, Options.app!(name)}
+      store -> named(to_string(name), store)
     end
   end
 
   def store(other), do: {:ok, Options.app!(other)}
 
+  defp named(name, remembered) do
+    case lookup(name) do
+      [{_, :opening}] -> {:error, :closed}
+      [{_, store}] -> {:ok, store}
+      # A name that once stood for another store never turns into an app: what is written between two
+      # lives of the store's process would land elsewhere.
+      [] -> if remembered == name, do: {:ok, name}, else: {:error, :closed}
+    end
+  end
+
   defp label({:dir, path}), do: path
   defp label(app), do: app
-
-  # A name that once stood for another store never turns into an app: what is written between two lives
-  # of the store's process would land elsewhere.
-  defp app_or_gone(_name, nil, given), do: {:ok, Options.app!(given)}
-  defp app_or_gone(name, name, _given), do: {:ok, name}
-  defp app_or_gone(_name, _store, _given), do: {:error, :closed}
 
   defp remembered(name), do: :persistent_term.get({__MODULE__, to_string(name)}, nil)
 
