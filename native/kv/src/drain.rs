@@ -6,7 +6,7 @@
 
 use crate::engine::{Engine, Failed};
 use crate::shared::Shared;
-use crate::writer::SEQUENCE_BITS;
+use crate::writer::SEQUENCE_MAX;
 use crate::KvError;
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
@@ -85,7 +85,7 @@ impl Shared {
 
     /// The log up to `revision` is no longer needed.
     fn release_log(&self, revision: u64) {
-        let sequence = revision & ((1 << SEQUENCE_BITS) - 1);
+        let sequence = revision & SEQUENCE_MAX;
         let released = {
             let mut writer = self.writer.lock();
             let released = writer.log.release_prefix(sequence + 1);

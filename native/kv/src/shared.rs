@@ -1,13 +1,14 @@
 //! What the handles of a store and the threads that work on it share.
 //!
 //! Invariant: readers take `state` for a moment and wait for nobody. Locks are taken in the order
-//! `closing`, `engine`, `writer`, `queue`, `state`; the writer's is held over a sync, the engine's over a drain.
+//! `closing`, `engine`, `writer`, `subscribers`, `queue`, `state`; the writer's is held over a sync, the engine's over a drain.
 
 use crate::base::Base;
 use crate::blocks::BlockFile;
 use crate::engine::Engine;
 use crate::queue::Queue;
 use crate::store::Options;
+use crate::subscribe::Subscribers;
 use crate::table::Table;
 use crate::threads::Threads;
 use crate::view::{Now, Stack, View};
@@ -53,6 +54,8 @@ pub(crate) struct Shared {
     pub log_bytes: AtomicU64,
     /// Entries, and the revision at which they were counted.
     pub counted: Mutex<Option<(u64, u64)>>,
+    /// Told what is published.
+    pub subscribers: Mutex<Subscribers>,
 }
 
 /// What readers see.
