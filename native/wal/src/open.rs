@@ -70,6 +70,8 @@ impl Log {
             kept: Keeper::default(),
         };
         log.begin_segment(RECORDS)?;
+        // segments grow with what is written, not with openings
+        log.spares.set_size(size);
         // the header alone: where the log goes on is on the disk before anything is acknowledged
         log.sync()?;
         let released = log.release_but(after + 1, log.options.history_segments_old_max);
