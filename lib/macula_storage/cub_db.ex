@@ -29,7 +29,7 @@ defmodule MaculaStorage.CubDB do
   """
 
   alias MaculaStorage.{Apps, Call, Error, Native}
-  alias MaculaStorage.CubDB.{Pages, Server, Snapshot, Store, Terms, Tx, Update}
+  alias MaculaStorage.CubDB.{Pages, Server, Snapshot, Store, Subscription, Terms, Tx, Update}
 
   @type db :: atom | String.t() | pid
   @type place :: atom | String.t() | charlist | keyword
@@ -536,6 +536,38 @@ defmodule MaculaStorage.CubDB do
       end)
     end
   end
+
+  @doc """
+  Sends the calling process every change of a key, a prefix, a range or (without options) everything, as
+  `{MaculaStorage.CubDB, ref, revision, changes}`: one message per write, in order. See
+  `MaculaStorage.CubDB.Subscription` for the messages, and how to go on where another one ended.
+
+  Options: `:key`, or those of `select/2` but `:reverse`; `:from`, a revision after which to begin (default:
+  now). `{:error, :history_gone}` when the changes after it are not kept any more, see `:kv_history_bytes`
+  in `MaculaStorage.Config`. The answer has the revision at which it begins.
+
+  Durability: tells what others see. Cost: none for writers but a copy of up to 256 KiB of what is waiting
+  to be told; waits for a write that is being synced.
+
+      iex> {:ok, ref, _revision} = MaculaStorage.CubDB.subscribe(:subscribe_doc, prefix: "user:")
+      iex> MaculaStorage.CubDB.put_multi(:subscribe_doc, %{"user:1" => "Ada", "other" => 1})
+      :ok
+      iex> receive do {MaculaStorage.CubDB, ^ref, _revision, changes} -> changes end
+      [{:put, "user:1", "Ada"}]
+      iex> MaculaStorage.CubDB.unsubscribe(ref)
+      :ok
+  """
+  @spec subscribe(db, [Subscription.option()]) ::
+          {:ok, Subscription.ref(), non_neg_integer} | {:error, :history_gone} | failure
+  def subscribe(db, options \\ []), do: Subscription.begin(Server.store(db), options)
+
+  @doc "Ends a subscription; the caller's mailbox has no message of it afterwards. Again is fine. Cost: one dirty-I/O call."
+  @spec unsubscribe(Subscription.ref()) :: :ok
+  defdelegate unsubscribe(ref), to: Subscription, as: :stop
+
+  @doc "The revision of the newest write, for `subscribe/2`. Cost: one dirty-I/O call."
+  @spec revision(db) :: non_neg_integer
+  def revision(db), do: ok!(with_source(db, :revision, &Native.kv_revision/1))
 
   defp write(db, op, ops, conditions \\ []) do
     with {:ok, store} <- Server.store(db), do: Store.write(store, op, ops, conditions)

@@ -13,5 +13,8 @@ rustler::atoms! {
     // answers
     size, mtime_ms, mode, blake3, entries_done, bytes_done, bytes_total,
     total, parts, age_ms, kv, sqlite, files, uploads, other,
+    put, delete, clear, exact,
+    cub_db = "Elixir.MaculaStorage.CubDB", error_module = "Elixir.MaculaStorage.Error", subscribe,
+    struct_ = "__struct__", exception = "__exception__", kind, op, app, message, hint,
     infinity, neg_infinity, name, path, bytes, at_us, verified, entries, blocks, bytes_in, changed, left_out,
 }

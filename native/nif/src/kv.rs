@@ -4,6 +4,7 @@
 
 mod copy;
 mod range;
+mod subscribe;
 mod write;
 
 use crate::atoms;
