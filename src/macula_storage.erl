@@ -20,6 +20,7 @@
 -export([data_dir/1, data_current_db_file/1, data_file_sync/1, data_set_auto_file_sync/2]).
 -export([data_compact/1, data_set_auto_compact/2, data_halt_compaction/1, data_compacting/1, data_dirt_factor/1]).
 -export([data_back_up/2, data_check/1]).
+-export([data_subscribe/1, data_subscribe/2, data_unsubscribe/1, data_revision/1]).
 -export([sqlite_db_path/1, sqlite_open/1, sqlite_open/2, sqlite_close/1]).
 -export([sqlite_execute/2, sqlite_execute/3, sqlite_execute/4, sqlite_query/2, sqlite_query/3, sqlite_query/4]).
 -export([sqlite_transaction/2, sqlite_transaction/3, sqlite_rollback/2, sqlite_backup/2, sqlite_backup/3]).
@@ -117,6 +118,12 @@ data_compacting(App) -> ?KV:'compacting?'(App).
 data_back_up(Source, Path) -> (kv(Source)):back_up(Source, Path).
 data_check(App) -> ?KV:check(App).
 data_dirt_factor(App) -> ?KV:dirt_factor(App).
+
+%% Messages are {'Elixir.MaculaStorage.CubDB', Ref, Revision, Changes}.
+data_subscribe(App) -> ?KV:subscribe(App).
+data_subscribe(App, Options) -> ?KV:subscribe(App, Options).
+data_unsubscribe(Ref) -> ?KV:unsubscribe(Ref).
+data_revision(Source) -> (kv(Source)):revision(Source).
 
 %% SQLite. A target is an app, a connection, or the transaction that a function was given.
 

@@ -29,7 +29,18 @@ defmodule MaculaStorage.CubDB do
   """
 
   alias MaculaStorage.{Apps, Call, Error, Native, Options}
-  alias MaculaStorage.CubDB.{Pages, Server, Snapshot, Store, Terms, Tx, Update}
+
+  alias MaculaStorage.CubDB.{
+    Care,
+    Pages,
+    Server,
+    Snapshot,
+    Store,
+    Subscription,
+    Terms,
+    Tx,
+    Update
+  }
 
   @type db :: atom | String.t() | pid
   @type place :: atom | String.t() | charlist | keyword
@@ -445,109 +456,37 @@ defmodule MaculaStorage.CubDB do
   @spec current_db_file(db) :: String.t()
   def current_db_file(db), do: Path.join(data_dir(db), "kv.redb")
 
-  @doc """
-  Returns when everything written before is synced, also what was written with `durability: :async` or
-  `:none`.
-
-  Durability: `:ok` means synced. Errors as those of writes. Cost: waits for what was queued before; one
-  sync, shared with writers that come together.
-  """
+  @doc "See `MaculaStorage.CubDB.Care.file_sync/1`."
   @spec file_sync(db) :: :ok | failure
-  def file_sync(db) do
-    with {:ok, store} <- Server.store(db), do: Store.call(store, :file_sync, &Native.kv_sync/2)
-  end
+  defdelegate file_sync(db), to: Care
 
-  @doc """
-  Whether each write that does not say is synced before it is answered (`true`, the default), or never
-  by itself (`false`: as `durability: :none`; see `file_sync/1`). It holds until the store is closed.
-
-  Durability: nothing is written. Cost: no access to the disk.
-  """
+  @doc "See `MaculaStorage.CubDB.Care.set_auto_file_sync/2`."
   @spec set_auto_file_sync(db, boolean) :: :ok
-  def set_auto_file_sync(db, setting) when is_boolean(setting) do
-    durability = if setting, do: :sync, else: :none
-    with_source(db, :set_auto_file_sync, &Native.kv_set_durability(&1, durability))
-  end
+  defdelegate set_auto_file_sync(db, setting), to: Care
 
-  @doc """
-  Begins to rewrite the store's file as small as it can be, and returns; reads and writes go on.
-
-  A store does that by itself, see `set_auto_compact/2`. `wait: true` returns when it is done, with
-  `{:ok, %{bytes_before: n, bytes_after: n}}`.
-
-  Errors: `{:error, :pending_compaction}` when one is running; with `wait: true` also `:cancelled`
-  (`halt_compaction/1`), `:disk_full`, `:closed`: the store is as before.
-
-  Durability: the new file is durable before it takes the old one's place. Cost: reads and writes all that
-  is live, on a thread of ours. Snapshots that are held keep the old file's room until they end.
-
-      iex> MaculaStorage.CubDB.put(:compact_doc, :a, 1)
-      :ok
-      iex> {:ok, %{bytes_after: _}} = MaculaStorage.CubDB.compact(:compact_doc, wait: true)
-      iex> MaculaStorage.CubDB.get(:compact_doc, :a)
-      1
-  """
+  @doc "See `MaculaStorage.CubDB.Care.compact/2`."
   @spec compact(db, wait: boolean) :: :ok | {:ok, map} | {:error, :pending_compaction} | failure
-  def compact(db, options \\ []) do
-    %{wait: wait?} = MaculaStorage.Options.validate!(options, wait: {false, :boolean})
+  defdelegate compact(db, options \\ []), to: Care
 
-    begun =
-      if wait? do
-        with {:ok, store} <- Server.store(db),
-             do: Store.call(store, :compact, &Native.kv_compact/2, :infinity)
-      else
-        with {:ok, store} <- Server.store(db),
-             do: Store.with_handle(store, &Native.kv_compact_later/1)
-      end
-
-    with {:error, :conflict} <- begun, do: {:error, :pending_compaction}
-  end
-
-  @doc """
-  When the store compacts by itself: `true` (the default: after 1,000 changes and an eighth of its
-  entries, when 60 % of the file would come back), `false` (never) or `{changes, dirt_factor}`.
-
-  Durability: nothing is written. Cost: no access to the disk. It holds until the store is closed.
-  """
+  @doc "See `MaculaStorage.CubDB.Care.set_auto_compact/2`."
   @spec set_auto_compact(db, boolean | {non_neg_integer, number}) :: :ok
-  def set_auto_compact(db, setting) do
-    Server.auto_compact!(setting)
-    with_source(db, :set_auto_compact, &Native.kv_set_auto_compact(&1, Server.auto(setting)))
-  end
+  defdelegate set_auto_compact(db, setting), to: Care
 
-  @doc "Ends a compaction: `:ok`, or `{:error, :no_compaction_running}`. The store is as before. Cost: none."
+  @doc "See `MaculaStorage.CubDB.Care.halt_compaction/1`."
   @spec halt_compaction(db) :: :ok | {:error, :no_compaction_running}
-  def halt_compaction(db) do
-    if ok!(with_source(db, :halt_compaction, &Native.kv_halt_compaction/1)),
-      do: :ok,
-      else: {:error, :no_compaction_running}
-  end
+  defdelegate halt_compaction(db), to: Care
 
-  @doc "Whether a compaction runs. Cost: no access to the disk."
+  @doc "See `MaculaStorage.CubDB.Care.compacting?/1`."
   @spec compacting?(db) :: boolean
-  def compacting?(db), do: ok!(with_source(db, :compacting?, &Native.kv_is_compacting/1))
+  defdelegate compacting?(db), to: Care
 
-  @doc "The share of the file that `compact/2` could give back, 0.0 to 1.0. Cost: no access to the disk."
+  @doc "See `MaculaStorage.CubDB.Care.dirt_factor/1`."
   @spec dirt_factor(db) :: float
-  def dirt_factor(db), do: stats(db).dirt_factor
+  defdelegate dirt_factor(db), to: Care
 
-  @doc """
-  Figures about the store, a map: `:revision` (of the newest write), `:live_bytes` (keys and values in
-  the file), `:file_bytes`, `:log_bytes`, `:memory_bytes` (written and not yet in the file),
-  `:cache_bytes`, `:dirt_factor`, `:writes_since_compaction`; since it was opened `:groups` (of writes that
-  shared a sync), `:batches` (in them), `:syncs`, `:synced_ns`, `:synced_ns_max`, `:drains` (commits into
-  the file), `:drained_ns_max`, `:cache_hits`, `:cache_misses` (gets that memory could or could not
-  answer), `:blocks_read`.
-
-  Durability: nothing is written. Cost: no access to the disk.
-
-      iex> MaculaStorage.CubDB.put(:stats_doc, :a, 1)
-      :ok
-      iex> MaculaStorage.CubDB.stats(:stats_doc).batches
-      1
-  """
+  @doc "See `MaculaStorage.CubDB.Care.stats/1`."
   @spec stats(db) :: %{atom => number}
-  def stats(db), do: ok!(with_source(db, :stats, &Native.kv_stats/1))
+  defdelegate stats(db), to: Care
 
   @doc """
   Copies the store, as it is now, into the new directory `path`, which opens as a store by itself:
@@ -606,23 +545,43 @@ defmodule MaculaStorage.CubDB do
     end
   end
 
+  @doc """
+  Sends the calling process every change of a key, a prefix, a range or (without options) everything, as
+  `{MaculaStorage.CubDB, ref, revision, changes}`: one message per write, in order. See
+  `MaculaStorage.CubDB.Subscription` for the messages, and how to go on where another one ended.
+
+  Options: `:key`, or those of `select/2` but `:reverse`; `:from`, a revision after which to begin (default:
+  now). `{:error, :history_gone}` when the changes after it are not kept any more, see `:kv_history_bytes`
+  in `MaculaStorage.Config`. The answer has the revision at which it begins.
+
+  Durability: tells what others see. Cost: none for writers but a copy of up to 256 KiB of what is waiting
+  to be told; waits for a write that is being synced.
+
+      iex> {:ok, ref, _revision} = MaculaStorage.CubDB.subscribe(:subscribe_doc, prefix: "user:")
+      iex> MaculaStorage.CubDB.put_multi(:subscribe_doc, %{"user:1" => "Ada", "other" => 1})
+      :ok
+      iex> receive do {MaculaStorage.CubDB, ^ref, _revision, changes} -> changes end
+      [{:put, "user:1", "Ada"}]
+      iex> MaculaStorage.CubDB.unsubscribe(ref)
+      :ok
+  """
+  @spec subscribe(db, [Subscription.option()]) ::
+          {:ok, Subscription.ref(), non_neg_integer} | {:error, :history_gone} | failure
+  def subscribe(db, options \\ []), do: Subscription.begin(Server.store(db), options)
+
+  @doc "Ends a subscription; the caller's mailbox has no message of it afterwards. Again is fine. Cost: one dirty-I/O call."
+  @spec unsubscribe(Subscription.ref()) :: :ok
+  defdelegate unsubscribe(ref), to: Subscription, as: :stop
+
+  @doc "The revision of the newest write, for `subscribe/2`. Cost: one dirty-I/O call."
+  @spec revision(db) :: non_neg_integer
+  def revision(db), do: ok!(with_source(db, :revision, &Native.kv_revision/1))
+
   defp write(db, op, ops, conditions \\ []) do
     with {:ok, store} <- Server.store(db), do: Store.write(store, op, ops, conditions)
   end
 
-  # What cannot be read is raised: `nil` and `:error` are answers.
-  defp with_source(db, op, read) do
-    store = Server.store!(db)
-
-    case Store.with_handle(store, read) do
-      {:error, _} = error ->
-        {:error, reason} = Error.wrap(error, op, Store.name(store))
-        Error.raise!(reason, op, Store.name(store))
-
-      result ->
-        result
-    end
-  end
+  defp with_source(db, op, fun), do: Store.read!(Server.store!(db), op, fun)
 
   defp snapshot_handle!(db), do: ok!(with_source(db, :snapshot, &Native.kv_snapshot/1))
 

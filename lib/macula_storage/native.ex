@@ -21,7 +21,7 @@ defmodule MaculaStorage.Native do
   @type condition :: {:absent, key} | {:is, key, binary | nil}
   # of a list the strictest counts
   @type bound :: :none | edge | [edge]
-  @type edge :: {:incl | :excl, key} | {:prefix, key, pos_integer | nil} | {:raw, binary}
+  @type edge :: {:incl | :excl | :exact, key} | {:prefix, key, pos_integer | nil} | {:raw, binary}
 
   @doc false
   def load do
@@ -39,8 +39,8 @@ defmodule MaculaStorage.Native do
 
   # base and apps
 
-  @spec base_open(binary, pos_integer, pos_integer) :: {:ok, handle} | failure
-  def base_open(_path, _kv_cache_bytes, _usage_interval_ms), do: missing()
+  @spec base_open(binary, pos_integer, non_neg_integer, pos_integer) :: {:ok, handle} | failure
+  def base_open(_path, _kv_cache_bytes, _kv_history_bytes, _usage_interval_ms), do: missing()
 
   @spec base_close(handle, reference) :: call
   def base_close(_base, _ref), do: missing()
@@ -62,8 +62,8 @@ defmodule MaculaStorage.Native do
 
   # stores in directories of their own, each its caller's
 
-  @spec dir_open(reference, binary, pos_integer, non_neg_integer) :: call
-  def dir_open(_ref, _path, _kv_cache_bytes, _wait_ms), do: missing()
+  @spec dir_open(reference, binary, pos_integer, non_neg_integer, non_neg_integer) :: call
+  def dir_open(_ref, _path, _kv_cache_bytes, _kv_history_bytes, _wait_ms), do: missing()
 
   @spec dir_close(handle, reference) :: call
   def dir_close(_dir, _ref), do: missing()
@@ -139,6 +139,16 @@ defmodule MaculaStorage.Native do
 
   @spec kv_tx_abort(handle) :: :ok
   def kv_tx_abort(_tx), do: missing()
+
+  # messages `{MaculaStorage.CubDB, handle, ...}` to the caller from then on
+  @spec kv_subscribe(handle, reference, bound, bound, non_neg_integer | nil) :: call
+  def kv_subscribe(_store, _ref, _min, _max, _from), do: missing()
+
+  @spec kv_unsubscribe(handle) :: :ok
+  def kv_unsubscribe(_subscription), do: missing()
+
+  @spec kv_revision(handle) :: {:ok, non_neg_integer} | failure
+  def kv_revision(_source), do: missing()
 
   @spec kv_back_up(handle, reference, binary) :: call
   def kv_back_up(_source, _ref, _path), do: missing()

@@ -6,6 +6,7 @@ defmodule MaculaStorage.CubDBTest do
 
   doctest MaculaStorage.CubDB
   doctest MaculaStorage.CubDB.Snapshot
+  doctest MaculaStorage.CubDB.Subscription
 
   setup do
     %{db: unique_app()}

@@ -138,7 +138,7 @@ defmodule MaculaStorage.Nif.ClosedTest do
   end
 
   test "a closed directory" do
-    {:ok, dir} = call(&Native.dir_open(&1, unique_dir(), 4_194_304, 0))
+    {:ok, dir} = call(&Native.dir_open(&1, unique_dir(), 4_194_304, 4_194_304, 0))
     :ok = call(&Native.kv_write(dir, &1, [{:put, etf(1), etf(1)}], [], nil))
     {:ok, snapshot} = Native.kv_snapshot(dir)
     {:ok, tx} = call(&Native.kv_begin(dir, &1, 60_000))

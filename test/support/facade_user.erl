@@ -77,6 +77,13 @@ many(App) ->
     ok = macula_storage:data_compare_and_put(App, lease, error, 1),
     {error, conflict} = macula_storage:data_compare_and_put(App, lease, {ok, 2}, 3),
     ok = macula_storage:data_compare_and_delete(App, lease, {ok, 1}),
+    {ok, All, Revision} = macula_storage:data_subscribe(App),
+    Revision = macula_storage:data_revision(App),
+    {ok, Ref, Revision} = macula_storage:data_subscribe(App, [{key, lease}, {from, Revision}]),
+    ok = macula_storage:data_put(App, lease, 1),
+    receive {'Elixir.MaculaStorage.CubDB', Ref, Later, [{put, lease, 1}]} when Later > Revision -> ok end,
+    ok = macula_storage:data_unsubscribe(Ref),
+    ok = macula_storage:data_unsubscribe(All),
     ok.
 
 transactions(App) ->

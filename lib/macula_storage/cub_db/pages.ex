@@ -64,18 +64,22 @@ defmodule MaculaStorage.CubDB.Pages do
     end
   end
 
+  @range [
+    min_key: {:none, :any},
+    max_key: {:none, :any},
+    min_key_inclusive: {true, :boolean},
+    max_key_inclusive: {true, :boolean},
+    prefix: {:none, :any},
+    tuple_size: {nil, :any}
+  ]
+
+  @doc "The options that say which keys, for those who have more."
+  def range_options, do: @range
+
   @doc false
   def bounds!(options) do
     options =
-      MaculaStorage.Options.validate!(options,
-        min_key: {:none, :any},
-        max_key: {:none, :any},
-        min_key_inclusive: {true, :boolean},
-        max_key_inclusive: {true, :boolean},
-        prefix: {:none, :any},
-        tuple_size: {nil, :any},
-        reverse: {false, :boolean}
-      )
+      MaculaStorage.Options.validate!(options, @range ++ [reverse: {false, :boolean}])
       |> Map.put(:given, Keyword.keys(options))
 
     within = prefix!(options)

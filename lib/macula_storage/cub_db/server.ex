@@ -186,7 +186,9 @@ defmodule MaculaStorage.CubDB.Server do
   end
 
   defp open(path) do
-    open = &Native.dir_open(&1, path, Config.get().kv_cache_bytes, @closing_ms)
+    config = Config.get()
+
+    open = &Native.dir_open(&1, path, config.kv_cache_bytes, config.kv_history_bytes, @closing_ms)
 
     case Call.run(open, op: :open, app: path, timeout: @open_ms) do
       {:ok, handle} -> {:ok, handle}

@@ -71,6 +71,13 @@ defmodule MaculaStorage.CubDB.Snapshot do
   def select(snapshot, options \\ []),
     do: Pages.stream_of(snapshot.handle, Pages.bounds!(options))
 
+  @doc "The revision that it shows, for `MaculaStorage.CubDB.subscribe/2`. Cost: one dirty-I/O call."
+  @spec revision(t) :: non_neg_integer
+  def revision(snapshot) do
+    {:ok, revision} = answer!(Native.kv_revision(snapshot.handle), snapshot)
+    revision
+  end
+
   @doc """
   As `MaculaStorage.CubDB.back_up/2`, of this instant. A snapshot whose time ends meanwhile is kept until
   the copy is made.

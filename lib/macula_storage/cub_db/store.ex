@@ -6,7 +6,7 @@ defmodule MaculaStorage.CubDB.Store do
   # other way; it would wait for itself, or do so twice when its function runs again.
 
   alias MaculaStorage.CubDB.{Place, Terms}
-  alias MaculaStorage.{Apps, Call, Native}
+  alias MaculaStorage.{Apps, Call, Error, Native}
 
   @open_ms 60_000
 
@@ -50,6 +50,19 @@ defmodule MaculaStorage.CubDB.Store do
     large? = Terms.large?(ops, conditions)
     write = if large?, do: &Native.kv_write_large/5, else: &Native.kv_write/5
     call(store, op, &write.(&1, &2, ops, conditions, durability))
+  end
+
+  @doc "As `with_handle/2`; what cannot be answered is raised, because `nil` and `:error` are answers."
+  @spec read!(t, atom, (reference -> result)) :: result when result: any
+  def read!(store, op, fun) do
+    case with_handle(store, fun) do
+      {:error, _} = error ->
+        {:error, reason} = Error.wrap(error, op, name(store))
+        Error.raise!(reason, op, name(store))
+
+      result ->
+        result
+    end
   end
 
   @doc "Calls what runs on a thread of ours with the store's handle and a reference; waits for its answer."

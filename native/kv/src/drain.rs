@@ -7,7 +7,7 @@
 use crate::engine::{Engine, Failed};
 use crate::shared::Shared;
 use crate::sweep;
-use crate::writer::SEQUENCE_BITS;
+use crate::writer::SEQUENCE_MAX;
 use crate::KvError;
 use parking_lot::MutexGuard;
 use std::sync::atomic::Ordering;
@@ -103,7 +103,7 @@ impl Shared {
 
     /// The log up to `revision` is no longer needed.
     pub fn release_log(&self, revision: u64) {
-        let sequence = revision.min(self.log_pin.load(Ordering::Acquire)) & ((1 << SEQUENCE_BITS) - 1);
+        let sequence = revision.min(self.log_pin.load(Ordering::Acquire)) & SEQUENCE_MAX;
         let released = {
             let mut writer = self.writer.lock();
             let released = writer.log.release_prefix(sequence + 1);

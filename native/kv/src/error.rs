@@ -49,6 +49,12 @@ pub enum KvError {
     /// An earlier sync or engine call failed.
     #[error("the store is poisoned until it is reopened: {0}")]
     Poisoned(String),
+    /// The log does not have everything after a revision, or the revision is none of this store's.
+    #[error("the changes after this revision are gone: from={from}")]
+    HistoryGone {
+        /// What was asked for.
+        from: u64,
+    },
     /// Stored bytes are not what was written.
     #[error("corrupted: {reason}, file={file} block={}", block.map_or("-".into(), |b| b.to_string()))]
     Corrupt {
@@ -108,6 +114,7 @@ impl From<WalError> for KvError {
             WalError::DiskFull => Self::DiskFull,
             WalError::UnknownResult(why) => Self::UnknownResult(why),
             WalError::Poisoned(why) => Self::Poisoned(why),
+            WalError::HistoryGone { from, .. } => Self::HistoryGone { from },
             WalError::Io { verb, source } => Self::Io { verb, source },
             error => Self::Internal(error.to_string()),
         }
@@ -127,6 +134,7 @@ impl Kinded for KvError {
             Self::DiskFull => Kind::DiskFull,
             Self::UnknownResult(_) => Kind::UnknownResult,
             Self::Poisoned(_) => Kind::Poisoned,
+            Self::HistoryGone { .. } => Kind::HistoryGone,
             Self::Corrupt { .. } => Kind::Corrupt,
             Self::NewerFormat { .. } => Kind::NewerFormat,
             Self::Io { source, .. } => io_kind(source),

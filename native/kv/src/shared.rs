@@ -1,7 +1,8 @@
 //! What the handles of a store and the threads that work on it share.
 //!
 //! Invariant: readers take `state` for a moment and wait for nobody. Locks are taken in the order
-//! `closing`, `engine`, `writer`, `sweeper`, `queue`, `state`; the writer's is held over a sync, the engine's over a drain.
+//! `closing`, `engine`, `writer`, `subscribers`, `sweeper`, `queue`, `state`; the writer's is held over a sync,
+//! the engine's over a drain.
 
 use crate::base::Base;
 use crate::batch::Durability;
@@ -11,6 +12,7 @@ use crate::engine::Engine;
 use crate::queue::Queue;
 use crate::stats::Counters;
 use crate::store::Options;
+use crate::subscribe::Subscribers;
 use crate::sweep::Sweeper;
 use crate::table::Table;
 use crate::threads::Threads;
@@ -63,6 +65,8 @@ pub(crate) struct Shared {
     /// Entries, and the revision at which they were counted.
     pub counted: Mutex<Option<(u64, u64)>>,
     pub sweeper: Mutex<Sweeper>,
+    /// Told what is published.
+    pub subscribers: Mutex<Subscribers>,
 }
 
 /// What readers see.

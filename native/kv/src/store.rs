@@ -22,6 +22,13 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// Of changes that subscribers can go on from.
+const HISTORY_BYTES: u64 = 4 << 20;
+/// Segments of the log that are kept for subscribers only, each of which is an open file: as many as
+/// doubling takes from the shortest to 4 MiB, and of earlier openings, which begin one each, few.
+const HISTORY_SEGMENTS_MAX: usize = 8;
+const HISTORY_SEGMENTS_OLD_MAX: usize = 2;
+
 /// How a store behaves.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -73,6 +80,20 @@ impl Default for Options {
             sweep_interval: Duration::from_secs(60),
             log: macula_wal::Options { segment_bytes_max: 4 << 20, ..Default::default() },
         }
+        .keeping(HISTORY_BYTES)
+    }
+}
+
+impl Options {
+    /// With at least so many bytes of changes that subscribers can go on from, as soon as there are as
+    /// many. On the disk it may be a segment more.
+    pub fn keeping(mut self, history_bytes: u64) -> Self {
+        let log = &mut self.log;
+        let longest = (history_bytes / log.segment_bytes_max.max(1)) as usize;
+        log.history_bytes = history_bytes;
+        log.history_segments_max = HISTORY_SEGMENTS_MAX + longest;
+        log.history_segments_old_max = HISTORY_SEGMENTS_OLD_MAX + longest;
+        self
     }
 }
 

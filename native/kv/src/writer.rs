@@ -11,6 +11,7 @@ use crate::queue::Job;
 use crate::record;
 use crate::reply::Reply;
 use crate::shared::Shared;
+use crate::subscribe::Heard;
 use crate::table::{Written, NEVER_MS};
 use crate::turn::{End, Turn, Tx};
 use crate::view::{Stack, View};
@@ -30,6 +31,7 @@ const PAGES_BYTES: u64 = 16_384;
 /// A revision is a number of openings after a crash, then the sequence in the log: so that what an
 /// unknown outcome may have used is never used again.
 pub(crate) const SEQUENCE_BITS: u32 = 40;
+pub(crate) const SEQUENCE_MAX: u64 = (1 << SEQUENCE_BITS) - 1;
 
 /// What only one thread at a time has.
 pub(crate) struct Writer {
@@ -77,9 +79,10 @@ impl Shared {
         let (before, stack_before) = (staged.revision, staged.stack.clone());
         let own = *self.durability.lock();
         let (mut done, mut broken, mut durability) = (Vec::with_capacity(group.len()), None, Durability::None);
+        let (mut heard, mut unserved) = (Vec::new(), Vec::new());
         for (mut batch, reply) in group {
             let wanted = batch.durability.unwrap_or(own);
-            match self.stage(&mut writer, &mut staged, &mut batch) {
+            match self.stage(&mut writer, &mut staged, &mut batch, &mut heard) {
                 Ok(committed) => {
                     durability = durability.max(wanted);
                     done.push((reply, Ok(committed)));
@@ -106,12 +109,14 @@ impl Shared {
                     self.counters.sync(self.clock.monotonic().saturating_sub(begun));
                 }
                 self.publish(&stack_before, staged);
+                unserved = self.hand_out(heard);
             }
         }
         drop(pass);
         self.log_bytes.store(writer.log.begun_bytes(), Ordering::Relaxed);
         let is_dirty = writer.is_dirty;
         drop(writer);
+        self.serve(unserved);
         if let Some(error) = broken {
             self.poison(&error);
         }
@@ -122,7 +127,13 @@ impl Shared {
     }
 
     /// Check one batch against what is staged, append it, and lay it over.
-    fn stage(&self, writer: &mut Writer, staged: &mut View, batch: &mut Batch) -> Result<Committed, KvError> {
+    fn stage(
+        &self,
+        writer: &mut Writer,
+        staged: &mut View,
+        batch: &mut Batch,
+        heard: &mut Vec<Heard>,
+    ) -> Result<Committed, KvError> {
         if batch.cancel.as_ref().is_some_and(|cancel| cancel.is_cancelled()) {
             return Err(KvError::Cancelled);
         }
@@ -132,6 +143,7 @@ impl Shared {
         }
         let revision = writer.epoch | writer.log.next_sequence();
         record::append(&mut writer.log, revision, &batch.ops)?;
+        heard.extend(self.subscribers.lock().hear(revision, &batch.ops));
         lay_over(&mut staged.stack, std::mem::take(&mut batch.ops), revision);
         staged.revision = revision;
         Ok(Committed { revision })

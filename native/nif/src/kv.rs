@@ -5,6 +5,7 @@
 mod care;
 mod copy;
 mod range;
+mod subscribe;
 mod write;
 
 use crate::atoms;

@@ -43,7 +43,7 @@ pub use usage::Usage;
 pub mod kv {
     pub use macula_kv::{
         AutoCompact, Batch, Committed, Compacted, Condition, Durability, KeyRange, KvError, Op, Options, Page,
-        PageLimits, Seams, Snapshot, Stats, Store, Threads, Tx, Verified, NEVER_MS,
+        PageLimits, Seams, Snapshot, Stats, Store, Subscription, Threads, Told, Tx, Verified, NEVER_MS,
     };
 }
 
