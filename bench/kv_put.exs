@@ -6,7 +6,8 @@
 # `:ok`; then 1,000 entries in one call. Beside the figures stands the disk's own rate, measured in the same
 # run: the same bytes appended to one file, and fdatasync. More puts a second than that means shared syncs.
 #
-# `written/byte` is what the VM had the disk write for each byte of key and value, until it was quiet again.
+# `written/byte` is what went to the device (from anybody: an idle machine) for each byte of key and value,
+# until it was quiet again.
 Code.require_file("kv.exs", __DIR__)
 
 defmodule MaculaStorage.Bench.KvPut do

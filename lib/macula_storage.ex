@@ -132,7 +132,8 @@ defmodule MaculaStorage do
   given to `MaculaStorage.CubDB.start_link/2`, does as well as the app's.
 
   Durability: `:ok` means synced. Cost: one sync, shared with writers that come together. Errors: see
-  `MaculaStorage.CubDB`. Options: none yet.
+  `MaculaStorage.CubDB`. Options: `:ttl`, the milliseconds after which the entry is gone by itself, see
+  `MaculaStorage.CubDB.put/4`.
 
       iex> MaculaStorage.data_put(:data_doc, {:user, 1}, "Ada")
       :ok
@@ -141,11 +142,8 @@ defmodule MaculaStorage do
       iex> MaculaStorage.data_get(:data_doc, {:user, 2}, :nobody)
       :nobody
   """
-  @spec data_put(app, term, term, keyword) :: :ok | failure
-  def data_put(app, key, value, options \\ []) do
-    Options.validate!(options, [])
-    CubDB.put(app, key, value)
-  end
+  @spec data_put(app, term, term, [CubDB.put_option()]) :: :ok | failure
+  def data_put(app, key, value, options \\ []), do: CubDB.put(app, key, value, options)
 
   @doc "The value of a key, or `default`. Cost: one dirty-I/O call. Durability: reads what is durable."
   @spec data_get(app, term, term) :: term

@@ -9,17 +9,18 @@
 
 -export([app_data_path/1, app_uploads_path/1, app_cache_path/1, ensure_app_dirs/1, list_apps/0]).
 -export([close_app/1, app_owner/1, app_quota/1, app_usage/1, app_usage/2]).
--export([data_put/3, data_put/4, data_put_new/3, data_delete/2, data_clear/1]).
+-export([data_put/3, data_put/4, data_put_new/3, data_put_new/4, data_delete/2, data_clear/1, data_ttl/2]).
 -export([data_get/2, data_get/3, data_fetch/2, data_has_key/2, data_get_multi/2, data_size/1, data_count/1, data_count/2]).
 -export([data_select/1, data_select/2, data_fold/4]).
--export([data_put_multi/2, data_delete_multi/2, data_put_and_delete_multi/3]).
+-export([data_put_multi/2, data_put_multi/3, data_delete_multi/2, data_put_and_delete_multi/3]).
 -export([data_update/4, data_get_and_update/3, data_get_and_update_multi/3, data_transaction/2, data_transaction/3, data_refetch/3]).
--export([data_compare_and_put/4, data_compare_and_delete/3]).
+-export([data_compare_and_put/4, data_compare_and_put/5, data_compare_and_delete/3]).
 -export([data_snapshot/1, data_snapshot/2, data_release_snapshot/1, data_with_snapshot/2]).
 -export([data_start_link/1, data_start_link/2, data_start/1, data_start/2, data_child_spec/1, data_stop/1, data_stop/2, data_stop/3]).
 -export([data_dir/1, data_current_db_file/1, data_file_sync/1, data_set_auto_file_sync/2]).
 -export([data_compact/1, data_set_auto_compact/2, data_halt_compaction/1, data_compacting/1, data_dirt_factor/1]).
 -export([data_back_up/2, data_check/1]).
+-export([data_subscribe/1, data_subscribe/2, data_unsubscribe/1, data_revision/1]).
 -export([sqlite_db_path/1, sqlite_open/1, sqlite_open/2, sqlite_close/1]).
 -export([sqlite_execute/2, sqlite_execute/3, sqlite_execute/4, sqlite_query/2, sqlite_query/3, sqlite_query/4]).
 -export([sqlite_transaction/2, sqlite_transaction/3, sqlite_rollback/2, sqlite_backup/2, sqlite_backup/3]).
@@ -49,8 +50,10 @@ app_usage(App, Options) -> ?M:app_usage(App, Options).
 %% Key-value. A function that writes answers a transaction with the transaction, as in Elixir.
 
 data_put(Target, Key, Value) -> (kv(Target)):put(Target, Key, Value).
-data_put(App, Key, Value, Options) -> ?M:data_put(App, Key, Value, Options).
+data_put(Target, Key, Value, Options) -> (kv(Target)):put(Target, Key, Value, Options).
 data_put_new(Target, Key, Value) -> (kv(Target)):put_new(Target, Key, Value).
+data_put_new(Target, Key, Value, Options) -> (kv(Target)):put_new(Target, Key, Value, Options).
+data_ttl(Target, Key) -> (kv(Target)):ttl(Target, Key).
 data_delete(Target, Key) -> (kv(Target)):delete(Target, Key).
 data_clear(Target) -> (kv(Target)):clear(Target).
 
@@ -76,12 +79,14 @@ data_fold(Target, Options, Fun, Acc) ->
     'Elixir.Enum':reduce((kv(Target)):select(Target, Options), Acc, Fun).
 
 data_put_multi(App, Entries) -> ?KV:put_multi(App, Entries).
+data_put_multi(App, Entries, Options) -> ?KV:put_multi(App, Entries, Options).
 data_delete_multi(App, Keys) -> ?KV:delete_multi(App, Keys).
 data_put_and_delete_multi(App, Entries, Keys) -> ?KV:put_and_delete_multi(App, Entries, Keys).
 data_update(App, Key, Initial, Fun) -> ?KV:update(App, Key, Initial, Fun).
 data_get_and_update(App, Key, Fun) -> ?KV:get_and_update(App, Key, Fun).
 data_get_and_update_multi(App, Keys, Fun) -> ?KV:get_and_update_multi(App, Keys, Fun).
 data_compare_and_put(App, Key, Expected, New) -> ?KV:compare_and_put(App, Key, Expected, New).
+data_compare_and_put(App, Key, Expected, New, Options) -> ?KV:compare_and_put(App, Key, Expected, New, Options).
 data_compare_and_delete(App, Key, Expected) -> ?KV:compare_and_delete(App, Key, Expected).
 
 %% Fun(Tx) -> {commit, Tx, Result} | {cancel, Result}.
@@ -113,6 +118,12 @@ data_compacting(App) -> ?KV:'compacting?'(App).
 data_back_up(Source, Path) -> (kv(Source)):back_up(Source, Path).
 data_check(App) -> ?KV:check(App).
 data_dirt_factor(App) -> ?KV:dirt_factor(App).
+
+%% Messages are {'Elixir.MaculaStorage.CubDB', Ref, Revision, Changes}.
+data_subscribe(App) -> ?KV:subscribe(App).
+data_subscribe(App, Options) -> ?KV:subscribe(App, Options).
+data_unsubscribe(Ref) -> ?KV:unsubscribe(Ref).
+data_revision(Source) -> (kv(Source)):revision(Source).
 
 %% SQLite. A target is an app, a connection, or the transaction that a function was given.
 

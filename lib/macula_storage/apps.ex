@@ -174,7 +174,12 @@ defmodule MaculaStorage.Apps do
     config = Config.get()
 
     MaculaStorage.Error.wrap_result(
-      Native.base_open(config.base_path, config.kv_cache_bytes, config.usage_interval_ms),
+      Native.base_open(
+        config.base_path,
+        config.kv_cache_bytes,
+        config.kv_history_bytes,
+        config.usage_interval_ms
+      ),
       :open,
       nil
     )

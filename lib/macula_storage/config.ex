@@ -5,6 +5,7 @@ defmodule MaculaStorage.Config do
       config :macula_storage,
         base_path: "/var/lib/maculaos",   # MACULA_STORAGE_BASE in the environment goes first
         kv_cache_bytes: 16_777_216,       # cache of each app's key-value store
+        kv_history_bytes: 4_194_304,      # changes that are kept for MaculaStorage.CubDB.subscribe/2
         usage_interval_ms: 10_000,        # how often files of other programs are counted at most
         timeout_ms: 15_000                # how long a call waits when it is not told
 
@@ -13,12 +14,13 @@ defmodule MaculaStorage.Config do
 
   @default_base "/var/lib/maculaos"
 
-  @enforce_keys [:base_path, :kv_cache_bytes, :usage_interval_ms, :timeout_ms]
+  @enforce_keys [:base_path, :kv_cache_bytes, :kv_history_bytes, :usage_interval_ms, :timeout_ms]
   defstruct @enforce_keys
 
   @type t :: %__MODULE__{
           base_path: String.t(),
           kv_cache_bytes: pos_integer,
+          kv_history_bytes: non_neg_integer,
           usage_interval_ms: pos_integer,
           timeout_ms: pos_integer
         }
@@ -33,6 +35,7 @@ defmodule MaculaStorage.Config do
     config = %__MODULE__{
       base_path: Path.expand(base_path()),
       kv_cache_bytes: positive(:kv_cache_bytes, 16 * 1024 * 1024),
+      kv_history_bytes: non_negative(:kv_history_bytes, 4 * 1024 * 1024),
       usage_interval_ms: positive(:usage_interval_ms, 10_000),
       timeout_ms: positive(:timeout_ms, 15_000)
     }
@@ -57,6 +60,17 @@ defmodule MaculaStorage.Config do
     else
       path when is_binary(path) and path != "" -> path
       other -> raise ArgumentError, "expected base_path to be a path, got: #{inspect(other)}"
+    end
+  end
+
+  defp non_negative(name, default) do
+    case Application.get_env(:macula_storage, name, default) do
+      n when n in 0..0x7FFF_FFFF_FFFF_FFFF//1 ->
+        n
+
+      other ->
+        raise ArgumentError,
+              "expected #{name} to be an integer that is not negative, got: #{inspect(other)}"
     end
   end
 

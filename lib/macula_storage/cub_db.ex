@@ -1,6 +1,6 @@
 defmodule MaculaStorage.CubDB do
   @moduledoc """
-  The ordered key-value store of an app, with the functions of CubDB 2.
+  The ordered key-value store of an app, or of a directory, with the functions of CubDB 2.
 
   Keys and values are any Erlang terms. Entries are sorted in Erlang's term order; `1` and `1.0` are
   different keys that stand side by side.
@@ -22,14 +22,25 @@ defmodule MaculaStorage.CubDB do
 
   Errors of writes: `{:error, :busy}` (queue full), `:timeout` (may or may not have happened),
   `:disk_full`, `:too_large` (a key over 64 KiB, a value over 1 GiB), `:unknown_result` (the sync
-  failed), `:poisoned` (an earlier sync failed: close and open the app), `:closed` (also while a name's
-  process is away, between a crash and its restart), `:locked`
-  (another process owns the app), or a `MaculaStorage.Error`. Reads raise a `MaculaStorage.Error`
-  when they cannot answer, because `nil` would be an answer.
+  failed), `:poisoned` (an earlier sync failed: close and open the app, or stop and start the process of
+  a directory), `:closed` (also while a name's process is away, between a crash and its restart),
+  `:locked` (another process owns the app), or a `MaculaStorage.Error`. Reads raise a
+  `MaculaStorage.Error` when they cannot answer, because `nil` would be an answer.
   """
 
-  alias MaculaStorage.{Apps, Call, Error, Native}
-  alias MaculaStorage.CubDB.{Pages, Server, Snapshot, Store, Terms, Tx, Update}
+  alias MaculaStorage.{Apps, Call, Error, Native, Options}
+
+  alias MaculaStorage.CubDB.{
+    Care,
+    Pages,
+    Server,
+    Snapshot,
+    Store,
+    Subscription,
+    Terms,
+    Tx,
+    Update
+  }
 
   @type db :: atom | String.t() | pid
   @type place :: atom | String.t() | charlist | keyword
@@ -44,6 +55,7 @@ defmodule MaculaStorage.CubDB do
           | {:prefix, binary | nonempty_list | tuple}
           | {:tuple_size, non_neg_integer}
           | {:reverse, boolean}
+  @type put_option :: {:ttl, pos_integer | :infinity}
   @type failure :: {:error, atom | Error.t()}
 
   @transaction_ms 30_000
@@ -62,8 +74,7 @@ defmodule MaculaStorage.CubDB do
 
   Options: `:name`, an atom or string under which the functions of this module find the store;
   `:timeout`, `:spawn_opt`, `:hibernate_after` and `:debug` as `GenServer.start_link/3` has them;
-  `:auto_compact` and `:auto_file_sync`, which are looked at as CubDB does, and change nothing: see
-  `set_auto_compact/2` and `set_auto_file_sync/2`.
+  `:auto_compact` and `:auto_file_sync`: see `set_auto_compact/2` and `set_auto_file_sync/2`.
 
   A directory inside of an app's, and one with files of CubDB itself (see `mix macula.import.cubdb`), are
   refused with a `MaculaStorage.Error`.
@@ -142,11 +153,15 @@ defmodule MaculaStorage.CubDB do
   @spec has_key?(db, key) :: boolean
   def has_key?(db, key), do: ok!(with_source(db, :has_key?, &Pages.has_key?(&1, key)))
 
+  @doc "How many milliseconds a key stays, or `:infinity`; `:error` when it is not there. Cost and durability as `fetch/2`."
+  @spec ttl(db, key) :: {:ok, pos_integer | :infinity} | :error
+  def ttl(db, key), do: with_source(db, :ttl, &Pages.ttl(&1, key))
+
   @doc "A map of those of `keys` that are there, in one crossing. Cost and durability as `fetch/2`."
   @spec get_multi(db, [key]) :: %{key => value}
   def get_multi(db, keys), do: ok!(with_source(db, :get_multi, &Pages.get_multi(&1, keys)))
 
-  @doc "How many entries there are. Cost: one dirty-I/O call; does not count."
+  @doc "How many entries there are, with those that expired and are not freed yet. Cost: one dirty-I/O call; does not count."
   @spec size(db) :: non_neg_integer
   def size(db), do: ok!(with_source(db, :size, &Native.kv_len/1))
 
@@ -204,22 +219,45 @@ defmodule MaculaStorage.CubDB do
     ok!(with_source(db, :count, &Pages.count(&1, bounds)))
   end
 
-  @doc "Writes an entry. Durability: `:ok` means synced. Cost: one sync, shared with writers that come together."
-  @spec put(db, key, value) :: :ok | failure
-  def put(db, key, value), do: write(db, :put, [Terms.put(key, value)])
+  @doc """
+  Writes an entry.
 
-  @doc "As `put/3`, unless the key is there: `{:error, :exists}`."
-  @spec put_new(db, key, value) :: :ok | failure
-  def put_new(db, key, value),
-    do: write(db, :put_new, [Terms.put(key, value)], [{:absent, Terms.key(key)}])
+  Options: `:ttl`, its time to live in milliseconds, from this call on (default `:infinity`). When it is
+  over nobody reads the entry any more, in no snapshot or transaction either, and the store frees its room
+  by itself. It belongs to this value: whatever writes the key again without `:ttl`, such as a plain `put/3`
+  or `update/4`, makes it stay. A wall clock that is set forward ends it early, one that is set back does not
+  prolong it while the store is open.
+
+  Durability: `:ok` means synced. Cost: one sync, shared with writers that come together.
+
+      iex> MaculaStorage.CubDB.put(:put_doc, :session, "Ada", ttl: 60_000)
+      :ok
+      iex> {:ok, left} = MaculaStorage.CubDB.ttl(:put_doc, :session)
+      iex> left in 1..60_000
+      true
+  """
+  @spec put(db, key, value, [put_option]) :: :ok | failure
+  def put(db, key, value, options \\ []),
+    do: write(db, :put, [Terms.put(key, value, Options.ttl!(options))])
+
+  @doc "As `put/4`, unless the key is there: `{:error, :exists}`."
+  @spec put_new(db, key, value, [put_option]) :: :ok | failure
+  def put_new(db, key, value, options \\ []) do
+    put = Terms.put(key, value, Options.ttl!(options))
+    write(db, :put_new, [put], [{:absent, Terms.key(key)}])
+  end
 
   @doc "Deletes a key; one that is not there is fine. Durability and cost as `put/3`."
   @spec delete(db, key) :: :ok | failure
   def delete(db, key), do: write(db, :delete, [Terms.delete(key)])
 
-  @doc "Writes many entries (a map, keyword list or list of pairs) at once: all or none. Durability and cost as `put/3`."
-  @spec put_multi(db, %{key => value} | [entry]) :: :ok | failure
-  def put_multi(db, entries), do: put_and_delete_multi(db, entries, [])
+  @doc "Writes many entries (a map, keyword list or list of pairs) at once: all or none. Options, durability and cost as `put/4`."
+  @spec put_multi(db, %{key => value} | [entry], [put_option]) :: :ok | failure
+  def put_multi(db, entries, options \\ []) do
+    ttl = Options.ttl!(options)
+    puts = Enum.map(entries || [], fn {key, value} -> Terms.put(key, value, ttl) end)
+    write(db, :put_multi, puts)
+  end
 
   @doc "Deletes many keys at once: all or none. Durability and cost as `put/3`."
   @spec delete_multi(db, [key]) :: :ok | failure
@@ -243,7 +281,7 @@ defmodule MaculaStorage.CubDB do
   It is optimistic: `fun` runs in the caller while others write, and what it answers is written if the
   value is still the one that it was given. **`fun` may therefore run again**, and does best without
   side effects; after three conflicts it runs with exclusive write access. Writing to the same store
-  inside `fun` raises. An exception in `fun` changes nothing.
+  inside `fun` raises. An exception in `fun` changes nothing. What is written stays: see `put/4` on `:ttl`.
 
   Durability: `:ok` means synced. Cost: one read and one write, whose sync is shared with writers that
   come together; a value over 1 MiB, or one that others keep changing, takes a `transaction/3`.
@@ -266,7 +304,8 @@ defmodule MaculaStorage.CubDB do
   @doc """
   Reads a key, and writes what `fun` answers: `{result, new_value}`, or `:pop` to delete it.
 
-  Returns the result (for `:pop`, the old value). A value that stays the same is not written.
+  Returns the result (for `:pop`, the old value). A value that stays the same is not written, and keeps
+  its time to live.
   `fun` may run again, see `update/4`. Durability and cost as `update/4`.
 
       iex> MaculaStorage.CubDB.get_and_update(:get_and_update_doc, :next, fn n -> {n || 0, (n || 0) + 1} end)
@@ -310,8 +349,8 @@ defmodule MaculaStorage.CubDB do
   `expected` is what `fetch/2` answers: `{:ok, value}`, or `:error` for a key that is not there. Values
   are the same as `===` has it: `1` is not `1.0`. It does not matter in which form the value is stored.
 
-  Durability: `:ok` means synced. Cost: one sync, shared with writers that come together; a conflict is
-  found out with one read.
+  Options: as `put/4`. Durability: `:ok` means synced. Cost: one sync, shared with writers that come
+  together; a conflict is found out with one read.
 
       iex> alias MaculaStorage.CubDB
       iex> CubDB.compare_and_put(:compare_doc, :leader, :error, "node a")
@@ -321,15 +360,17 @@ defmodule MaculaStorage.CubDB do
       iex> CubDB.compare_and_put(:compare_doc, :leader, {:ok, "node a"}, "node b")
       :ok
   """
-  @spec compare_and_put(db, key, {:ok, value} | :error, value) ::
+  @spec compare_and_put(db, key, {:ok, value} | :error, value, [put_option]) ::
           :ok | {:error, :conflict} | failure
-  def compare_and_put(db, key, expected, new) do
+  def compare_and_put(db, key, expected, new, options \\ []) do
+    ttl = Options.ttl!(options)
+
     with {:ok, store} <- Server.store(db),
-         do: Update.compare(store, :compare_and_put, key, expected, [{key, new}], [])
+         do: Update.compare(store, :compare_and_put, key, expected, [{key, new}], [], ttl)
   end
 
   @doc """
-  Deletes a key if it holds `expected`, else `{:error, :conflict}`. As `compare_and_put/4`.
+  Deletes a key if it holds `expected`, else `{:error, :conflict}`. As `compare_and_put/5`.
 
       iex> alias MaculaStorage.CubDB
       iex> CubDB.put(:compare_delete_doc, :lease, 7)
@@ -369,7 +410,7 @@ defmodule MaculaStorage.CubDB do
   @spec transaction(db, (Tx.t() -> {:commit, Tx.t(), any} | {:cancel, any}), keyword) ::
           any | failure
   def transaction(db, fun, options \\ []) when is_function(fun, 1) do
-    options = MaculaStorage.Options.validate!(options, timeout: {@transaction_ms, :positive})
+    options = Options.validate!(options, timeout: {@transaction_ms, :positive})
     with {:ok, store} <- Server.store(db), do: Tx.run(store, :transaction, fun, options.timeout)
   end
 
@@ -415,70 +456,37 @@ defmodule MaculaStorage.CubDB do
   @spec current_db_file(db) :: String.t()
   def current_db_file(db), do: Path.join(data_dir(db), "kv.redb")
 
-  @doc """
-  Returns when everything written before is synced: at once, because every `:ok` of a write says so.
+  @doc "See `MaculaStorage.CubDB.Care.file_sync/1`."
+  @spec file_sync(db) :: :ok | failure
+  defdelegate file_sync(db), to: Care
 
-  Durability: `:ok` means synced. Cost: one dirty-I/O call, no sync.
-  """
-  @spec file_sync(db) :: :ok
-  def file_sync(db) do
-    {:ok, _size} = with_source(db, :file_sync, &Native.kv_len/1)
-    :ok
-  end
-
-  @doc """
-  Takes what CubDB takes: whether each write is synced. With `false` it still is; writers that come
-  together share a sync, which is what `false` was for.
-
-  Durability: nothing is written. Cost: none.
-  """
+  @doc "See `MaculaStorage.CubDB.Care.set_auto_file_sync/2`."
   @spec set_auto_file_sync(db, boolean) :: :ok
-  def set_auto_file_sync(db, setting) when is_boolean(setting) do
-    Server.store!(db)
-    :ok
-  end
+  defdelegate set_auto_file_sync(db, setting), to: Care
 
-  @doc """
-  `{:error, :unsupported}`: there is no compaction to start. The room of deleted and replaced entries is
-  used again while the store runs; `back_up/2` makes a copy that holds no more than is live. Cost: none.
-  """
-  @spec compact(db) :: {:error, :unsupported}
-  def compact(db) do
-    Server.store!(db)
-    {:error, :unsupported}
-  end
+  @doc "See `MaculaStorage.CubDB.Care.compact/2`."
+  @spec compact(db, wait: boolean) :: :ok | {:ok, map} | {:error, :pending_compaction} | failure
+  defdelegate compact(db, options \\ []), to: Care
 
-  @doc """
-  Takes what CubDB takes (`true`, `false` or `{writes, factor}`), and changes nothing: see `compact/1`.
-
-  Durability: nothing is written. Cost: none.
-  """
+  @doc "See `MaculaStorage.CubDB.Care.set_auto_compact/2`."
   @spec set_auto_compact(db, boolean | {non_neg_integer, number}) :: :ok
-  def set_auto_compact(db, setting) do
-    Server.store!(db)
-    Server.auto_compact!(setting)
-  end
+  defdelegate set_auto_compact(db, setting), to: Care
 
-  @doc "`{:error, :no_compaction_running}`, as CubDB answers when there is none. Cost: none."
-  @spec halt_compaction(db) :: {:error, :no_compaction_running}
-  def halt_compaction(db) do
-    Server.store!(db)
-    {:error, :no_compaction_running}
-  end
+  @doc "See `MaculaStorage.CubDB.Care.halt_compaction/1`."
+  @spec halt_compaction(db) :: :ok | {:error, :no_compaction_running}
+  defdelegate halt_compaction(db), to: Care
 
-  @doc "Whether a compaction runs: `false`, see `compact/1`. Cost: none."
-  @spec compacting?(db) :: false
-  def compacting?(db) do
-    Server.store!(db)
-    false
-  end
+  @doc "See `MaculaStorage.CubDB.Care.compacting?/1`."
+  @spec compacting?(db) :: boolean
+  defdelegate compacting?(db), to: Care
 
-  @doc "The share of the file that `compact/1` could give back: `0.0`, for it gives back nothing. Cost: none."
+  @doc "See `MaculaStorage.CubDB.Care.dirt_factor/1`."
   @spec dirt_factor(db) :: float
-  def dirt_factor(db) do
-    Server.store!(db)
-    0.0
-  end
+  defdelegate dirt_factor(db), to: Care
+
+  @doc "See `MaculaStorage.CubDB.Care.stats/1`."
+  @spec stats(db) :: %{atom => number}
+  defdelegate stats(db), to: Care
 
   @doc """
   Copies the store, as it is now, into the new directory `path`, which opens as a store by itself:
@@ -537,23 +545,43 @@ defmodule MaculaStorage.CubDB do
     end
   end
 
+  @doc """
+  Sends the calling process every change of a key, a prefix, a range or (without options) everything, as
+  `{MaculaStorage.CubDB, ref, revision, changes}`: one message per write, in order. See
+  `MaculaStorage.CubDB.Subscription` for the messages, and how to go on where another one ended.
+
+  Options: `:key`, or those of `select/2` but `:reverse`; `:from`, a revision after which to begin (default:
+  now). `{:error, :history_gone}` when the changes after it are not kept any more, see `:kv_history_bytes`
+  in `MaculaStorage.Config`. The answer has the revision at which it begins.
+
+  Durability: tells what others see. Cost: none for writers but a copy of up to 256 KiB of what is waiting
+  to be told; waits for a write that is being synced.
+
+      iex> {:ok, ref, _revision} = MaculaStorage.CubDB.subscribe(:subscribe_doc, prefix: "user:")
+      iex> MaculaStorage.CubDB.put_multi(:subscribe_doc, %{"user:1" => "Ada", "other" => 1})
+      :ok
+      iex> receive do {MaculaStorage.CubDB, ^ref, _revision, changes} -> changes end
+      [{:put, "user:1", "Ada"}]
+      iex> MaculaStorage.CubDB.unsubscribe(ref)
+      :ok
+  """
+  @spec subscribe(db, [Subscription.option()]) ::
+          {:ok, Subscription.ref(), non_neg_integer} | {:error, :history_gone} | failure
+  def subscribe(db, options \\ []), do: Subscription.begin(Server.store(db), options)
+
+  @doc "Ends a subscription; the caller's mailbox has no message of it afterwards. Again is fine. Cost: one dirty-I/O call."
+  @spec unsubscribe(Subscription.ref()) :: :ok
+  defdelegate unsubscribe(ref), to: Subscription, as: :stop
+
+  @doc "The revision of the newest write, for `subscribe/2`. Cost: one dirty-I/O call."
+  @spec revision(db) :: non_neg_integer
+  def revision(db), do: ok!(with_source(db, :revision, &Native.kv_revision/1))
+
   defp write(db, op, ops, conditions \\ []) do
     with {:ok, store} <- Server.store(db), do: Store.write(store, op, ops, conditions)
   end
 
-  # What cannot be read is raised: `nil` and `:error` are answers.
-  defp with_source(db, op, read) do
-    store = Server.store!(db)
-
-    case Store.with_handle(store, read) do
-      {:error, _} = error ->
-        {:error, reason} = Error.wrap(error, op, Store.name(store))
-        Error.raise!(reason, op, Store.name(store))
-
-      result ->
-        result
-    end
-  end
+  defp with_source(db, op, fun), do: Store.read!(Server.store!(db), op, fun)
 
   defp snapshot_handle!(db), do: ok!(with_source(db, :snapshot, &Native.kv_snapshot/1))
 

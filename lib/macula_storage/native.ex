@@ -14,10 +14,14 @@ defmodule MaculaStorage.Native do
   @type failure :: {:error, atom} | {:error, {atom, String.t(), String.t() | nil}}
   @type call :: {:ok, handle} | failure
   @type key :: binary
+  # `nil` is the store's own
+  @type durability :: :sync | :async | :none | nil
+  # with a time to live in milliseconds, from now on
+  @type write :: {:put, key, binary} | {:put, key, binary, pos_integer} | {:delete, key} | :clear
   @type condition :: {:absent, key} | {:is, key, binary | nil}
   # of a list the strictest counts
   @type bound :: :none | edge | [edge]
-  @type edge :: {:incl | :excl, key} | {:prefix, key, pos_integer | nil} | {:raw, binary}
+  @type edge :: {:incl | :excl | :exact, key} | {:prefix, key, pos_integer | nil} | {:raw, binary}
 
   @doc false
   def load do
@@ -35,8 +39,8 @@ defmodule MaculaStorage.Native do
 
   # base and apps
 
-  @spec base_open(binary, pos_integer, pos_integer) :: {:ok, handle} | failure
-  def base_open(_path, _kv_cache_bytes, _usage_interval_ms), do: missing()
+  @spec base_open(binary, pos_integer, non_neg_integer, pos_integer) :: {:ok, handle} | failure
+  def base_open(_path, _kv_cache_bytes, _kv_history_bytes, _usage_interval_ms), do: missing()
 
   @spec base_close(handle, reference) :: call
   def base_close(_base, _ref), do: missing()
@@ -58,8 +62,8 @@ defmodule MaculaStorage.Native do
 
   # stores in directories of their own, each its caller's
 
-  @spec dir_open(reference, binary, pos_integer, non_neg_integer) :: call
-  def dir_open(_ref, _path, _kv_cache_bytes, _wait_ms), do: missing()
+  @spec dir_open(reference, binary, pos_integer, non_neg_integer, non_neg_integer) :: call
+  def dir_open(_ref, _path, _kv_cache_bytes, _kv_history_bytes, _wait_ms), do: missing()
 
   @spec dir_close(handle, reference) :: call
   def dir_close(_dir, _ref), do: missing()
@@ -71,6 +75,9 @@ defmodule MaculaStorage.Native do
 
   @spec kv_open(handle, reference) :: call
   def kv_open(_app, _ref), do: missing()
+
+  @spec kv_get_hot(handle, key) :: {:ok, term} | {:etf, binary} | :cold | failure
+  def kv_get_hot(_source, _key), do: missing()
 
   @spec kv_get(handle, key) :: {:ok, term} | {:etf, binary} | failure
   def kv_get(_source, _key), do: missing()
@@ -90,6 +97,9 @@ defmodule MaculaStorage.Native do
   @spec kv_has(handle, key) :: {:ok, boolean} | failure
   def kv_has(_source, _key), do: missing()
 
+  @spec kv_ttl(handle, key) :: {:ok, pos_integer | :infinity} | failure
+  def kv_ttl(_source, _key), do: missing()
+
   @spec kv_len(handle) :: {:ok, non_neg_integer} | failure
   def kv_len(_source), do: missing()
 
@@ -103,11 +113,11 @@ defmodule MaculaStorage.Native do
   @spec kv_count(handle, reference, bound, bound) :: call
   def kv_count(_source, _ref, _min, _max), do: missing()
 
-  @spec kv_write(handle, reference, [tuple | :clear], [condition]) :: call
-  def kv_write(_store, _ref, _ops, _conditions), do: missing()
+  @spec kv_write(handle, reference, [write], [condition], durability) :: call
+  def kv_write(_store, _ref, _ops, _conditions, _durability), do: missing()
 
-  @spec kv_write_large(handle, reference, [tuple | :clear], [condition]) :: call
-  def kv_write_large(_store, _ref, _ops, _conditions), do: missing()
+  @spec kv_write_large(handle, reference, [write], [condition], durability) :: call
+  def kv_write_large(_store, _ref, _ops, _conditions, _durability), do: missing()
 
   @spec kv_snapshot(handle) :: {:ok, handle} | failure
   def kv_snapshot(_store), do: missing()
@@ -118,10 +128,10 @@ defmodule MaculaStorage.Native do
   @spec kv_begin(handle, reference, pos_integer) :: call
   def kv_begin(_store, _ref, _deadline_ms), do: missing()
 
-  @spec kv_tx_write(handle, [tuple | :clear]) :: :ok | failure
+  @spec kv_tx_write(handle, [write]) :: :ok | failure
   def kv_tx_write(_tx, _ops), do: missing()
 
-  @spec kv_tx_write_long(handle, reference, [tuple | :clear]) :: call
+  @spec kv_tx_write_long(handle, reference, [write]) :: call
   def kv_tx_write_long(_tx, _ref, _ops), do: missing()
 
   @spec kv_tx_commit(handle, reference) :: call
@@ -130,11 +140,45 @@ defmodule MaculaStorage.Native do
   @spec kv_tx_abort(handle) :: :ok
   def kv_tx_abort(_tx), do: missing()
 
+  # messages `{MaculaStorage.CubDB, handle, ...}` to the caller from then on
+  @spec kv_subscribe(handle, reference, bound, bound, non_neg_integer | nil) :: call
+  def kv_subscribe(_store, _ref, _min, _max, _from), do: missing()
+
+  @spec kv_unsubscribe(handle) :: :ok
+  def kv_unsubscribe(_subscription), do: missing()
+
+  @spec kv_revision(handle) :: {:ok, non_neg_integer} | failure
+  def kv_revision(_source), do: missing()
+
   @spec kv_back_up(handle, reference, binary) :: call
   def kv_back_up(_source, _ref, _path), do: missing()
 
   @spec kv_check(handle, reference) :: call
   def kv_check(_store, _ref), do: missing()
+
+  @spec kv_sync(handle, reference) :: call
+  def kv_sync(_store, _ref), do: missing()
+
+  @spec kv_compact(handle, reference) :: call
+  def kv_compact(_store, _ref), do: missing()
+
+  @spec kv_compact_later(handle) :: :ok | failure
+  def kv_compact_later(_store), do: missing()
+
+  @spec kv_halt_compaction(handle) :: {:ok, boolean} | failure
+  def kv_halt_compaction(_store), do: missing()
+
+  @spec kv_is_compacting(handle) :: {:ok, boolean} | failure
+  def kv_is_compacting(_store), do: missing()
+
+  @spec kv_set_auto_compact(handle, :default | nil | {non_neg_integer, float}) :: :ok | failure
+  def kv_set_auto_compact(_store, _auto), do: missing()
+
+  @spec kv_set_durability(handle, durability) :: :ok | failure
+  def kv_set_durability(_store, _durability), do: missing()
+
+  @spec kv_stats(handle) :: {:ok, map} | failure
+  def kv_stats(_store), do: missing()
 
   # SQLite: `target` is a connection or a transaction
 

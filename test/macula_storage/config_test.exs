@@ -37,6 +37,8 @@ defmodule MaculaStorage.ConfigTest do
 
   test "values that cannot be are refused by name" do
     assert config("/b", kv_cache_bytes: 0) =~ "expected kv_cache_bytes to be a positive integer"
+    assert config("/b", kv_history_bytes: -1) =~ "expected kv_history_bytes"
+    assert config("/b", kv_history_bytes: 0) == "/b 16777216 15000"
     assert config("/b", timeout_ms: :infinity) =~ "expected timeout_ms"
     assert config("/b", usage_interval_ms: "1") =~ "expected usage_interval_ms"
     assert config(nil, base_path: :here) =~ "expected base_path to be a path"

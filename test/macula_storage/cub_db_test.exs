@@ -6,6 +6,7 @@ defmodule MaculaStorage.CubDBTest do
 
   doctest MaculaStorage.CubDB
   doctest MaculaStorage.CubDB.Snapshot
+  doctest MaculaStorage.CubDB.Subscription
 
   setup do
     %{db: unique_app()}
@@ -234,15 +235,25 @@ defmodule MaculaStorage.CubDBTest do
     assert File.ls!(CubDB.data_dir(db)) != []
   end
 
-  test "syncs and compactions: answered as CubDB does, for a store that needs neither", %{db: db} do
+  test "syncs and compactions", %{db: db} do
     :ok = CubDB.put(db, 1, 1)
+    assert :ok = CubDB.set_auto_file_sync(db, false)
+    %{syncs: syncs} = CubDB.stats(db)
+    :ok = CubDB.put(db, 2, 2)
+    assert CubDB.stats(db).syncs == syncs
     assert :ok = CubDB.file_sync(db)
-    for setting <- [true, false], do: assert(:ok = CubDB.set_auto_file_sync(db, setting))
+    assert :ok = CubDB.set_auto_file_sync(db, true)
+    :ok = CubDB.put(db, 3, 3)
+    assert CubDB.stats(db).syncs == syncs + 1
     for setting <- [true, false, {1, 0}], do: assert(:ok = CubDB.set_auto_compact(db, setting))
     assert_raise ArgumentError, ~r/auto_compact/, fn -> CubDB.set_auto_compact(db, {-1, 0.1}) end
-    assert {:error, :unsupported} = CubDB.compact(db)
-    assert {:error, :no_compaction_running} = CubDB.halt_compaction(db)
+    assert {:ok, %{bytes_before: _, bytes_after: after_bytes}} = CubDB.compact(db, wait: true)
+    assert after_bytes == CubDB.stats(db).file_bytes
+    assert CubDB.get_multi(db, [1, 2, 3]) == %{1 => 1, 2 => 2, 3 => 3}
     refute CubDB.compacting?(db)
+    assert {:error, :no_compaction_running} = CubDB.halt_compaction(db)
+    assert CubDB.compact(db) in [:ok, {:error, :pending_compaction}]
+    MaculaStorage.Wait.until("its end", fn -> not CubDB.compacting?(db) end)
     assert CubDB.dirt_factor(db) === 0.0
     assert CubDB.current_db_file(db) == Path.join(CubDB.data_dir(db), "kv.redb")
     assert_raise ArgumentError, ~r/store's pid/, fn -> CubDB.compact(self()) end

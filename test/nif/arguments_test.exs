@@ -37,6 +37,7 @@ defmodule MaculaStorage.Nif.ArgumentsTest do
       [1, "a", :b],
       [1 | 2],
       [{:put, "a", "b"}, :clear],
+      [{:put, <<131, 97, 1>>, "b", -1}],
       {},
       {:incl, "a"},
       {:raw, <<0, 255>>},
@@ -116,7 +117,7 @@ defmodule MaculaStorage.Nif.ArgumentsTest do
     [base | _] = handles
     assert :ok = call(&Native.app_close(base, &1, "app"))
     app = own_app(base)
-    assert :ok = call(&Native.kv_write(app, &1, [:clear], []))
+    assert :ok = call(&Native.kv_write(app, &1, [:clear], [], nil))
     assert {:ok, 0} = Native.kv_len(app)
     assert {:ok, :done} = call(&Native.probe(base, &1, 0, false))
   end
@@ -127,13 +128,13 @@ defmodule MaculaStorage.Nif.ArgumentsTest do
 
     for bad <- ["", "junk", <<131>>, <<131, 104, 2, 97, 1>>, etf <> "x", <<131, 109, 255::32>>] do
       assert {:error, {:invalid, _, _}} =
-               call_raw(&Native.kv_write(app, &1, [{:put, bad, etf}], []))
+               call_raw(&Native.kv_write(app, &1, [{:put, bad, etf}], [], nil))
 
       assert {:error, {:invalid, _, _}} =
-               call_raw(&Native.kv_write(app, &1, [], [{:absent, bad}]))
+               call_raw(&Native.kv_write(app, &1, [], [{:absent, bad}], nil))
 
       assert {:error, {:invalid, _, _}} =
-               call_raw(&Native.kv_write(app, &1, [], [{:is, bad, nil}]))
+               call_raw(&Native.kv_write(app, &1, [], [{:is, bad, nil}], nil))
 
       assert {:error, {:invalid, _, _}} = Native.kv_get(app, bad)
       assert {:error, {:invalid, _, _}} = Native.kv_get_many(app, [etf, bad])

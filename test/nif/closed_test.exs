@@ -110,7 +110,7 @@ defmodule MaculaStorage.Nif.ClosedTest do
   test "a closed app: every handle of it answers, none reaches its files" do
     base = own_base()
     app = own_app(base)
-    :ok = call(&Native.kv_write(app, &1, [{:put, etf(1), etf(1)}], []))
+    :ok = call(&Native.kv_write(app, &1, [{:put, etf(1), etf(1)}], [], nil))
     {:ok, conn} = call(&Native.sqlite_open(app, &1))
     {:ok, snapshot} = Native.kv_snapshot(app)
     {:ok, tx} = call(&Native.kv_begin(app, &1, 60_000))
@@ -121,7 +121,7 @@ defmodule MaculaStorage.Nif.ClosedTest do
     assert {:error, _} = Native.kv_get(app, etf(1))
     assert {:error, _} = Native.kv_len(app)
     assert {:error, _} = Native.kv_snapshot(app)
-    assert {:error, _} = call(&Native.kv_write(app, &1, [:clear], []))
+    assert {:error, _} = call(&Native.kv_write(app, &1, [:clear], [], nil))
     assert {:error, :closed} = call(&Native.sqlite_open(app, &1))
     assert {:error, :closed} = call(&run(conn, &1, "SELECT 1"))
     assert {:error, :closed} = call(&run(sql_tx, &1, "SELECT 1"))
@@ -138,15 +138,15 @@ defmodule MaculaStorage.Nif.ClosedTest do
   end
 
   test "a closed directory" do
-    {:ok, dir} = call(&Native.dir_open(&1, unique_dir(), 4_194_304, 0))
-    :ok = call(&Native.kv_write(dir, &1, [{:put, etf(1), etf(1)}], []))
+    {:ok, dir} = call(&Native.dir_open(&1, unique_dir(), 4_194_304, 4_194_304, 0))
+    :ok = call(&Native.kv_write(dir, &1, [{:put, etf(1), etf(1)}], [], nil))
     {:ok, snapshot} = Native.kv_snapshot(dir)
     {:ok, tx} = call(&Native.kv_begin(dir, &1, 60_000))
     assert :ok = call(&Native.dir_close(dir, &1))
     assert {:error, :closed} = call(&Native.dir_close(dir, &1))
     assert {:error, :closed} = Native.kv_get(dir, etf(1))
     assert {:error, :closed} = Native.kv_snapshot(dir)
-    assert {:error, :closed} = call(&Native.kv_write(dir, &1, [:clear], []))
+    assert {:error, :closed} = call(&Native.kv_write(dir, &1, [:clear], [], nil))
     assert {:error, :closed} = call(&Native.kv_count(dir, &1, [], []))
     assert {:error, :closed} = call(&Native.kv_check(dir, &1))
     assert {:error, :closed} = call(&Native.kv_back_up(dir, &1, "/nowhere/else"))

@@ -36,6 +36,20 @@ key_value(App) ->
     true = macula_storage:data_has_key(App, {user, 1}),
     {error, exists} = macula_storage:data_put_new(App, {user, 1}, x),
     <<_, _/binary>> = macula_storage:data_dir(App),
+    ok = macula_storage:data_put(App, session, 1, [{ttl, 600000}]),
+    {ok, Left} = macula_storage:data_ttl(App, session),
+    true = Left > 0 andalso Left =< 600000,
+    {error, exists} = macula_storage:data_put_new(App, session, 2, [{ttl, 600000}]),
+    ok = macula_storage:data_put_multi(App, [{session, 3}], [{ttl, infinity}]),
+    {ok, infinity} = macula_storage:data_ttl(App, session),
+    ok = macula_storage:data_compare_and_put(App, session, {ok, 3}, 4, [{ttl, 600000}]),
+    committed = macula_storage:data_transaction(App, fun(Tx) ->
+        {ok, _} = macula_storage:data_ttl(Tx, session),
+        {commit, macula_storage:data_put(Tx, session, 5, [{ttl, 600000}]), committed}
+    end),
+    {ok, _} = macula_storage:data_with_snapshot(App, fun(Of) -> macula_storage:data_ttl(Of, session) end),
+    ok = macula_storage:data_delete(App, session),
+    error = macula_storage:data_ttl(App, session),
     ok.
 
 many(App) ->
@@ -63,6 +77,13 @@ many(App) ->
     ok = macula_storage:data_compare_and_put(App, lease, error, 1),
     {error, conflict} = macula_storage:data_compare_and_put(App, lease, {ok, 2}, 3),
     ok = macula_storage:data_compare_and_delete(App, lease, {ok, 1}),
+    {ok, All, Revision} = macula_storage:data_subscribe(App),
+    Revision = macula_storage:data_revision(App),
+    {ok, Ref, Revision} = macula_storage:data_subscribe(App, [{key, lease}, {from, Revision}]),
+    ok = macula_storage:data_put(App, lease, 1),
+    receive {'Elixir.MaculaStorage.CubDB', Ref, Later, [{put, lease, 1}]} when Later > Revision -> ok end,
+    ok = macula_storage:data_unsubscribe(Ref),
+    ok = macula_storage:data_unsubscribe(All),
     ok.
 
 transactions(App) ->

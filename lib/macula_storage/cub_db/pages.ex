@@ -14,11 +14,18 @@ defmodule MaculaStorage.CubDB.Pages do
   def fetch(source, key) do
     key = Terms.key(key)
 
-    case long(Native.kv_get(source, key), &Native.kv_get_long(source, &1, key), :get) do
+    case get(source, key) do
+      {:ok, _} = found -> found
       {:error, :not_found} -> :error
       {:error, _} = error -> error
       found -> {:ok, Terms.value(found)}
     end
+  end
+
+  # By this scheduler when it is in memory, else where waiting is allowed.
+  defp get(source, key) do
+    with :cold <- Native.kv_get_hot(source, key),
+         do: long(Native.kv_get(source, key), &Native.kv_get_long(source, &1, key), :get)
   end
 
   defp long({:error, :too_large}, again, op), do: Call.run(again, op: op)
@@ -26,6 +33,11 @@ defmodule MaculaStorage.CubDB.Pages do
 
   @doc false
   def has_key?(source, key), do: Native.kv_has(source, Terms.key(key))
+
+  @doc false
+  def ttl(source, key) do
+    with {:error, :not_found} <- Native.kv_ttl(source, Terms.key(key)), do: :error
+  end
 
   @doc false
   def get_multi(source, keys) do
@@ -52,18 +64,22 @@ defmodule MaculaStorage.CubDB.Pages do
     end
   end
 
+  @range [
+    min_key: {:none, :any},
+    max_key: {:none, :any},
+    min_key_inclusive: {true, :boolean},
+    max_key_inclusive: {true, :boolean},
+    prefix: {:none, :any},
+    tuple_size: {nil, :any}
+  ]
+
+  @doc "The options that say which keys, for those who have more."
+  def range_options, do: @range
+
   @doc false
   def bounds!(options) do
     options =
-      MaculaStorage.Options.validate!(options,
-        min_key: {:none, :any},
-        max_key: {:none, :any},
-        min_key_inclusive: {true, :boolean},
-        max_key_inclusive: {true, :boolean},
-        prefix: {:none, :any},
-        tuple_size: {nil, :any},
-        reverse: {false, :boolean}
-      )
+      MaculaStorage.Options.validate!(options, @range ++ [reverse: {false, :boolean}])
       |> Map.put(:given, Keyword.keys(options))
 
     within = prefix!(options)

@@ -36,7 +36,14 @@ defmodule MaculaStorage.CubDB.Server do
       raise ArgumentError, "expected option :name to be an atom or string, got: #{inspect(name)}"
     end
 
-    start_named(how, place, name && to_string(name), Keyword.take(options, @genserver))
+    settings = {Keyword.get(options, :auto_compact), Keyword.get(options, :auto_file_sync)}
+
+    start_named(
+      how,
+      {place, settings},
+      name && to_string(name),
+      Keyword.take(options, @genserver)
+    )
   end
 
   @doc "Raises unless it is what CubDB takes as its option `:auto_compact`."
@@ -54,14 +61,20 @@ defmodule MaculaStorage.CubDB.Server do
             "got: #{inspect(other)}"
   end
 
+  @doc "The same as Rust takes it."
+  @spec auto(boolean | {non_neg_integer, number}) :: :default | nil | {non_neg_integer, float}
+  def auto(true), do: :default
+  def auto(false), do: nil
+  def auto({writes, factor}), do: {writes, factor * 1.0}
+
   # The name is registered by GenServer itself, so that one that is taken is an answer and no exit.
-  defp start_named(how, place, name, options) do
+  defp start_named(how, {place, settings}, name, options) do
     via = if name, do: [name: {:via, Registry, {@registry, name, unopened(place)}}], else: []
 
     case Process.whereis(@registry) do
       # the application is not running
       nil -> {:error, :closed}
-      _registry -> apply(GenServer, how, [__MODULE__, {place, name}, via ++ options])
+      _registry -> apply(GenServer, how, [__MODULE__, {place, name, settings}, via ++ options])
     end
   end
 
@@ -87,23 +100,27 @@ defmodule MaculaStorage.CubDB.Server do
   end
 
   def store(name) when is_atom(name) or is_binary(name) do
-    case lookup(to_string(name)) do
-      [{_, :opening}] -> {:error, :closed}
-      [{_, store}] -> {:ok, store}
-      [] -> app_or_gone(to_string(name), remembered(name), name)
+    case remembered(name) do
+      # never a store's name: an app's, as nearly all are
+      nil -> {:ok, Options.app!(name)}
+      store -> named(to_string(name), store)
     end
   end
 
   def store(other), do: {:ok, Options.app!(other)}
 
+  defp named(name, remembered) do
+    case lookup(name) do
+      [{_, :opening}] -> {:error, :closed}
+      [{_, store}] -> {:ok, store}
+      # A name that once stood for another store never turns into an app: what is written between two
+      # lives of the store's process would land elsewhere.
+      [] -> if remembered == name, do: {:ok, name}, else: {:error, :closed}
+    end
+  end
+
   defp label({:dir, path}), do: path
   defp label(app), do: app
-
-  # A name that once stood for another store never turns into an app: what is written between two lives
-  # of the store's process would land elsewhere.
-  defp app_or_gone(_name, nil, given), do: {:ok, Options.app!(given)}
-  defp app_or_gone(name, name, _given), do: {:ok, name}
-  defp app_or_gone(_name, _store, _given), do: {:error, :closed}
 
   defp remembered(name), do: :persistent_term.get({__MODULE__, to_string(name)}, nil)
 
@@ -129,20 +146,30 @@ defmodule MaculaStorage.CubDB.Server do
   end
 
   @impl true
-  def init({{:app, app}, name}) do
-    with {:ok, _handle} <- Apps.app(app), do: stand_for(app, name, app)
+  def init({{:app, app}, name, settings}) do
+    with {:ok, _handle} <- Apps.app(app), :ok <- set(app, settings), do: stand_for(app, name, app)
   end
 
-  def init({{:dir, path}, name}) do
+  def init({{:dir, path}, name, settings}) do
     # closed in terminate, when the supervisor says so
     Process.flag(:trap_exit, true)
 
     with :ok <- claim(path), {:ok, handle} <- open(path) do
       store = {:dir, path, handle}
+      :ok = set(store, settings)
       if name, do: Registry.update_value(@registry, name, fn _opening -> store end)
       stand_for(store, name, {:dir, path})
     end
   end
+
+  # What is not given stays as it is: an app's store may be in use already.
+  defp set(store, {compact, sync}) do
+    with :ok <- set(store, compact, &Native.kv_set_auto_compact(&1, auto(compact))),
+         do: set(store, sync, &Native.kv_set_durability(&1, if(sync, do: :sync, else: :none)))
+  end
+
+  defp set(_store, nil, _fun), do: :ok
+  defp set(store, _given, fun), do: Store.with_handle(store, fun)
 
   defp stand_for(store, name, remembered) do
     {:ok, _} = Registry.register(@registry, self(), store)
@@ -159,7 +186,9 @@ defmodule MaculaStorage.CubDB.Server do
   end
 
   defp open(path) do
-    open = &Native.dir_open(&1, path, Config.get().kv_cache_bytes, @closing_ms)
+    config = Config.get()
+
+    open = &Native.dir_open(&1, path, config.kv_cache_bytes, config.kv_history_bytes, @closing_ms)
 
     case Call.run(open, op: :open, app: path, timeout: @open_ms) do
       {:ok, handle} -> {:ok, handle}

@@ -41,6 +41,10 @@ defmodule MaculaStorage.CubDB.Snapshot do
     there?
   end
 
+  @doc "As `MaculaStorage.CubDB.ttl/2`: an entry that expires is gone from snapshots too. Cost: one dirty-I/O call."
+  @spec ttl(t, term) :: {:ok, pos_integer | :infinity} | :error
+  def ttl(snapshot, key), do: answer!(Pages.ttl(snapshot.handle, key), snapshot)
+
   @doc "A map of those of `keys` that are there. Cost: one dirty-I/O call."
   @spec get_multi(t, [term]) :: map
   def get_multi(snapshot, keys) do
@@ -66,6 +70,13 @@ defmodule MaculaStorage.CubDB.Snapshot do
   @spec select(t, [MaculaStorage.CubDB.select_option()]) :: Enumerable.t()
   def select(snapshot, options \\ []),
     do: Pages.stream_of(snapshot.handle, Pages.bounds!(options))
+
+  @doc "The revision that it shows, for `MaculaStorage.CubDB.subscribe/2`. Cost: one dirty-I/O call."
+  @spec revision(t) :: non_neg_integer
+  def revision(snapshot) do
+    {:ok, revision} = answer!(Native.kv_revision(snapshot.handle), snapshot)
+    revision
+  end
 
   @doc """
   As `MaculaStorage.CubDB.back_up/2`, of this instant. A snapshot whose time ends meanwhile is kept until

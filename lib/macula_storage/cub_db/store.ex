@@ -6,7 +6,7 @@ defmodule MaculaStorage.CubDB.Store do
   # other way; it would wait for itself, or do so twice when its function runs again.
 
   alias MaculaStorage.CubDB.{Place, Terms}
-  alias MaculaStorage.{Apps, Call, Native}
+  alias MaculaStorage.{Apps, Call, Error, Native}
 
   @open_ms 60_000
 
@@ -42,15 +42,34 @@ defmodule MaculaStorage.CubDB.Store do
   end
 
   @doc "Writes a batch, all or nothing, if each of `conditions` holds."
-  @spec write(t, atom, [tuple | :clear], [Native.condition()]) :: :ok | {:error, term}
-  def write(store, op, ops, conditions \\ []) do
+  @spec write(t, atom, [Native.write()], [Native.condition()], Native.durability()) ::
+          :ok | {:error, term}
+  def write(store, op, ops, conditions \\ [], durability \\ nil) do
     refuse_nested!(store)
     # large arguments are copied on a dirty scheduler
     large? = Terms.large?(ops, conditions)
-    write = if large?, do: &Native.kv_write_large/4, else: &Native.kv_write/4
+    write = if large?, do: &Native.kv_write_large/5, else: &Native.kv_write/5
+    call(store, op, &write.(&1, &2, ops, conditions, durability))
+  end
 
+  @doc "As `with_handle/2`; what cannot be answered is raised, because `nil` and `:error` are answers."
+  @spec read!(t, atom, (reference -> result)) :: result when result: any
+  def read!(store, op, fun) do
+    case with_handle(store, fun) do
+      {:error, _} = error ->
+        {:error, reason} = Error.wrap(error, op, name(store))
+        Error.raise!(reason, op, name(store))
+
+      result ->
+        result
+    end
+  end
+
+  @doc "Calls what runs on a thread of ours with the store's handle and a reference; waits for its answer."
+  @spec call(t, atom, (reference, reference -> term), timeout | nil) :: term
+  def call(store, op, start, timeout \\ nil) do
     with_handle(store, fn handle ->
-      Call.run(&write.(handle, &1, ops, conditions), op: op, app: name(store))
+      Call.run(&start.(handle, &1), op: op, app: name(store), timeout: timeout)
     end)
   end
 

@@ -12,7 +12,9 @@ defmodule MaculaStorage.CubDB.Terms do
   def key(key), do: :erlang.term_to_binary(key)
 
   @doc false
-  def put(key, value), do: {:put, key(key), :erlang.term_to_binary(value)}
+  def put(key, value, ttl \\ :infinity)
+  def put(key, value, :infinity), do: {:put, key(key), :erlang.term_to_binary(value)}
+  def put(key, value, ttl), do: {:put, key(key), :erlang.term_to_binary(value), ttl}
 
   @doc false
   def delete(key), do: {:delete, key(key)}
@@ -39,6 +41,8 @@ defmodule MaculaStorage.CubDB.Terms do
 
   defp over?([{:put, key, value} | ops], n),
     do: over?(ops, n + @op_bytes + @key_factor * byte_size(key) + byte_size(value))
+
+  defp over?([{:put, key, value, _ttl} | ops], n), do: over?([{:put, key, value} | ops], n)
 
   defp over?([{:delete, key} | ops], n),
     do: over?(ops, n + @op_bytes + @key_factor * byte_size(key))

@@ -8,7 +8,7 @@ defmodule MaculaStorage.CubDB.Tx do
   """
 
   alias MaculaStorage.CubDB.{Pages, Store, Terms}
-  alias MaculaStorage.{Call, Error, Native}
+  alias MaculaStorage.{Call, Error, Native, Options}
 
   @enforce_keys [:handle, :app]
   defstruct @enforce_keys
@@ -68,6 +68,10 @@ defmodule MaculaStorage.CubDB.Tx do
     there?
   end
 
+  @doc "As `MaculaStorage.CubDB.ttl/2`, the transaction's own writes included."
+  @spec ttl(t, term) :: {:ok, pos_integer | :infinity} | :error
+  def ttl(tx, key), do: answer!(Pages.ttl(tx.handle, key), tx)
+
   @doc "A map of those of `keys` that are there."
   @spec get_multi(t, [term]) :: map
   def get_multi(tx, keys) do
@@ -103,14 +107,16 @@ defmodule MaculaStorage.CubDB.Tx do
   @spec select(t, [MaculaStorage.CubDB.select_option()]) :: Enumerable.t()
   def select(tx, options \\ []), do: Pages.stream_of(tx.handle, Pages.bounds!(options))
 
-  @doc "Writes an entry."
-  @spec put(t, term, term) :: t
-  def put(tx, key, value), do: write(tx, [Terms.put(key, value)])
+  @doc "Writes an entry. Options: `:ttl`, see `MaculaStorage.CubDB.put/4`; it begins with this call."
+  @spec put(t, term, term, [MaculaStorage.CubDB.put_option()]) :: t
+  def put(tx, key, value, options \\ []),
+    do: write(tx, [Terms.put(key, value, Options.ttl!(options))])
 
-  @doc "Writes an entry unless the key is there: `{:error, :exists}`."
-  @spec put_new(t, term, term) :: t | {:error, :exists}
-  def put_new(tx, key, value) do
-    if has_key?(tx, key), do: {:error, :exists}, else: put(tx, key, value)
+  @doc "As `put/4`, unless the key is there: `{:error, :exists}`."
+  @spec put_new(t, term, term, [MaculaStorage.CubDB.put_option()]) :: t | {:error, :exists}
+  def put_new(tx, key, value, options \\ []) do
+    Options.ttl!(options)
+    if has_key?(tx, key), do: {:error, :exists}, else: put(tx, key, value, options)
   end
 
   @doc "Deletes a key."

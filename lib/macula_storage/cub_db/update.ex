@@ -10,44 +10,51 @@ defmodule MaculaStorage.CubDB.Update do
   alias MaculaStorage.CubDB.{Pages, Store, Terms, Tx}
   alias MaculaStorage.Error
 
+  @typep entries :: Enumerable.t()
+  @typep ttl :: pos_integer | :infinity
+
   @conflicts_max 3
   # what is read comes back as a condition: a copy that costs more than a turn from here on
   @bytes_max 1_048_576
 
   @doc """
   `fun` gets a map of those of `keys` that are there, and answers `{result, entries_to_put,
-  keys_to_delete}`. It may be run again. Nothing to write: nothing is written.
+  keys_to_delete}`. It may be run again. Nothing to write: nothing is written. What is put has `ttl`.
   """
-  @spec run(Store.t(), atom, [term], (map -> {result, Enumerable.t() | nil, [term] | nil})) ::
+  @spec run(Store.t(), atom, [term], (map -> {result, entries | nil, [term] | nil}), ttl) ::
           result | {:error, term}
         when result: any
-  def run(store, op, keys, fun) do
+  def run(store, op, keys, fun, ttl \\ :infinity) do
     Store.refuse_nested!(store)
-    optimistic(store, op, keys, fun, @conflicts_max)
+    optimistic(store, op, keys, &computed(fun.(&1), ttl), @conflicts_max)
   end
 
   @doc "Writes if the key holds `expected`: `{:ok, value}`, or `:error` for nothing."
-  @spec compare(Store.t(), atom, term, {:ok, term} | :error, Enumerable.t(), [term]) ::
+  @spec compare(Store.t(), atom, term, {:ok, term} | :error, entries, [term], ttl) ::
           :ok | {:error, term}
-  def compare(store, op, key, :error, entries, keys) do
-    {:ok, ops} = computed({:ok, entries, keys})
+  def compare(store, op, key, expected, entries, keys, ttl \\ :infinity)
+
+  def compare(store, op, key, :error, entries, keys, ttl) do
+    {:ok, ops} = computed({:ok, entries, keys}, ttl)
     Store.write(store, op, ops, [{:is, Terms.key(key), nil}])
   end
 
-  def compare(store, op, key, {:ok, expected}, entries, keys) do
-    {:ok, ops} = computed({:ok, entries, keys})
+  def compare(store, op, key, {:ok, expected}, entries, keys, ttl) do
+    {:ok, ops} = computed({:ok, entries, keys}, ttl)
     condition = {:is, Terms.key(key), :erlang.term_to_binary(expected)}
 
     with {:error, :conflict} <- Store.write(store, op, ops, [condition]) do
       # the same value may be stored in another form
-      run(store, op, [key], fn
+      same = fn
         %{^key => value} when value === expected -> {:ok, entries, keys}
         %{} -> {{:error, :conflict}, [], []}
-      end)
+      end
+
+      run(store, op, [key], same, ttl)
     end
   end
 
-  def compare(_store, _op, _key, other, _entries, _keys) do
+  def compare(_store, _op, _key, other, _entries, _keys, _ttl) do
     raise ArgumentError,
           "expected what the key is to hold as {:ok, value} or :error, " <>
             "got: #{inspect(other, limit: 5)}"
@@ -80,7 +87,7 @@ defmodule MaculaStorage.CubDB.Update do
           into: %{},
           do: {key, :erlang.binary_to_term(value)}
 
-    {result, ops} = Store.alone(store, fn -> computed(fun.(values)) end)
+    {result, ops} = Store.alone(store, fn -> fun.(values) end)
     conditions = for {key, value} <- found, do: {:is, key, value}
 
     case ops == [] || Store.write(store, op, ops, conditions) do
@@ -93,7 +100,7 @@ defmodule MaculaStorage.CubDB.Update do
   defp exclusive(store, op, keys, fun) do
     Tx.run(store, op, fn tx ->
       case Tx.try_get_multi(tx, keys) do
-        {:ok, values} -> finish(tx, computed(fun.(values)))
+        {:ok, values} -> finish(tx, fun.(values))
         {:error, _} = error -> {:cancel, error}
       end
     end)
@@ -108,12 +115,12 @@ defmodule MaculaStorage.CubDB.Update do
     end
   end
 
-  defp computed({result, entries, keys}) do
-    puts = for {key, value} <- entries || [], do: Terms.put(key, value)
+  defp computed({result, entries, keys}, ttl) do
+    puts = for {key, value} <- entries || [], do: Terms.put(key, value, ttl)
     {result, puts ++ Enum.map(keys || [], &Terms.delete/1)}
   end
 
-  defp computed(other) do
+  defp computed(other, _ttl) do
     raise ArgumentError,
           "expected the function to answer {result, entries_to_put, keys_to_delete}, " <>
             "got: #{inspect(other, limit: 5)}"

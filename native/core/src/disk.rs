@@ -127,6 +127,11 @@ pub trait Disk: Send + Sync + Debug {
 pub trait DiskFile: Send + Sync + Debug {
     /// Read at `offset`; 0 bytes at the end.
     fn read_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<usize>;
+    /// As [`DiskFile::read_exact_at`] where that does not wait for the device; false: it would, or this
+    /// disk cannot say.
+    fn read_now_at(&self, _bytes: &mut [u8], _offset: u64) -> io::Result<bool> {
+        Ok(false)
+    }
     /// Write all at `offset`, growing the file when needed.
     fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
     /// Length in bytes.

@@ -222,6 +222,14 @@ impl DiskFile for RealFile {
         }
     }
 
+    fn read_now_at(&self, bytes: &mut [u8], offset: u64) -> io::Result<bool> {
+        let len = bytes.len();
+        let mut bytes = [io::IoSliceMut::new(bytes)];
+        // an error here is for the read that waits to tell
+        let read = rustix::io::preadv2(&self.0, &mut bytes, offset, rustix::io::ReadWriteFlags::NOWAIT);
+        Ok(read == Ok(len))
+    }
+
     fn write_all_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         self.0.write_all_at(bytes, offset)
     }

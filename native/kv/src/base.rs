@@ -4,8 +4,9 @@
 //! the base is dropped; whoever keeps one for long makes the file grow.
 
 use crate::blocks::BlockFile;
+use crate::engine::Keeper;
 use crate::fence::fence;
-use crate::value::{Body, Cell, DATA, EXPIRY, LONG};
+use crate::value::{split_expiry_key, Body, Cell, DATA, EXPIRY, LONG};
 use crate::KvError;
 use redb::{AccessGuard, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTableMetadata};
 use std::ops::Bound;
@@ -16,6 +17,8 @@ pub(crate) struct Base {
     /// Taken on drop only.
     tables: Option<Tables>,
     blocks: Arc<BlockFile>,
+    /// Dropped behind the transaction.
+    _keeper: Option<Arc<Keeper>>,
     /// The newest batch that it holds.
     pub revision: u64,
     /// Entries.
@@ -40,18 +43,17 @@ impl Tables {
         &self,
         cell: &[u8],
         len_max: usize,
-        f: impl FnOnce(&[u8], u64) -> R,
+        f: impl FnOnce(&[u8]) -> R,
     ) -> Result<Result<R, KvError>, redb::Error> {
-        let Cell { expires_ms, body } = Cell::decode(cell)?;
-        let (number, len) = match body {
-            Body::Short(value) => return Ok(short_enough(value.len(), len_max).map(|()| f(value, expires_ms))),
+        let (number, len) = match Cell::decode(cell)?.body {
+            Body::Short(value) => return Ok(short_enough(value.len(), len_max).map(|()| f(value))),
             Body::Long { number, len } => (number, len),
         };
         if let Err(error) = short_enough(len as usize, len_max) {
             return Ok(Err(error));
         }
         match self.txn.open_table(LONG)?.get(number)? {
-            Some(bytes) if bytes.value().len() as u64 == len => Ok(Ok(f(bytes.value(), expires_ms))),
+            Some(bytes) if bytes.value().len() as u64 == len => Ok(Ok(f(bytes.value()))),
             _ => Err(redb::Error::Corrupted(format!("no long value of its length: number={number} len={len}"))),
         }
     }
@@ -59,14 +61,24 @@ impl Tables {
 
 impl Base {
     /// The version that redb holds now.
-    pub fn now(db: &impl ReadableDatabase, blocks: &Arc<BlockFile>, revision: u64) -> Result<Arc<Self>, KvError> {
+    pub fn now(
+        db: &impl ReadableDatabase,
+        blocks: &Arc<BlockFile>,
+        revision: u64,
+        keeper: Option<Arc<Keeper>>,
+    ) -> Result<Arc<Self>, KvError> {
         let (tables, len) = fence(blocks, || {
             let txn = db.begin_read()?;
             let data = txn.open_table(DATA)?;
             let len = data.len()?;
             Ok((Tables { txn, data }, len))
         })?;
-        Ok(Arc::new(Self { tables: Some(tables), blocks: blocks.clone(), revision, len }))
+        Ok(Arc::new(Self { tables: Some(tables), blocks: blocks.clone(), _keeper: keeper, revision, len }))
+    }
+
+    /// The file that it reads.
+    pub fn blocks(&self) -> &Arc<BlockFile> {
+        &self.blocks
     }
 
     /// Inside the fence, because a bad page panics where it is first touched.
@@ -75,11 +87,20 @@ impl Base {
         fence(&self.blocks, || act(tables))
     }
 
-    /// What `f` makes of the value of a key and of when it expires; [`KvError::TooLarge`] when the
-    /// value is longer than `len_max`.
-    pub fn find<R>(&self, key: &[u8], len_max: usize, f: impl FnOnce(&[u8], u64) -> R) -> Result<Option<R>, KvError> {
+    /// What `f` makes of the value of a key, unless `has_passed` says so of its time;
+    /// [`KvError::TooLarge`] when the value is longer than `len_max`.
+    pub fn find<R>(
+        &self,
+        key: &[u8],
+        len_max: usize,
+        has_passed: impl FnOnce(u64) -> bool,
+        f: impl FnOnce(&[u8]) -> R,
+    ) -> Result<Option<R>, KvError> {
         let found = self.within(|tables| {
             let Some(cell) = tables.data.get(key)? else { return Ok(None) };
+            if has_passed(Cell::decode(cell.value())?.expires_ms) {
+                return Ok(None);
+            }
             Ok(Some(tables.value(cell.value(), len_max, f)?))
         });
         found?.transpose()
@@ -95,7 +116,7 @@ impl Base {
 
     /// What `f` makes of an entry of this base.
     pub fn value<R>(&self, stored: &Stored, len_max: usize, f: impl FnOnce(&[u8]) -> R) -> Result<R, KvError> {
-        self.within(|tables| tables.value(stored.0.value(), len_max, |value, _| f(value)))?
+        self.within(|tables| tables.value(stored.0.value(), len_max, f))?
     }
 
     /// How many long values there are, named or not.
@@ -106,6 +127,22 @@ impl Base {
     /// How many entries there are that expire.
     pub fn expiry_len(&self) -> Result<u64, KvError> {
         self.within(|tables| Ok(tables.txn.open_table(EXPIRY)?.len()?))
+    }
+
+    /// When each entry expires and its key, in this order, behind the row `behind` and until `take` says
+    /// that it has enough.
+    pub fn expiring(&self, behind: Option<&[u8]>, mut take: impl FnMut(u64, &[u8]) -> bool) -> Result<(), KvError> {
+        self.within(|tables| {
+            let low = behind.map_or(Bound::Unbounded, Bound::Excluded);
+            for row in tables.txn.open_table(EXPIRY)?.range::<&[u8]>((low, Bound::Unbounded))? {
+                let row = row?.0;
+                let (expires_ms, key) = split_expiry_key(row.value())?;
+                if !take(expires_ms, key) {
+                    break;
+                }
+            }
+            Ok(())
+        })
     }
 
     /// Entries in key order, or the reverse. The range must not be empty by its bounds.

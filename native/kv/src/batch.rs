@@ -48,6 +48,27 @@ pub enum Op {
     },
     /// Remove everything.
     Clear,
+    /// Remove an entry whose time has come: the store's own, which nobody else can make.
+    Expire(Expired),
+}
+
+/// An entry whose time has come. One that was written anew meanwhile is another, and stays.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Expired {
+    pub(crate) key: Vec<u8>,
+    pub(crate) expires_ms: u64,
+}
+
+impl Expired {
+    /// The key.
+    pub fn key(&self) -> &[u8] {
+        &self.key
+    }
+
+    /// When it expired, milliseconds since 1970.
+    pub fn expires_ms(&self) -> u64 {
+        self.expires_ms
+    }
 }
 
 /// What the answer to a write means, weakest first.
@@ -100,7 +121,7 @@ impl Batch {
         });
         let ops = self.ops.iter().map(|op| match op {
             Op::Put { key, value } | Op::PutUntil { key, value, .. } => key.len() + value.len(),
-            Op::Delete { key } => key.len(),
+            Op::Delete { key } | Op::Expire(Expired { key, .. }) => key.len(),
             Op::Clear => 0,
         });
         64 + conditions.sum::<usize>() + ops.sum::<usize>() + 64 * (self.conditions.len() + self.ops.len())
@@ -124,7 +145,7 @@ impl Batch {
                     check_key(key).and_then(|()| check_value(value))?;
                 }
                 Op::Delete { key } => check_key(key)?,
-                Op::Clear => {}
+                Op::Clear | Op::Expire(_) => {}
             }
         }
         for condition in &self.conditions {

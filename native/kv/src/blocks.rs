@@ -6,8 +6,9 @@
 //! Assumed of the disk: a 512-byte sector is written wholly or not at all, and a write changes no
 //! byte outside its range.
 
-use crate::format::{self, check, generation, physical_len, seal, Clean, Header, Place, Verdict};
+use crate::format::{self, check, generation, physical_len, seal, seal_head, Clean, Header, Place, Verdict};
 use crate::format::{BLOCK, CELL, CELLS_OFFSET, HEADER};
+use crate::hot;
 use crate::KvError;
 use macula_core::DiskFile;
 use parking_lot::Mutex;
@@ -18,6 +19,8 @@ use std::sync::Arc;
 
 /// Blocks moved by one system call at most.
 const RUN_BLOCKS: usize = 64;
+/// Room is taken from the disk in steps of a sixteenth of the file, but not less and not more, bytes.
+const ROOM_STEP: [u64; 2] = [64 << 10, 16 << 20];
 
 /// One open file.
 #[derive(Debug)]
@@ -25,14 +28,19 @@ pub(crate) struct BlockFile {
     file: Arc<dyn DiskFile>,
     name: String,
     store_id: [u8; 16],
+    /// As redb wants it: it doubles its file before it needs to.
     len_logical: AtomicU64,
+    /// What is taken from the disk; everything beyond was never written.
     len_physical: AtomicU64,
+    blocks_read: AtomicU64,
     head: Mutex<Head>,
     first_error: Mutex<Option<KvError>>,
     full: AtomicBool,
+    /// redb met an error and refuses to write from now on.
+    latched: AtomicBool,
     detached: AtomicBool,
     /// Under a temporary name still: one sync at the end is enough.
-    building: bool,
+    is_building: AtomicBool,
 }
 
 /// Logical block 0 and where it is.
@@ -53,7 +61,9 @@ impl BlockFile {
         file.allocate(CELLS_OFFSET).map_err(fail)?;
         file.write_all_at(&Header { store_id, clean: None }.encode(), 0).map_err(fail)?;
         let head = Head { block: Box::new([0; BLOCK]), generation: 0, slot: 1, dirty: false };
-        Ok(Self { building: true, ..Self::new(file, name, store_id, 0, CELLS_OFFSET, head) })
+        let blocks = Self::new(file, name, store_id, 0, CELLS_OFFSET, head);
+        blocks.is_building.store(true, Ordering::Release);
+        Ok(blocks)
     }
 
     /// Open an existing store. Returns whether it was closed properly.
@@ -66,13 +76,11 @@ impl BlockFile {
         let mut bytes = [0; HEADER];
         file.read_exact_at(&mut bytes, 0).map_err(fail)?;
         let header = Header::decode(&bytes, name)?;
-        let len_logical = format::logical_len(len)
-            .ok_or_else(|| KvError::corrupt(name, None, format!("truncated inside a block: len={len}")))?;
         if let Some(clean) = header.clean.filter(|clean| clean.len != len) {
             let reason = format!("closed with len={} found len={len}", clean.len);
             return Err(KvError::corrupt(name, None, reason));
         }
-        let head = Self::read_head(&*file, name, &header)?;
+        let (head, len_logical) = Self::read_head(&*file, name, &header)?;
         let blocks = Self::new(file, name, header.store_id, len_logical, len, head);
         match header.clean {
             Some(_) => blocks.write_header(None)?,
@@ -95,26 +103,29 @@ impl BlockFile {
             store_id,
             len_logical: len_logical.into(),
             len_physical: len_physical.into(),
+            blocks_read: AtomicU64::new(0),
             head: Mutex::new(head),
             first_error: Mutex::default(),
             full: AtomicBool::new(false),
+            latched: AtomicBool::new(false),
             detached: AtomicBool::new(false),
-            building: false,
+            is_building: AtomicBool::new(false),
         }
     }
 
-    fn read_head(file: &dyn DiskFile, name: &str, header: &Header) -> Result<Head, KvError> {
-        let mut best: Option<Head> = None;
+    fn read_head(file: &dyn DiskFile, name: &str, header: &Header) -> Result<(Head, u64), KvError> {
+        let mut best: Option<(Head, u64)> = None;
         for slot in 0..2 {
             let mut cell = vec![0; CELL];
             let read = file.read_exact_at(&mut cell, Place::Slot(slot).offset());
             read.map_err(|error| KvError::io("read the store's first block", error))?;
             let found = generation(&cell);
             let wanted = header.clean.is_none_or(|clean| clean.generation == found);
-            let newer = best.as_ref().is_none_or(|head| head.generation < found);
+            let newer = best.as_ref().is_none_or(|(head, _)| head.generation < found);
             if wanted && newer && check(&cell, Place::Slot(slot), &header.store_id) == Verdict::Good {
                 let block = Box::new(format::le::<BLOCK>(&cell));
-                best = Some(Head { block, generation: found, slot, dirty: false });
+                let head = Head { block, generation: found, slot, dirty: false };
+                best = Some((head, format::len_logical(&cell)));
             }
         }
         best.ok_or_else(|| match header.clean {
@@ -139,7 +150,8 @@ impl BlockFile {
     fn head_cell(&self, head: &Head) -> Vec<u8> {
         let mut cell = vec![0; CELL];
         cell[..BLOCK].copy_from_slice(&head.block[..]);
-        seal(&mut cell, Place::Slot(head.slot), &self.store_id, head.generation);
+        let len = self.len_logical.load(Ordering::Acquire);
+        seal_head(&mut cell, Place::Slot(head.slot), &self.store_id, head.generation, len);
         cell
     }
 
@@ -147,6 +159,18 @@ impl BlockFile {
         let header = Header { store_id: self.store_id, clean }.encode();
         let written = self.file.write_all_at(&header, 0).and_then(|()| self.file.sync_data());
         written.map_err(|error| KvError::io("write the store's header", error))
+    }
+
+    /// End of building: everything that was written is durable on return, and what comes is synced when
+    /// redb says so.
+    pub fn end_building(&self) -> Result<(), KvError> {
+        self.is_building.store(false, Ordering::Release);
+        self.file.sync_data().map_err(|error| KvError::io("make the new file durable", error))
+    }
+
+    /// Make durable what was written so far, though nobody relies on it yet.
+    pub fn sync_early(&self) -> Result<(), KvError> {
+        self.file.sync_data().map_err(|error| KvError::io("make the new file durable", error))
     }
 
     /// Record that everything was written and synced. Nothing may be written afterwards.
@@ -174,9 +198,19 @@ impl BlockFile {
         self.len_physical.load(Ordering::Acquire)
     }
 
+    /// Blocks that redb did not have in its cache.
+    pub fn blocks_read(&self) -> u64 {
+        self.blocks_read.load(Ordering::Relaxed)
+    }
+
     /// The first block that did not verify, if any did not.
     pub fn corruption(&self) -> Option<KvError> {
         self.first_error.lock().clone()
+    }
+
+    /// The same, if redb met it: then nothing can be drained any more.
+    pub fn latched(&self) -> Option<KvError> {
+        self.latched.load(Ordering::Acquire).then(|| self.corruption()).flatten()
     }
 
     /// Whether the disk was full since [`BlockFile::forget_full`].
@@ -204,7 +238,16 @@ impl BlockFile {
         for (nth, part) in out.chunks_mut(RUN_BLOCKS * BLOCK).enumerate() {
             let from = first + (nth * RUN_BLOCKS) as u64;
             let mut cells = vec![0; part.len() / BLOCK * CELL];
-            self.file.read_exact_at(&mut cells, Place::Block(from).offset())?;
+            if hot::is_only() && !self.read_now(&mut cells, from) {
+                hot::end_cold();
+            }
+            self.blocks_read.fetch_add((cells.len() / CELL) as u64, Ordering::Relaxed);
+            match self.read_cells(&mut cells, from) {
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                    return Err(self.refuse(from, "is missing: the file ends before it"));
+                }
+                read => read?,
+            }
             for (at, (cell, block)) in cells.chunks(CELL).zip(part.chunks_mut(BLOCK)).enumerate() {
                 let number = from + at as u64;
                 match check(cell, Place::Block(number), &self.store_id) {
@@ -218,6 +261,18 @@ impl BlockFile {
         Ok(())
     }
 
+    fn read_now(&self, cells: &mut [u8], from: u64) -> bool {
+        hot::fits(cells.len()) && self.file.read_now_at(cells, Place::Block(from).offset()).unwrap_or(false)
+    }
+
+    /// Unless they were read already.
+    fn read_cells(&self, cells: &mut [u8], from: u64) -> io::Result<()> {
+        match hot::is_only() {
+            true => Ok(()),
+            false => self.file.read_exact_at(cells, Place::Block(from).offset()),
+        }
+    }
+
     fn refuse(&self, block: u64, reason: &str) -> io::Error {
         if self.detached.load(Ordering::Acquire) {
             return io::Error::other("the store is closed");
@@ -229,15 +284,33 @@ impl BlockFile {
     }
 
     fn write_blocks(&self, first: u64, bytes: &[u8]) -> io::Result<()> {
+        self.take_room(Place::Block(first).offset() + (bytes.len() / BLOCK * CELL) as u64)?;
         for (nth, part) in bytes.chunks(RUN_BLOCKS * BLOCK).enumerate() {
             let from = first + (nth * RUN_BLOCKS) as u64;
             let mut cells = vec![0; part.len() / BLOCK * CELL];
             for (at, (cell, block)) in cells.chunks_mut(CELL).zip(part.chunks(BLOCK)).enumerate() {
                 cell[..BLOCK].copy_from_slice(block);
-                seal(cell, Place::Block(from + at as u64), &self.store_id, 0);
+                seal(cell, Place::Block(from + at as u64), &self.store_id);
             }
             self.note_full(self.file.write_all_at(&cells, Place::Block(from).offset()))?;
         }
+        Ok(())
+    }
+
+    /// Have the disk's room up to `end`, and some more, so that a write does not meet a full disk.
+    fn take_room(&self, end: u64) -> io::Result<()> {
+        let have = self.len_physical.load(Ordering::Acquire);
+        if end <= have {
+            return Ok(());
+        }
+        let limit = physical_len(self.len_logical.load(Ordering::Acquire)).max(end);
+        let wanted = (have + (have / 16).clamp(ROOM_STEP[0], ROOM_STEP[1])).clamp(end, limit);
+        let mut taken = self.file.allocate(wanted).map(|()| wanted);
+        if taken.as_ref().is_err_and(is_full) && wanted > end {
+            taken = self.file.allocate(end).map(|()| end);
+        }
+        let len = self.note_full(taken)?;
+        self.len_physical.store(len, Ordering::Release);
         Ok(())
     }
 
@@ -253,7 +326,7 @@ impl BlockFile {
         self.note_full(self.file.write_all_at(&cell, Place::Slot(head.slot).offset()))
     }
 
-    fn note_full(&self, result: io::Result<()>) -> io::Result<()> {
+    fn note_full<T>(&self, result: io::Result<T>) -> io::Result<T> {
         if result.as_ref().is_err_and(is_full) {
             self.full.store(true, Ordering::Release);
         }
@@ -276,6 +349,23 @@ impl BlockFile {
             done += part;
             Some((block, within, done - part..done))
         })
+    }
+
+    fn read_parts(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.inside(offset, out.len())?;
+        for (block, within, range) in Self::parts(offset, out.len()) {
+            let part = &mut out[range];
+            if block == 0 {
+                part.copy_from_slice(&self.head.lock().block[within..within + part.len()]);
+            } else if part.len().is_multiple_of(BLOCK) {
+                self.read_blocks(block, part)?;
+            } else {
+                let mut whole = [0; BLOCK];
+                self.read_blocks(block, &mut whole)?;
+                part.copy_from_slice(&whole[within..within + part.len()]);
+            }
+        }
+        Ok(())
     }
 
     fn inside(&self, offset: u64, len: usize) -> io::Result<()> {
@@ -301,43 +391,26 @@ impl StorageBackend for Backend {
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.0.inside(offset, out.len())?;
-        for (block, within, range) in BlockFile::parts(offset, out.len()) {
-            let part = &mut out[range];
-            if block == 0 {
-                part.copy_from_slice(&self.0.head.lock().block[within..within + part.len()]);
-            } else if part.len().is_multiple_of(BLOCK) {
-                self.0.read_blocks(block, part)?;
-            } else {
-                let mut whole = [0; BLOCK];
-                self.0.read_blocks(block, &mut whole)?;
-                part.copy_from_slice(&whole[within..within + part.len()]);
-            }
+        let read = self.0.read_parts(offset, out);
+        if read.is_err() {
+            self.0.latched.store(true, Ordering::Release);
         }
-        Ok(())
+        read
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
         let physical = physical_len(len);
         if physical < self.0.len_physical.load(Ordering::Acquire) {
             self.0.file.set_len(physical)?;
-        } else {
-            // redb doubles the file, which may be more than the disk has: then the room is not
-            // reserved, and what each batch needs is asked of the disk before the batch
-            let grown = match self.0.file.allocate(physical) {
-                Err(error) if is_full(&error) => self.0.file.set_len(physical),
-                result => result,
-            };
-            self.0.note_full(grown)?;
+            self.0.len_physical.store(physical, Ordering::Release);
         }
-        self.0.len_physical.store(physical, Ordering::Release);
         self.0.len_logical.store(len, Ordering::Release);
         Ok(())
     }
 
     fn sync_data(&self) -> io::Result<()> {
         let mut head = self.0.head.lock();
-        if !self.0.building {
+        if !self.0.is_building.load(Ordering::Acquire) {
             self.0.file.sync_data()?;
         }
         head.dirty = false;

@@ -6,8 +6,10 @@
 
 use crate::engine::{Engine, Failed};
 use crate::shared::Shared;
-use crate::writer::SEQUENCE_BITS;
+use crate::sweep;
+use crate::writer::SEQUENCE_MAX;
 use crate::KvError;
+use parking_lot::MutexGuard;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
@@ -15,6 +17,9 @@ use std::time::Duration;
 
 /// How long after a full disk it is tried again.
 const FULL_PAUSE: Duration = Duration::from_millis(500);
+/// One commit of redb brings so much at most, bytes: while readers are on older versions it copies a
+/// page for each key.
+const DRAIN_BYTES_MAX: usize = 4 << 20;
 
 /// Let a thread drain what is frozen. Never waits.
 pub(crate) fn ask(shared: &Arc<Shared>) {
@@ -23,8 +28,14 @@ pub(crate) fn ask(shared: &Arc<Shared>) {
         let threads = shared.threads.clone();
         threads.drain(move || {
             shared.is_drain_asked.store(false, Ordering::Release);
-            let drain = || shared.drain(&mut shared.engine.lock());
-            // what failed was said to readers and writers through the store's state
+            let drain = || {
+                let mut engine = shared.engine.lock();
+                // what failed was said to readers and writers through the store's state
+                while !shared.compaction.holds_drains() && shared.drain_some(&mut engine).unwrap_or(false) {
+                    // a compaction may wait for the engine
+                    MutexGuard::bump(&mut engine);
+                }
+            };
             if catch_unwind(AssertUnwindSafe(drain)).is_err() {
                 // or writers would wait for it for ever
                 shared.poison(&KvError::Internal("the drain panicked".into()));
@@ -38,8 +49,11 @@ pub(crate) fn refill(shared: &Arc<Shared>) {
     if shared.spares.bytes() == 0 && !shared.is_refilling.swap(true, Ordering::AcqRel) {
         let (shared, threads) = (shared.clone(), shared.threads.clone());
         threads.drain(move || {
-            // without room, the writer says so when it needs it
-            let _ = shared.spares.refill();
+            // a store that is closed leaves its directory alone: the next opening makes room there
+            if let Some(false) = shared.closing.try_lock().as_deref() {
+                // without room, the writer says so when it needs it
+                let _ = shared.spares.refill();
+            }
             shared.is_refilling.store(false, Ordering::Release);
         });
     }
@@ -48,27 +62,34 @@ pub(crate) fn refill(shared: &Arc<Shared>) {
 impl Shared {
     /// Drain everything that is frozen.
     pub fn drain(self: &Arc<Self>, engine: &mut Engine) -> Result<(), KvError> {
-        while let Some(frozen) = self.frozen() {
-            self.sound()?;
-            let begun = self.clock.monotonic();
-            match engine.bring(&frozen).and_then(|()| engine.base().map_err(Failed::Broken)) {
-                Ok(base) => self.drained(&frozen, base),
-                Err(Failed::Full) => return self.drain_full(engine),
-                Err(Failed::Broken(error)) => {
-                    self.poison(&error);
-                    return Err(error);
-                }
-            }
-            self.is_drain_full.store(false, Ordering::Release);
-            let span = (self.clock.monotonic() - begun).as_secs_f64().max(1e-6);
-            self.drain_rate.store((frozen.stack.bytes() as f64 / span) as u64, Ordering::Relaxed);
-            self.release_log(engine.revision);
-        }
+        while self.drain_some(engine)? {}
         Ok(())
     }
 
+    /// Drain the oldest of what is frozen; false: nothing is.
+    fn drain_some(self: &Arc<Self>, engine: &mut Engine) -> Result<bool, KvError> {
+        let Some(frozen) = self.frozen(DRAIN_BYTES_MAX) else { return Ok(false) };
+        self.sound()?;
+        let begun = self.clock.monotonic();
+        match engine.bring(&frozen).and_then(|()| engine.base().map_err(Failed::Broken)) {
+            Ok(base) => self.drained(&frozen, base),
+            Err(Failed::Full) => return self.drain_full(engine),
+            Err(Failed::Broken(error)) => {
+                self.poison(&error);
+                return Err(error);
+            }
+        }
+        self.is_drain_full.store(false, Ordering::Release);
+        self.counters.drain(self.clock.monotonic().saturating_sub(begun));
+        self.release_log(engine.revision);
+        sweep::ask(self, frozen.stack.len());
+        // a file that cannot be looked at is named by who reads it
+        let _ = self.compact_if_due(engine, frozen.stack.len() as u64);
+        Ok(true)
+    }
+
     /// redb met a full disk: nothing is lost, and it is tried again when there may be room.
-    fn drain_full(self: &Arc<Self>, engine: &mut Engine) -> Result<(), KvError> {
+    fn drain_full(self: &Arc<Self>, engine: &mut Engine) -> Result<bool, KvError> {
         self.is_drain_full.store(true, Ordering::Release);
         let revived = engine.revive().and_then(|()| engine.base());
         match revived {
@@ -92,8 +113,8 @@ impl Shared {
     }
 
     /// The log up to `revision` is no longer needed.
-    fn release_log(&self, revision: u64) {
-        let sequence = revision & ((1 << SEQUENCE_BITS) - 1);
+    pub fn release_log(&self, revision: u64) {
+        let sequence = revision.min(self.log_pin.load(Ordering::Acquire)) & SEQUENCE_MAX;
         let released = {
             let mut writer = self.writer.lock();
             let released = writer.log.release_prefix(sequence + 1);

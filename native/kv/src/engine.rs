@@ -7,11 +7,12 @@ use crate::base::Base;
 use crate::blocks::{Backend, BlockFile};
 use crate::fence::fence;
 use crate::scan::Scan;
-use crate::table::NEVER_MS;
-use crate::value::{Tables, META, REVISION};
+use crate::threads::Threads;
+use crate::value::{Loaded, Tables, LIVE_BYTES, META, REVISION};
 use crate::view::View;
 use crate::KvError;
 use macula_core::{Chance, Disk, Open, RelPath};
+use parking_lot::Mutex;
 use redb::{Database, ReadableDatabase, WriteTransaction};
 use std::io;
 use std::sync::Arc;
@@ -23,13 +24,48 @@ const FILE_NAME_NEW: &str = "kv.redb.new";
 /// The id of the log that goes on from here, in two halves.
 const LOG_ID: [&str; 2] = ["log_low", "log_high"];
 
+impl From<Failed> for KvError {
+    fn from(failed: Failed) -> Self {
+        match failed {
+            Failed::Full => Self::DiskFull,
+            Failed::Broken(error) => error,
+        }
+    }
+}
+
 /// An opened store.
 pub(crate) struct Engine {
     db: Option<Database>,
+    keeper: Arc<Keeper>,
     pub blocks: Arc<BlockFile>,
     /// The newest batch that is in it.
     pub revision: u64,
     cache_bytes: usize,
+}
+
+/// Held by every base of one database: what it holds in the end is closed when the last of them goes.
+pub(crate) struct Keeper(Mutex<Option<(Database, Arc<BlockFile>, Threads)>>);
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        if let Some((db, blocks, threads)) = self.0.get_mut().take() {
+            // closing writes and syncs: not where the last reader happens to be
+            threads.drain(move || {
+                let _ = fence(&blocks, || {
+                    drop(db);
+                    Ok(())
+                });
+            });
+        }
+    }
+}
+
+/// What an interrupted build or compaction left.
+fn remove_unfinished(disk: &dyn Disk) -> io::Result<()> {
+    match disk.remove_file(&RelPath::literal(FILE_NAME_NEW)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// Why it could not be brought up to date.
@@ -44,9 +80,11 @@ impl Engine {
     /// Open the store of `disk`, or create it when there is no file. Whether it was closed properly.
     pub fn open(disk: &dyn Disk, chance: &dyn Chance, cache_bytes: usize) -> Result<(Self, bool), KvError> {
         let path = RelPath::literal(FILE_NAME);
+        // costs room only, when it cannot be removed
+        let _ = remove_unfinished(disk);
         let file = match disk.open(&path, Open::ReadWrite) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                Self::build(disk, chance, cache_bytes, |engine| engine.write_revision(0))?;
+                Self::build(disk, chance, cache_bytes, |_| Ok(()))?;
                 disk.open(&path, Open::ReadWrite)
             }
             file => file,
@@ -68,15 +106,7 @@ impl Engine {
     ) -> Result<T, KvError> {
         let (path, path_new) = (RelPath::literal(FILE_NAME), RelPath::literal(FILE_NAME_NEW));
         let fail = |error| KvError::io("create the store", error);
-        match disk.remove_file(&path_new) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(fail(error)),
-            _ => {}
-        }
-        let built = disk.open(&path_new, Open::CreateNew).map_err(fail).and_then(|file| {
-            let mut store_id = [0; 16];
-            chance.fill(&mut store_id);
-            let blocks = Arc::new(BlockFile::create(file, FILE_NAME, store_id)?);
-            let mut engine = Self::over(blocks, cache_bytes)?;
+        let built = Self::begin(disk, chance, cache_bytes).and_then(|mut engine| {
             let value = fill(&mut engine)?;
             engine.close()?;
             disk.rename(&path_new, &path).map_err(fail)?;
@@ -92,9 +122,56 @@ impl Engine {
         built
     }
 
+    /// An empty one in a new file under another name, none of it durable.
+    fn begin(disk: &dyn Disk, chance: &dyn Chance, cache_bytes: usize) -> Result<Self, KvError> {
+        let fail = |error| KvError::io("create the store", error);
+        remove_unfinished(disk).map_err(fail)?;
+        let file = disk.open(&RelPath::literal(FILE_NAME_NEW), Open::CreateNew).map_err(fail)?;
+        let mut store_id = [0; 16];
+        chance.fill(&mut store_id);
+        let mut engine = Self::over(Arc::new(BlockFile::create(file, FILE_NAME, store_id)?), cache_bytes)?;
+        engine.write_revision(0)?;
+        Ok(engine)
+    }
+
+    /// As [`Engine::begin`], for a store that is open: [`Engine::replace`] makes it that store's.
+    pub fn begin_copy(&self, disk: &dyn Disk, chance: &dyn Chance) -> Result<Self, KvError> {
+        let copy = Self::begin(disk, chance, self.cache_bytes)?;
+        if let Some(id) = self.log_id()? {
+            copy.set_log_id(id)?;
+        }
+        Ok(copy)
+    }
+
+    /// Take the place of the store's file, durably. The old file is gone when nobody reads it.
+    pub fn replace(&self, disk: &dyn Disk) -> Result<(), KvError> {
+        self.blocks.end_building()?;
+        let fail = |error| KvError::io("put the compacted file in place", error);
+        disk.rename(&RelPath::literal(FILE_NAME_NEW), &RelPath::literal(FILE_NAME)).map_err(fail)?;
+        disk.sync_dir(&RelPath::root()).map_err(fail)
+    }
+
     fn over(blocks: Arc<BlockFile>, cache_bytes: usize) -> Result<Self, KvError> {
         let db = open_db(&blocks, cache_bytes)?;
-        Ok(Self { db: Some(db), blocks, revision: 0, cache_bytes })
+        let keeper = Arc::new(Keeper(Mutex::new(None)));
+        Ok(Self { db: Some(db), keeper, blocks, revision: 0, cache_bytes })
+    }
+
+    /// Give a copy up that was begun.
+    pub fn discard(mut self, disk: &dyn Disk) {
+        self.drop_db();
+        // costs room only, when it cannot be removed
+        let _ = remove_unfinished(disk);
+    }
+
+    /// Keep the database open until the last of its bases is gone, and no longer.
+    pub fn retire(mut self, threads: &Threads) {
+        *self.keeper.0.lock() = self.db.take().map(|db| (db, self.blocks.clone(), threads.clone()));
+    }
+
+    /// Of all keys and values, bytes.
+    pub fn live_bytes(&self) -> Result<u64, KvError> {
+        Ok(self.meta(LIVE_BYTES)?.unwrap_or(0))
     }
 
     fn meta(&self, name: &str) -> Result<Option<u64>, KvError> {
@@ -146,25 +223,21 @@ impl Engine {
     }
 
     /// Sorted entries, not durable before [`Engine::write_revision`].
-    pub fn load(&self, entries: &[(Vec<u8>, Vec<u8>)]) -> Result<(), KvError> {
+    pub fn load(&self, entries: &[Loaded]) -> Result<(), KvError> {
         let db = self.db()?;
         fence(&self.blocks, || {
             let mut txn = db.begin_write()?;
             txn.set_durability(redb::Durability::None)?;
-            {
-                let mut tables = Tables::open(&txn)?;
-                for (key, value) in entries {
-                    tables.put(key, value, NEVER_MS)?;
-                }
-                tables.finish(0)?;
-            }
+            let mut tables = Tables::open(&txn)?;
+            tables.append(entries)?;
+            tables.finish(0)?;
             Ok(txn.commit()?)
         })
     }
 
     /// What it holds now.
     pub fn base(&self) -> Result<Arc<Base>, KvError> {
-        Base::now(self.db()?, &self.blocks, self.revision)
+        Base::now(self.db()?, &self.blocks, self.revision, Some(self.keeper.clone()))
     }
 
     /// Bring what lies in the tables of `view` into place, in key order, with one durable commit. The

@@ -43,9 +43,18 @@ pub enum KvError {
     /// The commit failed half way: it may or may not be there after reopen.
     #[error("the result of the write is unknown until the store is reopened: {0}")]
     UnknownResult(String),
+    /// A page that is not in memory, for who must not wait for it.
+    #[error("not in memory")]
+    Cold,
     /// An earlier sync or engine call failed.
     #[error("the store is poisoned until it is reopened: {0}")]
     Poisoned(String),
+    /// The log does not have everything after a revision, or the revision is none of this store's.
+    #[error("the changes after this revision are gone: from={from}")]
+    HistoryGone {
+        /// What was asked for.
+        from: u64,
+    },
     /// Stored bytes are not what was written.
     #[error("corrupted: {reason}, file={file} block={}", block.map_or("-".into(), |b| b.to_string()))]
     Corrupt {
@@ -105,6 +114,7 @@ impl From<WalError> for KvError {
             WalError::DiskFull => Self::DiskFull,
             WalError::UnknownResult(why) => Self::UnknownResult(why),
             WalError::Poisoned(why) => Self::Poisoned(why),
+            WalError::HistoryGone { from, .. } => Self::HistoryGone { from },
             WalError::Io { verb, source } => Self::Io { verb, source },
             error => Self::Internal(error.to_string()),
         }
@@ -116,7 +126,7 @@ impl Kinded for KvError {
         match self {
             Self::Exists => Kind::Exists,
             Self::Conflict => Kind::Conflict,
-            Self::Busy => Kind::Busy,
+            Self::Busy | Self::Cold => Kind::Busy,
             Self::Timeout => Kind::Timeout,
             Self::Cancelled => Kind::Cancelled,
             Self::Closed => Kind::Closed,
@@ -124,6 +134,7 @@ impl Kinded for KvError {
             Self::DiskFull => Kind::DiskFull,
             Self::UnknownResult(_) => Kind::UnknownResult,
             Self::Poisoned(_) => Kind::Poisoned,
+            Self::HistoryGone { .. } => Kind::HistoryGone,
             Self::Corrupt { .. } => Kind::Corrupt,
             Self::NewerFormat { .. } => Kind::NewerFormat,
             Self::Io { source, .. } => io_kind(source),

@@ -4,6 +4,7 @@
 //! did not expect; whatever it says, the first block that did not verify names the cause.
 
 use crate::blocks::BlockFile;
+use crate::hot;
 use crate::KvError;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 
@@ -12,6 +13,7 @@ pub(crate) fn fence<T>(blocks: &BlockFile, act: impl FnOnce() -> Result<T, redb:
     match catch_unwind(AssertUnwindSafe(act)) {
         Ok(Ok(value)) => Ok(value),
         Ok(Err(error)) => Err(translate(blocks, error)),
+        Err(panic) if hot::is_cold(&*panic) => Err(KvError::Cold),
         Err(panic) => {
             let text = panic.downcast_ref::<String>().map(String::as_str);
             let text = text.or(panic.downcast_ref::<&str>().copied()).unwrap_or("no message");

@@ -163,9 +163,15 @@ pub(crate) enum Verdict {
 }
 
 /// Writes the reserved bytes and the tag behind the content that is already in `cell`.
-pub(crate) fn seal(cell: &mut [u8], place: Place, store_id: &[u8; 16], generation: u64) {
+pub(crate) fn seal(cell: &mut [u8], place: Place, store_id: &[u8; 16]) {
+    seal_head(cell, place, store_id, 0, 0);
+}
+
+/// As [`seal`], for block 0: with its generation, and the logical length of the store, bytes.
+pub(crate) fn seal_head(cell: &mut [u8], place: Place, store_id: &[u8; 16], generation: u64, len: u64) {
     cell[BLOCK..].fill(0);
     cell[BLOCK..BLOCK + 8].copy_from_slice(&generation.to_le_bytes());
+    cell[BLOCK + 8..BLOCK + 16].copy_from_slice(&len.to_le_bytes());
     let tag = tag(cell, place, store_id);
     cell[CELL - 16..].copy_from_slice(&tag);
 }
@@ -186,6 +192,11 @@ pub(crate) fn generation(cell: &[u8]) -> u64 {
     u64::from_le_bytes(le(&cell[BLOCK..]))
 }
 
+/// The logical length in a cell of block 0, bytes.
+pub(crate) fn len_logical(cell: &[u8]) -> u64 {
+    u64::from_le_bytes(le(&cell[BLOCK + 8..]))
+}
+
 fn tag(cell: &[u8], place: Place, store_id: &[u8; 16]) -> [u8; 16] {
     let seed = xxh3_64_with_seed(store_id, place.number());
     xxh3_128_with_seed(&cell[..CELL - 16], seed).to_le_bytes()
@@ -196,12 +207,6 @@ pub(crate) fn physical_len(logical: u64) -> u64 {
     CELLS_OFFSET + (logical / BLOCK as u64).saturating_sub(1) * CELL as u64
 }
 
-/// The reverse; `None` for a length that no file of ours has.
-pub(crate) fn logical_len(physical: u64) -> Option<u64> {
-    let cells = physical.checked_sub(CELLS_OFFSET)?;
-    (cells % CELL as u64 == 0).then(|| (cells / CELL as u64 + 1) * BLOCK as u64)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -210,7 +215,7 @@ mod tests {
     fn a_cell_verifies_in_its_own_place_and_store_only() {
         let id = [7; 16];
         let mut cell = vec![3; CELL];
-        seal(&mut cell, Place::Block(5), &id, 0);
+        seal(&mut cell, Place::Block(5), &id);
         assert_eq!(check(&cell, Place::Block(5), &id), Verdict::Good);
         assert_eq!(check(&cell, Place::Block(6), &id), Verdict::Bad, "moved");
         assert_eq!(check(&cell, Place::Block(5), &[8; 16]), Verdict::Bad, "of another store");
@@ -259,13 +264,11 @@ mod tests {
     }
 
     #[test]
-    fn lengths_map_both_ways() {
-        for blocks in [1, 2, 3, 1000] {
-            let logical = blocks * BLOCK as u64;
-            assert_eq!(logical_len(physical_len(logical)), Some(logical));
-        }
-        assert_eq!(logical_len(0), None);
-        assert_eq!(logical_len(CELLS_OFFSET + 1), None);
+    fn a_length_ends_behind_its_last_block() {
+        assert_eq!(physical_len(0), CELLS_OFFSET);
         assert_eq!(Place::Block(1).offset(), CELLS_OFFSET);
+        for blocks in [1, 2, 3, 1000] {
+            assert_eq!(physical_len(blocks * BLOCK as u64), Place::Block(blocks).offset());
+        }
     }
 }

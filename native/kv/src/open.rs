@@ -4,20 +4,24 @@
 //! everything after; what was seen by nobody for certain is decided here, once. A store that was
 //! closed properly has all of it in redb.
 
+use crate::compact::Compaction;
 use crate::drain;
 use crate::engine::Engine;
 use crate::record;
 use crate::shared::{Shared, State};
 use crate::store::{Options, Seams};
+use crate::sweep;
 use crate::table::Table;
 use crate::view::{Now, Stack};
-use crate::writer::{lay_over, Writer, SEQUENCE_BITS};
+use crate::writer::{lay_over, Writer, SEQUENCE_BITS, SEQUENCE_MAX};
 use crate::KvError;
+use macula_core::Chance;
 use macula_wal::{Log, Replayed};
 use parking_lot::{Condvar, Mutex, RwLock};
 use std::sync::Arc;
 
-const SEQUENCE_MAX: u64 = (1 << SEQUENCE_BITS) - 1;
+/// A copy begins at most as many epochs after what it was copied from.
+const COPY_EPOCHS: u8 = 64;
 
 /// Open what is there, or create it.
 pub(crate) fn open(seams: Seams, options: Options) -> Result<Arc<Shared>, KvError> {
@@ -42,16 +46,16 @@ pub(crate) fn open(seams: Seams, options: Options) -> Result<Arc<Shared>, KvErro
     };
     let after = engine.revision & SEQUENCE_MAX;
     let mut log = Log::open(disk.clone(), clock.clone(), &*chance, options.log.clone(), after, &mut replay)?;
-    same_log(&engine, &log)?;
-    let epoch = begin_epoch(&mut log, revision, is_clean)?;
+    let others = same_log(&engine, &log, &*chance)?;
+    let epoch = begin_epoch(&mut log, revision, others + u64::from(!is_clean))?;
     // now, so that the first group does not wait for it
     log.spares().refill()?;
+    let (auto_compact, durability) = (options.auto_compact, options.durability);
     let state = State { stack, revision, poisoned: None, is_closed: false };
     let shared = Arc::new(Shared {
         state: RwLock::new(state),
         queue: Mutex::default(),
         idle: Condvar::new(),
-        blocks: engine.blocks.clone(),
         engine: Mutex::new(engine),
         closing: Mutex::new(false),
         spares: log.spares(),
@@ -61,38 +65,56 @@ pub(crate) fn open(seams: Seams, options: Options) -> Result<Arc<Shared>, KvErro
         disk,
         gate,
         clock,
+        chance,
         options,
         now,
         is_drain_asked: false.into(),
         is_drain_full: false.into(),
-        drain_rate: 0.into(),
         is_refilling: false.into(),
         is_freeze_due: false.into(),
         is_sync_due: false.into(),
+        log_pin: u64::MAX.into(),
+        compaction: Compaction::default(),
+        auto_compact: Mutex::new(auto_compact),
+        durability: Mutex::new(durability),
+        counters: Default::default(),
         counted: Mutex::new(None),
+        sweeper: Mutex::default(),
+        subscribers: Mutex::default(),
     });
     shared.begin_table();
-    if shared.frozen().is_some() {
+    if shared.frozen(0).is_some() {
         drain::ask(&shared);
     }
+    sweep::ask(&shared, 0);
     Ok(shared)
 }
 
-/// A store whose log was removed would open without what was acknowledged last.
-fn same_log(engine: &Engine, log: &Log) -> Result<(), KvError> {
+/// A store whose log was removed would open without what was acknowledged last. How many epochs to
+/// leave out: in a store that was copied from another, some, because the other may go on, or went on
+/// before it was replaced by this one, and who saw a revision there must not take one of here for it.
+fn same_log(engine: &Engine, log: &Log, chance: &dyn Chance) -> Result<u64, KvError> {
     match engine.log_id()? {
-        None => engine.set_log_id(log.id()),
-        Some(id) if id == log.id() => Ok(()),
+        None => {
+            engine.set_log_id(log.id())?;
+            if engine.revision == 0 {
+                return Ok(0);
+            }
+            let mut some = [0];
+            chance.fill(&mut some);
+            Ok(u64::from(some[0] % COPY_EPOCHS) + 1)
+        }
+        Some(id) if id == log.id() => Ok(0),
         Some(_) => Err(KvError::corrupt("wal.meta", None, "the log is missing, or it is another store's")),
     }
 }
 
-/// The upper part of the revisions from now on: a new one after a crash, durable before its first use.
-fn begin_epoch(log: &mut Log, revision: u64, is_clean: bool) -> Result<u64, KvError> {
+/// The upper part of the revisions from now on: `others` later than before, durable before its first use.
+fn begin_epoch(log: &mut Log, revision: u64, others: u64) -> Result<u64, KvError> {
     let stored = log.meta().try_into().map_or(0, u64::from_le_bytes);
     let mut epoch = stored.max(revision >> SEQUENCE_BITS);
-    if !is_clean {
-        epoch += 1;
+    if others > 0 {
+        epoch += others;
         log.set_meta(&epoch.to_le_bytes())?;
     }
     Ok(epoch << SEQUENCE_BITS)
@@ -108,6 +130,7 @@ impl Shared {
         *is_done = true;
         self.close_queue();
         self.state.write().is_closed = true;
+        self.close_subscribers();
         // failing here, it is opened like after a crash
         let synced = self.sync(true);
         let mut engine = self.engine.lock();
@@ -119,7 +142,7 @@ impl Shared {
             std::mem::replace(&mut state.stack, Arc::new(Stack { tables: Vec::new(), base, now }))
         };
         drop(stack);
-        self.blocks.detach();
+        engine.blocks.detach();
         match is_good {
             true => drop(engine.close()),
             false => engine.drop_db(),

@@ -3,7 +3,7 @@
 //!
 //! Invariant: what is read is exactly what was written or an error; nothing is guessed.
 
-use crate::batch::{Op, KEY_LEN_MAX, VALUE_LEN_MAX};
+use crate::batch::{Expired, Op, KEY_LEN_MAX, VALUE_LEN_MAX};
 use crate::format::le;
 use crate::table::NEVER_MS;
 use crate::KvError;
@@ -18,6 +18,7 @@ const PUT: u8 = 1;
 const PUT_UNTIL: u8 = 2;
 const DELETE: u8 = 3;
 const CLEAR: u8 = 4;
+const EXPIRE: u8 = 5;
 
 /// Append a batch.
 pub(crate) fn append(log: &mut Log, revision: u64, ops: &[Op]) -> Result<u64, WalError> {
@@ -28,7 +29,7 @@ pub(crate) fn append(log: &mut Log, revision: u64, ops: &[Op]) -> Result<u64, Wa
         heads.push(kind);
         heads.extend_from_slice(&(key.len() as u32).to_le_bytes());
         heads.extend_from_slice(&(value.len() as u32).to_le_bytes());
-        if kind == PUT_UNTIL {
+        if has_time(kind) {
             heads.extend_from_slice(&expires_ms.to_le_bytes());
         }
         ends.push(heads.len());
@@ -47,12 +48,18 @@ pub(crate) fn append(log: &mut Log, revision: u64, ops: &[Op]) -> Result<u64, Wa
     log.append(KIND_BATCH, VERSION, &slices)
 }
 
+/// Whether milliseconds since 1970 stand behind the lengths.
+fn has_time(kind: u8) -> bool {
+    matches!(kind, PUT_UNTIL | EXPIRE)
+}
+
 fn parts(op: &Op) -> (u8, &[u8], &[u8], u64) {
     match op {
         Op::Put { key, value } => (PUT, key, value, NEVER_MS),
         Op::PutUntil { key, value, expires_ms } => (PUT_UNTIL, key, value, *expires_ms),
         Op::Delete { key } => (DELETE, key, &[], NEVER_MS),
         Op::Clear => (CLEAR, &[], &[], NEVER_MS),
+        Op::Expire(Expired { key, expires_ms }) => (EXPIRE, key, &[], *expires_ms),
     }
 }
 
@@ -86,7 +93,7 @@ fn decode_op(bytes: &[u8]) -> Option<(Op, &[u8])> {
     let key_len = u32::from_le_bytes(le(&head[1..])) as usize;
     let value_len = u32::from_le_bytes(le(&head[5..])) as usize;
     let (expires_ms, rest) = match head[0] {
-        PUT_UNTIL => rest.split_at_checked(8).map(|(time, rest)| (u64::from_le_bytes(le(time)), rest))?,
+        kind if has_time(kind) => rest.split_at_checked(8).map(|(time, rest)| (u64::from_le_bytes(le(time)), rest))?,
         _ => (NEVER_MS, rest),
     };
     if key_len > KEY_LEN_MAX || value_len > VALUE_LEN_MAX {
@@ -100,6 +107,7 @@ fn decode_op(bytes: &[u8]) -> Option<(Op, &[u8])> {
         PUT_UNTIL => Op::PutUntil { key, value, expires_ms },
         DELETE if value_len == 0 => Op::Delete { key },
         CLEAR if key_len == 0 && value_len == 0 => Op::Clear,
+        EXPIRE if value_len == 0 => Op::Expire(Expired { key, expires_ms }),
         _ => return None,
     };
     Some((op, rest))

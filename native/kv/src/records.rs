@@ -7,6 +7,7 @@
 use crate::engine::{Engine, FILE_NAME};
 use crate::format::le;
 use crate::scan::Scan;
+use crate::value::Loaded;
 use crate::view::{Writes, EVERYTHING};
 use crate::{KvError, Snapshot, Store, KEY_LEN_MAX, VALUE_LEN_MAX};
 use macula_core::{Chance, Disk, Progress, RelPath, Task};
@@ -22,7 +23,7 @@ const SUM: usize = 16;
 const KIND_RECORDS: u32 = 1;
 const KIND_END: u32 = 2;
 const END_LEN: u64 = 48;
-const RECORD_HEAD: usize = 8;
+const RECORD_HEAD: usize = 16;
 /// A chunk is closed when it holds as much.
 const CHUNK_LEN: usize = 256 << 10;
 const CHUNK_LEN_MAX: u64 = (CHUNK_LEN + RECORD_HEAD + KEY_LEN_MAX + VALUE_LEN_MAX) as u64;
@@ -62,14 +63,16 @@ impl Store {
         let mut sink = Sink { out, hash: blake3::Hasher::new(), bytes: 0, index: 0, store_id: snapshot.store_id() };
         sink.header(view.revision)?;
         let nothing = Writes::new();
-        let mut scan = Scan::new(Some(&view), &nothing, &EVERYTHING, false)?;
+        let mut scan = Scan::new(&view, &nothing, false, &EVERYTHING, false)?;
         let (mut entries, mut payload_bytes, mut count) = (0_u64, 0_u64, 0_u32);
         let mut chunk = vec![0; CHUNK_HEAD];
         while let Some(item) = scan.next()? {
             let value = scan.value(&item, usize::MAX, <[u8]>::to_vec)?;
+            let expires_ms = item.expires_ms();
             let key = item.into_key();
             chunk.extend_from_slice(&(key.len() as u32).to_le_bytes());
             chunk.extend_from_slice(&(value.len() as u32).to_le_bytes());
+            chunk.extend_from_slice(&expires_ms.to_le_bytes());
             chunk.extend_from_slice(&key);
             chunk.extend_from_slice(&value);
             entries += 1;
@@ -120,7 +123,6 @@ impl Store {
 }
 
 fn fill(engine: &mut Engine, source: &mut Source, task: &Task) -> Result<Imported, KvError> {
-    engine.write_revision(0)?;
     let (mut batch, mut batch_bytes) = (Vec::new(), 0);
     while let Some(payload) = source.chunk()? {
         batch_bytes += payload.len();
@@ -299,11 +301,12 @@ impl<'a> Source<'a> {
         }
     }
 
-    fn records(&mut self, mut payload: &[u8], out: &mut Vec<(Vec<u8>, Vec<u8>)>) -> Result<(), KvError> {
+    fn records(&mut self, mut payload: &[u8], out: &mut Vec<Loaded>) -> Result<(), KvError> {
         for _ in 0..self.count {
             let Some((head, rest)) = payload.split_at_checked(RECORD_HEAD) else { return corrupt("a record is cut") };
             let key_len = u32::from_le_bytes(le(head)) as usize;
             let value_len = u32::from_le_bytes(le(&head[4..])) as usize;
+            let expires_ms = u64::from_le_bytes(le(&head[8..]));
             if key_len > KEY_LEN_MAX || value_len > VALUE_LEN_MAX {
                 return corrupt("a record longer than any");
             }
@@ -317,7 +320,7 @@ impl<'a> Source<'a> {
             self.last_key = Some(key.to_vec());
             self.entries += 1;
             self.payload_bytes += record.len() as u64;
-            out.push((key.to_vec(), value.to_vec()));
+            out.push(Loaded { key: key.to_vec(), value: value.to_vec(), expires_ms });
             payload = rest;
         }
         match payload.is_empty() {

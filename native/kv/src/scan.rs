@@ -4,7 +4,7 @@
 //! Invariant: each key comes once, in order; memory is one head per source.
 
 use crate::base::{short_enough, Base, BaseScan, Stored};
-use crate::table::{Seen, Table, Written, NEVER_MS};
+use crate::table::{Seen, Table, Written};
 use crate::view::{KeyRange, View, Writes};
 use crate::KvError;
 use std::cmp::Ordering;
@@ -64,7 +64,7 @@ impl Item<'_> {
 enum Source<'v> {
     Mine { rest: btree_map::Range<'v, Vec<u8>, Written>, head: Option<(&'v Vec<u8>, &'v Written)> },
     Over { table: &'v Table, revision: u64, head: Option<Seen<'v>> },
-    Under { rest: BaseScan<'v>, head: Option<(Vec<u8>, Stored)> },
+    Under { rest: Box<BaseScan<'v>>, head: Option<(Vec<u8>, Stored)> },
 }
 
 impl<'v> Source<'v> {
@@ -125,16 +125,17 @@ impl Range<'_> {
 pub(crate) struct Scan<'v> {
     /// Newest first.
     sources: Vec<Source<'v>>,
-    view: Option<&'v View>,
+    view: &'v View,
     range: Range<'v>,
 }
 
 impl<'v> Scan<'v> {
-    /// The entries of `view` (nothing, if `None`) with `writes` laid over it. The range must not be
-    /// [empty](is_empty) by its bounds.
+    /// The entries of `view` (as if it were empty, if `is_cleared`) with `writes` laid over it. The
+    /// range must not be [empty](is_empty) by its bounds.
     pub fn new(
-        view: Option<&'v View>,
+        view: &'v View,
         writes: &'v Writes,
+        is_cleared: bool,
         range: &'v KeyRange,
         reverse: bool,
     ) -> Result<Self, KvError> {
@@ -145,7 +146,7 @@ impl<'v> Scan<'v> {
         if head.is_some() {
             scan.sources.push(Source::Mine { rest, head });
         }
-        if let Some(view) = view {
+        if !is_cleared {
             view.stack.tables.iter().for_each(|table| scan.push_table(table, view.revision));
             if !view.stack.is_cleared() {
                 scan.push_base(&view.stack.base)?;
@@ -157,7 +158,7 @@ impl<'v> Scan<'v> {
     /// What the tables of `view` hold above redb, deletions too.
     pub fn over_base(view: &'v View) -> Self {
         let range = Range { low: Bound::Unbounded, high: Bound::Unbounded, reverse: false };
-        let mut scan = Self { sources: Vec::new(), view: Some(view), range };
+        let mut scan = Self { sources: Vec::new(), view, range };
         view.stack.tables.iter().for_each(|table| scan.push_table(table, view.revision));
         scan
     }
@@ -174,7 +175,7 @@ impl<'v> Scan<'v> {
     }
 
     fn push_base(&mut self, base: &'v Base) -> Result<(), KvError> {
-        let mut rest = base.scan(self.range.low, self.range.high, self.range.reverse)?;
+        let mut rest = Box::new(base.scan(self.range.low, self.range.high, self.range.reverse)?);
         let head = rest.step()?;
         self.sources.push(Source::Under { rest, head });
         Ok(())
@@ -213,9 +214,7 @@ impl<'v> Scan<'v> {
     /// The next entry that is there.
     pub fn next(&mut self) -> Result<Option<Item<'v>>, KvError> {
         while let Some(item) = self.step()? {
-            let expires_ms = item.expires_ms();
-            let passed = expires_ms != NEVER_MS && self.view.is_some_and(|view| view.stack.now.has_passed(expires_ms));
-            if item.is_there() && !passed {
+            if item.is_there() && !self.view.stack.now.has_passed(item.expires_ms()) {
                 return Ok(Some(item));
             }
         }
@@ -224,11 +223,10 @@ impl<'v> Scan<'v> {
 
     /// What `f` makes of the value of an item that is there.
     pub fn value<R>(&self, item: &Item<'_>, len_max: usize, f: impl FnOnce(&[u8]) -> R) -> Result<R, KvError> {
-        let written = match (item, self.view) {
-            (Item::Under(_, stored), Some(view)) => return view.stack.base.value(stored, len_max, f),
-            (Item::Mine(_, written), _) => written,
-            (Item::Over(seen), _) => seen.value(),
-            (Item::Under(..), None) => return Err(KvError::Closed),
+        let written = match item {
+            Item::Under(_, stored) => return self.view.stack.base.value(stored, len_max, f),
+            Item::Mine(_, written) => written,
+            Item::Over(seen) => seen.value(),
         };
         let value = written.value.as_deref().unwrap_or_default();
         short_enough(value.len(), len_max).map(|()| f(value))

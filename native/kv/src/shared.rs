@@ -1,19 +1,25 @@
 //! What the handles of a store and the threads that work on it share.
 //!
 //! Invariant: readers take `state` for a moment and wait for nobody. Locks are taken in the order
-//! `closing`, `engine`, `writer`, `queue`, `state`; the writer's is held over a sync, the engine's over a drain.
+//! `closing`, `engine`, `writer`, `subscribers`, `sweeper`, `queue`, `state`; the writer's is held over a sync,
+//! the engine's over a drain.
 
 use crate::base::Base;
+use crate::batch::Durability;
 use crate::blocks::BlockFile;
+use crate::compact::{AutoCompact, Compaction};
 use crate::engine::Engine;
 use crate::queue::Queue;
+use crate::stats::Counters;
 use crate::store::Options;
+use crate::subscribe::Subscribers;
+use crate::sweep::Sweeper;
 use crate::table::Table;
 use crate::threads::Threads;
 use crate::view::{Now, Stack, View};
 use crate::writer::Writer;
 use crate::KvError;
-use macula_core::{Clock, Disk, Gate};
+use macula_core::{Chance, Clock, Disk, Gate};
 use macula_wal::Spares;
 use parking_lot::{Condvar, Mutex, RwLock};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -27,22 +33,20 @@ pub(crate) struct Shared {
     pub idle: Condvar,
     pub writer: Mutex<Writer>,
     pub engine: Mutex<Engine>,
-    /// Whether it was closed; held while it is being closed.
+    /// Whether it was closed; held while it is being closed, and while room for the log is made.
     pub closing: Mutex<bool>,
-    pub blocks: Arc<BlockFile>,
     pub spares: Arc<Spares>,
     pub threads: Threads,
     pub disk: Arc<dyn Disk>,
     pub gate: Arc<Gate>,
     pub clock: Arc<dyn Clock>,
+    pub chance: Arc<dyn Chance>,
     pub options: Options,
     pub now: Arc<Now>,
     /// A drain was asked for and did not begin.
     pub is_drain_asked: AtomicBool,
     /// The last drain found no room; overlay and log keep what was acknowledged.
     pub is_drain_full: AtomicBool,
-    /// Bytes of tables per second, of the last drains; 0 before the first.
-    pub drain_rate: AtomicU64,
     /// Room for a later segment is being made.
     pub is_refilling: AtomicBool,
     /// The table in use will be frozen by the clock.
@@ -51,8 +55,18 @@ pub(crate) struct Shared {
     pub is_sync_due: AtomicBool,
     /// Without the spares.
     pub log_bytes: AtomicU64,
+    /// A compaction needs the log behind this revision.
+    pub log_pin: AtomicU64,
+    pub compaction: Compaction,
+    pub auto_compact: Mutex<Option<AutoCompact>>,
+    /// Of writes that do not say.
+    pub durability: Mutex<Durability>,
+    pub counters: Counters,
     /// Entries, and the revision at which they were counted.
     pub counted: Mutex<Option<(u64, u64)>>,
+    pub sweeper: Mutex<Sweeper>,
+    /// Told what is published.
+    pub subscribers: Mutex<Subscribers>,
 }
 
 /// What readers see.
@@ -91,7 +105,7 @@ impl Shared {
     pub fn is_passing(&self, error: &KvError, view: &View) -> bool {
         let state = self.state.read();
         let is_sound = state.poisoned.is_none() && !state.is_closed;
-        let is_renewed = || self.blocks.is_full() || !Arc::ptr_eq(&state.stack.base, &view.stack.base);
+        let is_renewed = || state.stack.base.blocks().is_full() || !Arc::ptr_eq(&state.stack.base, &view.stack.base);
         match error {
             KvError::Closed => is_sound,
             KvError::Poisoned(_) => is_sound && is_renewed(),
@@ -138,10 +152,17 @@ impl Shared {
         drop(old);
     }
 
-    /// The tables that wait to be drained, as a view of nothing else.
-    pub fn frozen(&self) -> Option<View> {
+    /// The oldest of the tables that wait to be drained, as a view of nothing else.
+    pub fn frozen(&self, bytes_max: usize) -> Option<View> {
         let state = self.state.read();
-        let tables: Vec<_> = state.stack.tables.iter().skip(1).cloned().collect();
+        let waiting = state.stack.tables.get(1..).unwrap_or_default();
+        let mut bytes = 0;
+        let fits = |table: &&Arc<Table>| {
+            bytes += table.bytes();
+            bytes <= bytes_max
+        };
+        let count = waiting.iter().rev().take_while(fits).count().max(1);
+        let tables = waiting[waiting.len().saturating_sub(count)..].to_vec();
         let revision = tables.first()?.last_revision();
         let stack = Stack { tables, base: state.stack.base.clone(), now: self.now.clone() };
         Some(View { stack: Arc::new(stack), revision })
@@ -198,9 +219,14 @@ impl Shared {
         })
     }
 
+    /// The file that readers read now.
+    pub fn blocks(&self) -> Arc<BlockFile> {
+        self.state.read().stack.base.blocks().clone()
+    }
+
     /// Bytes of all files.
     pub fn file_bytes(&self) -> u64 {
-        self.blocks.file_bytes() + self.log_bytes.load(Ordering::Relaxed) + self.spares.bytes()
+        self.blocks().file_bytes() + self.log_bytes.load(Ordering::Relaxed) + self.spares.bytes()
     }
 }
 
@@ -291,7 +317,7 @@ mod tests {
             }
         }
         let bytes = store.shared().view().expect("open").stack.bytes();
-        assert!((MAX..MAX + 2 * LEN).contains(&bytes), "bytes={bytes}");
+        assert!((2 * MAX..2 * MAX + 2 * LEN).contains(&bytes), "bytes={bytes}");
         drop(engine);
         answers.recv_timeout(Duration::from_secs(60)).expect("answered when there is room").expect("written");
         store.write(Batch::put("more", vec![0; LEN])).expect("goes on");

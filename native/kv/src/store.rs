@@ -4,6 +4,8 @@
 //! closes the store on a thread of ours, and does not wait.
 
 use crate::batch::{Batch, Committed, Durability};
+use crate::compact::AutoCompact;
+use crate::hot;
 use crate::open;
 use crate::queue::Job;
 use crate::reply::Reply;
@@ -19,6 +21,13 @@ use std::cell::Cell;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
+
+/// Of changes that subscribers can go on from.
+const HISTORY_BYTES: u64 = 4 << 20;
+/// Segments of the log that are kept for subscribers only, each of which is an open file: as many as
+/// doubling takes from the shortest to 4 MiB, and of earlier openings, which begin one each, few.
+const HISTORY_SEGMENTS_MAX: usize = 8;
+const HISTORY_SEGMENTS_OLD_MAX: usize = 2;
 
 /// How a store behaves.
 #[derive(Debug, Clone)]
@@ -45,6 +54,10 @@ pub struct Options {
     pub overlay_bytes_max: usize,
     /// How long what was written stays in memory and log only, when little is written.
     pub drain_interval: Duration,
+    /// When the file is compacted without being asked; `None`: never.
+    pub auto_compact: Option<AutoCompact>,
+    /// While something expires: how long the sweeper does not look at the clock at most.
+    pub sweep_interval: Duration,
     /// The log's.
     pub log: macula_wal::Options,
 }
@@ -60,11 +73,27 @@ impl Default for Options {
             reserve_bytes: 8 << 20,
             durability: Durability::Sync,
             sync_interval: Duration::from_secs(1),
-            table_bytes_max: 4 << 20,
+            table_bytes_max: 1 << 20,
             overlay_bytes_max: 32 << 20,
             drain_interval: Duration::from_secs(30),
-            log: macula_wal::Options::default(),
+            auto_compact: Some(AutoCompact::default()),
+            sweep_interval: Duration::from_secs(60),
+            log: macula_wal::Options { segment_bytes_max: 4 << 20, ..Default::default() },
         }
+        .keeping(HISTORY_BYTES)
+    }
+}
+
+impl Options {
+    /// With at least so many bytes of changes that subscribers can go on from, as soon as there are as
+    /// many. On the disk it may be a segment more.
+    pub fn keeping(mut self, history_bytes: u64) -> Self {
+        let log = &mut self.log;
+        let longest = (history_bytes / log.segment_bytes_max.max(1)) as usize;
+        log.history_bytes = history_bytes;
+        log.history_segments_max = HISTORY_SEGMENTS_MAX + longest;
+        log.history_segments_old_max = HISTORY_SEGMENTS_OLD_MAX + longest;
+        self
     }
 }
 
@@ -102,7 +131,7 @@ impl Drop for Handle {
 
 impl fmt::Debug for Store {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Store").field("file", &self.0.shared.blocks.name()).finish_non_exhaustive()
+        f.debug_struct("Store").field("file", &crate::FILE_NAME).finish_non_exhaustive()
     }
 }
 
@@ -162,9 +191,33 @@ impl Store {
         Ok(found.flatten())
     }
 
+    /// As [`Store::get_with`], for a thread that must not wait: from memory, or [`KvError::Cold`].
+    pub fn get_hot<R>(&self, key: &[u8], len_max: usize, f: impl FnOnce(&[u8]) -> R) -> Result<Option<R>, KvError> {
+        let view = self.0.shared.view()?;
+        let found = match hot::only(|| view.find(key, len_max, f)) {
+            // redb is being opened anew
+            Err(KvError::Closed) => Err(KvError::Cold),
+            found => found,
+        };
+        self.0.shared.counters.hot(&found);
+        found
+    }
+
     /// Whether a key is there.
     pub fn has(&self, key: &[u8]) -> Result<bool, KvError> {
         self.0.shared.read(|view| view.has(key))
+    }
+
+    /// When a key is gone by itself, milliseconds since 1970, [`crate::NEVER_MS`] for never; `None`
+    /// when it is not there. Its value is not looked at.
+    pub fn expires_ms(&self, key: &[u8]) -> Result<Option<u64>, KvError> {
+        self.0.shared.read(|view| view.expires_ms(key))
+    }
+
+    /// The time by which entries expire: the wall clock's, milliseconds since 1970, but it never goes
+    /// back while the store is open. A time to live begins here.
+    pub fn now_ms(&self) -> u64 {
+        self.0.shared.now.ms()
     }
 
     /// The values of many keys, of one instant.
@@ -203,6 +256,11 @@ impl Store {
         wait(|reply| self.0.shared.submit(Job::Sync { freeze: true, reply: Some(Reply::new(reply)) }, 0))?;
         let mut engine = self.0.shared.engine.lock();
         self.0.shared.drain(&mut engine)
+    }
+
+    /// What a write gets from now on that does not say.
+    pub fn set_durability(&self, durability: Durability) {
+        *self.0.shared.durability.lock() = durability;
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {
@@ -273,12 +331,18 @@ impl Snapshot {
     }
 
     pub(crate) fn store_id(&self) -> [u8; 16] {
-        self.0.shared.blocks.store_id()
+        self.0.shared.blocks().store_id()
     }
 
     /// The value of a key.
     pub fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, KvError> {
         self.view()?.get(key)
+    }
+
+    /// As [`Store::get_hot`].
+    pub fn get_hot<R>(&self, key: &[u8], len_max: usize, f: impl FnOnce(&[u8]) -> R) -> Result<Option<R>, KvError> {
+        let view = self.view()?;
+        hot::only(|| view.find(key, len_max, f))
     }
 
     /// As [`Store::get_with`].
@@ -289,6 +353,11 @@ impl Snapshot {
     /// Whether a key is there.
     pub fn has(&self, key: &[u8]) -> Result<bool, KvError> {
         self.view()?.has(key)
+    }
+
+    /// As [`Store::expires_ms`], of now: what expires meanwhile is gone from snapshots as well.
+    pub fn expires_ms(&self, key: &[u8]) -> Result<Option<u64>, KvError> {
+        self.view()?.expires_ms(key)
     }
 
     /// The values of many keys.

@@ -11,8 +11,8 @@ use std::cmp::Ordering;
 use std::ops::Bound;
 use std::sync::atomic::{self, AtomicU64, AtomicUsize};
 
-/// No time to live.
-pub(crate) const NEVER_MS: u64 = u64::MAX;
+/// When an entry expires that stays.
+pub const NEVER_MS: u64 = u64::MAX;
 /// What an entry takes beside its key and value, bytes.
 const ENTRY_BYTES: usize = 128;
 

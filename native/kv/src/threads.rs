@@ -1,4 +1,5 @@
-//! The threads that all stores of a process share: some write, some drain, one keeps time.
+//! The threads that all stores of a process share: some write, some drain, some tell subscribers, one
+//! keeps time.
 //!
 //! Invariant: a store has at most one writing task and one draining task here at a time, so the
 //! queues are as long as there are stores. A panic in a task costs no thread.
@@ -22,6 +23,9 @@ thread_local! {
     static IS_OURS: Cell<bool> = const { Cell::new(false) };
 }
 
+/// Threads that tell subscribers, where there are any that drain.
+const TELLERS: usize = 2;
+
 /// The threads. Clones share them; they end with [`Threads::stop`], or when nobody has them.
 #[derive(Clone)]
 pub struct Threads(Arc<Inner>);
@@ -30,6 +34,10 @@ struct Inner {
     writers: Mutex<Option<Sender<Work>>>,
     /// `None`: whoever asks for a drain does it.
     drains: Mutex<Option<Sender<Work>>>,
+    /// `None`: nothing is compacted without being asked.
+    compacts: Mutex<Option<Sender<Work>>>,
+    /// As the drains.
+    tellers: Mutex<Option<Sender<Work>>>,
     alarms: Mutex<Option<Sender<Alarm>>>,
     joins: Mutex<Vec<JoinHandle<()>>>,
     clock: Arc<dyn Clock>,
@@ -48,11 +56,18 @@ impl Threads {
         let mut joins = Vec::new();
         let writers = pool("macula-kv", writers.max(1), &mut joins)?;
         let drains = (drains > 0).then(|| pool("macula-kv-drain", drains, &mut joins)).transpose()?;
+        let compacts = match drains {
+            Some(_) => Some(pool("macula-kv-pack", 1, &mut joins)?),
+            None => None,
+        };
+        let tellers = drains.is_some().then(|| pool("macula-kv-tell", TELLERS, &mut joins)).transpose()?;
         let (alarms, rings) = unbounded();
         let time = clock.clone();
         joins.push(spawn("macula-kv-time", move || keep_time(&*time, &rings))?);
         let (writers, alarms) = (Mutex::new(Some(writers)), Mutex::new(Some(alarms)));
-        Ok(Self(Arc::new(Inner { writers, drains: Mutex::new(drains), alarms, joins: Mutex::new(joins), clock })))
+        let (drains, compacts, tellers) = (Mutex::new(drains), Mutex::new(compacts), Mutex::new(tellers));
+        let joins = Mutex::new(joins);
+        Ok(Self(Arc::new(Inner { writers, drains, compacts, tellers, alarms, joins, clock })))
     }
 
     /// Let a store write.
@@ -65,9 +80,24 @@ impl Threads {
         self.0.writers.lock().as_ref().is_some_and(|writers| !writers.is_empty())
     }
 
+    /// Let a subscriber be told something.
+    pub(crate) fn tell(&self, work: impl FnOnce() + Send + 'static) {
+        send(&self.0.tellers, Box::new(work));
+    }
+
+    /// Whether another subscriber waits for its turn to be told.
+    pub(crate) fn has_waiting_tellers(&self) -> bool {
+        self.0.tellers.lock().as_ref().is_some_and(|tellers| !tellers.is_empty())
+    }
+
     /// Work that nobody waits for.
     pub(crate) fn drain(&self, work: impl FnOnce() + Send + 'static) {
         send(&self.0.drains, Box::new(work));
+    }
+
+    /// Work of seconds or minutes, one at a time. False: nobody is there for it.
+    pub(crate) fn compact(&self, work: impl FnOnce() + Send + 'static) -> bool {
+        self.0.compacts.lock().as_ref().is_some_and(|queue| queue.send(Box::new(work)).is_ok())
     }
 
     /// Work that may wait for a store: never done at once.
@@ -99,7 +129,8 @@ impl Threads {
 
     /// Finish what waits, and join them. Every store must be closed.
     pub fn stop(&self) {
-        drop((self.0.writers.lock().take(), self.0.drains.lock().take(), self.0.alarms.lock().take()));
+        drop((self.0.writers.lock().take(), self.0.drains.lock().take(), self.0.tellers.lock().take()));
+        drop((self.0.compacts.lock().take(), self.0.alarms.lock().take()));
         let own = std::thread::current().id();
         for thread in self.0.joins.lock().drain(..).filter(|thread| thread.thread().id() != own) {
             let _ = thread.join();

@@ -164,10 +164,18 @@ impl State {
         }
     }
 
+    fn expires_ms(&self, view: &View, key: &[u8]) -> Result<Option<u64>, KvError> {
+        match self.writes.get(key) {
+            Some(written) => Ok(view.live(written).map(|_| written.expires_ms)),
+            None if self.cleared => Ok(None),
+            None => view.expires_ms(key),
+        }
+    }
+
     fn len(&self, view: &View) -> Result<u64, KvError> {
         let mut len = if self.cleared { 0 } else { view.len()? };
         for (key, written) in &self.writes {
-            let had = !self.cleared && view.has(key)?;
+            let had = !self.cleared && view.expiry(key)?.is_some();
             len = len + u64::from(written.value.is_some()) - u64::from(had);
         }
         Ok(len)
@@ -225,12 +233,14 @@ impl Tx {
         self.0.read(|state, view| state.has(view, key))
     }
 
+    /// As [`crate::Store::expires_ms`], own writes included.
+    pub fn expires_ms(&self, key: &[u8]) -> Result<Option<u64>, KvError> {
+        self.0.read(|state, view| state.expires_ms(view, key))
+    }
+
     /// A part of a range, own writes included; see [`crate::Snapshot::page`].
     pub fn page(&self, range: &KeyRange, reverse: bool, limits: PageLimits) -> Result<Page, KvError> {
-        self.0.read(|state, view| {
-            let view = (!state.cleared).then_some(view);
-            page(view, &state.writes, range, reverse, limits)
-        })
+        self.0.read(|state, view| page(view, &state.writes, state.cleared, range, reverse, limits))
     }
 
     /// Entries, own writes included. Looks at each write, and at what [`crate::Store::len`] looks at.

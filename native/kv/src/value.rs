@@ -7,7 +7,8 @@
 
 use crate::format::le;
 use crate::table::{Written, NEVER_MS};
-use redb::{ReadableTable, Table, TableDefinition, WriteTransaction};
+use redb::{CursorError, ReadableTable, Table, TableDefinition, WriteTransaction};
+use std::ops::Bound;
 
 /// Keys of the user, and what each holds: a cell.
 pub(crate) const DATA: TableDefinition<&[u8], &[u8]> = TableDefinition::new("data");
@@ -23,6 +24,15 @@ pub(crate) const META: TableDefinition<&str, u64> = TableDefinition::new("meta")
 pub(crate) const REVISION: &str = "revision";
 /// The number of the next long value.
 const LONG_NEXT: &str = "long_next";
+/// Of all keys and values, bytes.
+pub(crate) const LIVE_BYTES: &str = "live_bytes";
+
+/// An entry to be loaded.
+pub(crate) struct Loaded {
+    pub key: Vec<u8>,
+    pub value: Vec<u8>,
+    pub expires_ms: u64,
+}
 
 /// The longest value that lies beside its key, bytes. Eight pages of redb.
 pub(crate) const SHORT_LEN_MAX: usize = 32 << 10;
@@ -96,6 +106,7 @@ pub(crate) struct Tables<'txn> {
     long: Option<Table<'txn, u64, &'static [u8]>>,
     /// The number of the next long value.
     long_next: u64,
+    live_bytes: u64,
     /// Scratch for cells.
     cell: Vec<u8>,
 }
@@ -103,18 +114,22 @@ pub(crate) struct Tables<'txn> {
 impl<'txn> Tables<'txn> {
     /// Open them, creating what is not there.
     pub fn open(txn: &'txn WriteTransaction) -> Result<Self, redb::Error> {
-        let long_next = txn.open_table(META)?.get(LONG_NEXT)?.map(|next| next.value());
+        let meta = txn.open_table(META)?;
+        let long_next = meta.get(LONG_NEXT)?.map(|next| next.value());
+        let live_bytes = meta.get(LIVE_BYTES)?.map_or(0, |bytes| bytes.value());
         if long_next.is_none() {
             txn.open_table(LONG)?;
         }
+        let long_next = long_next.unwrap_or(1);
         let (data, expiry) = (txn.open_table(DATA)?, txn.open_table(EXPIRY)?);
-        Ok(Self { txn, data, expiry, long: None, long_next: long_next.unwrap_or(1), cell: Vec::new() })
+        Ok(Self { txn, data, expiry, long: None, long_next, live_bytes, cell: Vec::new() })
     }
 
     /// Write down what goes with `revision`.
     pub fn finish(self, revision: u64) -> Result<(), redb::Error> {
         let mut meta = self.txn.open_table(META)?;
         meta.insert(LONG_NEXT, self.long_next)?;
+        meta.insert(LIVE_BYTES, self.live_bytes)?;
         meta.insert(REVISION, revision)?;
         Ok(())
     }
@@ -134,7 +149,30 @@ impl<'txn> Tables<'txn> {
         }
     }
 
-    pub fn put(&mut self, key: &[u8], value: &[u8], expires_ms: u64) -> Result<(), redb::Error> {
+    /// Entries that are all behind the last one, in order: they fill their pages.
+    pub fn append(&mut self, entries: &[Loaded]) -> Result<(), redb::Error> {
+        let mut cells = Vec::with_capacity(entries.len());
+        for Loaded { key, value, expires_ms } in entries {
+            self.encode(value, *expires_ms)?;
+            cells.push(self.cell.clone());
+            self.live_bytes += (key.len() + value.len()) as u64;
+            if *expires_ms != NEVER_MS {
+                self.expiry.insert(expiry_key(*expires_ms, key).as_slice(), ())?;
+            }
+        }
+        let unordered = |error| match error {
+            CursorError::Storage(error) => redb::Error::from(error),
+            error => redb::Error::Corrupted(format!("entries out of order: {error}")),
+        };
+        let mut cursor = self.data.upper_bound_mut(Bound::<&[u8]>::Unbounded)?;
+        for (entry, cell) in entries.iter().zip(&cells) {
+            cursor.insert_before(entry.key.as_slice(), cell.as_slice()).map_err(unordered)?;
+        }
+        Ok(cursor.close()?)
+    }
+
+    /// The cell of a value, into the scratch.
+    fn encode(&mut self, value: &[u8], expires_ms: u64) -> Result<(), redb::Error> {
         let body = if value.len() <= SHORT_LEN_MAX {
             Body::Short(value)
         } else {
@@ -144,6 +182,12 @@ impl<'txn> Tables<'txn> {
             Body::Long { number, len: value.len() as u64 }
         };
         Cell { expires_ms, body }.encode(&mut self.cell);
+        Ok(())
+    }
+
+    fn put(&mut self, key: &[u8], value: &[u8], expires_ms: u64) -> Result<(), redb::Error> {
+        self.encode(value, expires_ms)?;
+        self.live_bytes += (key.len() + value.len()) as u64;
         let old = self.data.insert(key, self.cell.as_slice())?;
         let old = old.map(|old| Named::of(old.value())).transpose()?;
         self.forget(key, old)?;
@@ -161,6 +205,7 @@ impl<'txn> Tables<'txn> {
 
     fn forget(&mut self, key: &[u8], old: Option<Named>) -> Result<(), redb::Error> {
         let Some(old) = old else { return Ok(()) };
+        self.live_bytes = self.live_bytes.saturating_sub(key.len() as u64 + old.value_len);
         if let Some(number) = old.number {
             self.long()?.remove(number)?;
         }
@@ -178,7 +223,7 @@ impl<'txn> Tables<'txn> {
         txn.delete_table(LONG)?;
         txn.delete_table(EXPIRY)?;
         txn.open_table(LONG)?;
-        Ok(Self { long_next, ..Self::open(txn)? })
+        Ok(Self { long_next, live_bytes: 0, ..Self::open(txn)? })
     }
 }
 
@@ -187,20 +232,29 @@ pub(crate) fn expiry_key(expires_ms: u64, key: &[u8]) -> Vec<u8> {
     [&expires_ms.to_be_bytes()[..], key].concat()
 }
 
+/// The reverse.
+pub(crate) fn split_expiry_key(row: &[u8]) -> Result<(u64, &[u8]), redb::Error> {
+    match row.split_at_checked(8) {
+        Some((time, key)) => Ok((u64::from_be_bytes(le(time)), key)),
+        None => Err(redb::Error::Corrupted("a row of expiry without a time".into())),
+    }
+}
+
 /// What goes with a cell when it goes.
 struct Named {
     number: Option<u64>,
+    value_len: u64,
     expires_ms: u64,
 }
 
 impl Named {
     fn of(cell: &[u8]) -> Result<Self, redb::Error> {
         let cell = Cell::decode(cell)?;
-        let number = match cell.body {
-            Body::Long { number, .. } => Some(number),
-            Body::Short(_) => None,
+        let (number, value_len) = match cell.body {
+            Body::Long { number, len } => (Some(number), len),
+            Body::Short(value) => (None, value.len() as u64),
         };
-        Ok(Self { number, expires_ms: cell.expires_ms })
+        Ok(Self { number, value_len, expires_ms: cell.expires_ms })
     }
 }
 

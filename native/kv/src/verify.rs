@@ -62,7 +62,7 @@ impl Frozen {
 
     fn walk(&self, task: &Task) -> Result<Verified, KvError> {
         let (mut entries, mut long, mut expiring) = (0, 0, 0);
-        let base = Base::now(&self.db, &self.blocks, self.base.revision)?;
+        let base = Base::now(&self.db, &self.blocks, self.base.revision, None)?;
         let mut scan = base.scan(Bound::Unbounded, Bound::Unbounded, false)?;
         while let Some((_, stored)) = scan.step()? {
             entries += 1;

@@ -5,6 +5,7 @@
 //! versions that came later are in it too and not seen. An entry whose time has come is not seen.
 
 use crate::base::{short_enough, Base};
+use crate::batch::Expired;
 use crate::scan::{is_empty, Scan};
 use crate::table::{Table, Written, NEVER_MS};
 use crate::KvError;
@@ -46,24 +47,31 @@ pub struct Page {
     pub next: Option<Vec<u8>>,
 }
 
-/// The wall clock, made to go forward only, so that what expired stays expired.
+/// The wall clock, made to go forward only, so that what expired stays expired; and to go on when the
+/// wall clock was set back, so that a time to live given then is neither cut short nor endless.
 #[derive(Debug)]
 pub(crate) struct Now {
     clock: Arc<dyn Clock>,
-    highest_ms: AtomicU64,
+    /// How far the wall clock was ahead of the monotonic one at most, milliseconds.
+    ahead_ms: AtomicU64,
 }
 
 impl Now {
     pub fn new(clock: Arc<dyn Clock>) -> Self {
-        Self { clock, highest_ms: AtomicU64::new(0) }
+        Self { clock, ahead_ms: AtomicU64::new(0) }
+    }
+
+    /// Milliseconds since 1970.
+    pub fn ms(&self) -> u64 {
+        // in this order: a thread that was stopped in between is late for a moment, not ahead for ever
+        let wall_ms = self.clock.wall_ms();
+        let since_ms = self.clock.monotonic().as_millis() as u64;
+        let ahead_ms = wall_ms.saturating_sub(since_ms);
+        self.ahead_ms.fetch_max(ahead_ms, Ordering::AcqRel).max(ahead_ms) + since_ms
     }
 
     pub fn has_passed(&self, expires_ms: u64) -> bool {
-        if expires_ms == NEVER_MS {
-            return false;
-        }
-        let now_ms = self.clock.wall_ms();
-        self.highest_ms.fetch_max(now_ms, Ordering::AcqRel).max(now_ms) >= expires_ms
+        expires_ms != NEVER_MS && self.ms() >= expires_ms
     }
 }
 
@@ -113,10 +121,7 @@ impl View {
         if self.stack.is_cleared() {
             return Ok(None);
         }
-        let now = &self.stack.now;
-        let found =
-            self.stack.base.find(key, len_max, |value, expires_ms| (!now.has_passed(expires_ms)).then(|| f(value)));
-        Ok(found?.flatten())
+        self.stack.base.find(key, len_max, |expires_ms| self.stack.now.has_passed(expires_ms), f)
     }
 
     /// The value, if it was not deleted and is not expired.
@@ -126,17 +131,27 @@ impl View {
 
     /// When a key expires, if it is there; its value is not looked at.
     pub fn expires_ms(&self, key: &[u8]) -> Result<Option<u64>, KvError> {
-        let there = |expires_ms: &u64| !self.stack.now.has_passed(*expires_ms);
+        Ok(self.expiry(key)?.filter(|expires_ms| !self.stack.now.has_passed(*expires_ms)))
+    }
+
+    /// The same, of an entry whose time has come too, as long as it was not swept.
+    pub fn expiry(&self, key: &[u8]) -> Result<Option<u64>, KvError> {
         for table in &self.stack.tables {
             if let Some(seen) = table.get(key, self.revision) {
                 let written = seen.value();
-                return Ok(written.value.as_ref().map(|_| written.expires_ms).filter(there));
+                return Ok(written.value.as_ref().map(|_| written.expires_ms));
             }
         }
         match self.stack.is_cleared() {
             true => Ok(None),
-            false => Ok(self.stack.base.expires_ms(key)?.filter(there)),
+            false => self.stack.base.expires_ms(key),
         }
+    }
+
+    /// Whether it is there as it was found, and its time has come.
+    pub fn is_due(&self, expired: &Expired) -> Result<bool, KvError> {
+        let is_same = self.expiry(&expired.key)? == Some(expired.expires_ms);
+        Ok(is_same && self.stack.now.has_passed(expired.expires_ms))
     }
 
     pub fn has(&self, key: &[u8]) -> Result<bool, KvError> {
@@ -160,7 +175,7 @@ impl View {
     }
 
     pub fn page(&self, range: &KeyRange, reverse: bool, limits: PageLimits) -> Result<Page, KvError> {
-        page(Some(self), &Writes::new(), range, reverse, limits)
+        page(self, &Writes::new(), false, range, reverse, limits)
     }
 
     /// Entries; those that expired and were not swept yet are counted. Looks at what lies in memory,
@@ -177,10 +192,11 @@ impl View {
     }
 }
 
-/// A page of `view` (nothing, if `None`) with `writes` laid over it.
+/// A page of `view` (as if it were empty, if `is_cleared`) with `writes` laid over it.
 pub(crate) fn page(
-    view: Option<&View>,
+    view: &View,
     writes: &Writes,
+    is_cleared: bool,
     range: &KeyRange,
     reverse: bool,
     limits: PageLimits,
@@ -189,7 +205,7 @@ pub(crate) fn page(
     if is_empty(range) {
         return Ok(page);
     }
-    let mut scan = Scan::new(view, writes, range, reverse)?;
+    let mut scan = Scan::new(view, writes, is_cleared, range, reverse)?;
     let mut bytes = 0;
     while let Some(item) = scan.next()? {
         let value = scan.value(&item, limits.value_len_max, <[u8]>::to_vec);

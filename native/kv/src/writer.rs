@@ -5,12 +5,13 @@
 //! asked for less. After a failed write or sync of the log nothing is written any more, and what was
 //! not yet seen is never seen.
 
-use crate::batch::{Batch, Committed, Condition, Durability, Op};
+use crate::batch::{Batch, Committed, Condition, Durability, Expired, Op};
 use crate::drain;
 use crate::queue::Job;
 use crate::record;
 use crate::reply::Reply;
 use crate::shared::Shared;
+use crate::subscribe::Heard;
 use crate::table::{Written, NEVER_MS};
 use crate::turn::{End, Turn, Tx};
 use crate::view::{Stack, View};
@@ -23,11 +24,14 @@ use std::time::Duration;
 
 /// Batches in one group at most.
 pub(crate) const GROUP_LEN_MAX: usize = 1 << 16;
+/// Between two groups, when memory is full of what is not drained.
+const PAUSE_MAX: Duration = Duration::from_millis(20);
 /// What a change of one key may take in redb beside its data: its leaf and the branches above it.
 const PAGES_BYTES: u64 = 16_384;
 /// A revision is a number of openings after a crash, then the sequence in the log: so that what an
 /// unknown outcome may have used is never used again.
 pub(crate) const SEQUENCE_BITS: u32 = 40;
+pub(crate) const SEQUENCE_MAX: u64 = (1 << SEQUENCE_BITS) - 1;
 
 /// What only one thread at a time has.
 pub(crate) struct Writer {
@@ -50,6 +54,9 @@ impl Shared {
             Some(Job::End(End::Abort)) => {}
             Some(Job::Sync { freeze, reply }) => {
                 let synced = self.sync(freeze);
+                if freeze && reply.is_none() {
+                    self.slim();
+                }
                 reply.into_iter().for_each(|reply| reply.give(synced.clone()));
             }
             // taken as groups
@@ -70,10 +77,12 @@ impl Shared {
         let pass = self.gate.pass();
         let Ok(mut staged) = self.view() else { return answer_all(group, &KvError::Closed) };
         let (before, mut stack_before) = (staged.revision, staged.stack.clone());
+        let own = *self.durability.lock();
         let (mut done, mut broken, mut durability) = (Vec::with_capacity(group.len()), None, Durability::None);
+        let (mut heard, mut unserved) = (Vec::new(), Vec::new());
         for (mut batch, reply) in group {
-            let wanted = batch.durability.unwrap_or(self.options.durability);
-            match self.stage(&mut writer, &mut staged, &mut stack_before, &mut batch) {
+            let wanted = batch.durability.unwrap_or(own);
+            match self.stage(&mut writer, &mut staged, &mut stack_before, &mut batch, &mut heard) {
                 Ok(committed) => {
                     durability = durability.max(wanted);
                     done.push((reply, Ok(committed)));
@@ -87,6 +96,7 @@ impl Shared {
             }
         }
         if staged.revision != before {
+            let begun = self.clock.monotonic();
             if let Err(error) = writer.make(durability) {
                 self.poison(&error);
                 let unknown = KvError::UnknownResult(error.to_string());
@@ -94,13 +104,19 @@ impl Shared {
                     .filter(|(_, result)| result.is_ok())
                     .for_each(|(_, result)| *result = Err(unknown.clone()));
             } else {
+                self.counters.group(done.len());
+                if durability == Durability::Sync {
+                    self.counters.sync(self.clock.monotonic().saturating_sub(begun));
+                }
                 self.publish(&stack_before, staged);
+                unserved = self.hand_out(heard);
             }
         }
         drop(pass);
         self.log_bytes.store(writer.log.begun_bytes(), Ordering::Relaxed);
         let is_dirty = writer.is_dirty;
         drop(writer);
+        self.serve(unserved);
         if let Some(error) = broken {
             self.poison(&error);
         }
@@ -117,36 +133,50 @@ impl Shared {
         staged: &mut View,
         before: &mut Arc<Stack>,
         batch: &mut Batch,
+        heard: &mut Vec<Heard>,
     ) -> Result<Committed, KvError> {
         if batch.cancel.as_ref().is_some_and(|cancel| cancel.is_cancelled()) {
             return Err(KvError::Cancelled);
         }
-        self.meets(staged, before, &batch.conditions)?;
+        self.look_at_staged(staged, before, |view| meets(view, &batch.conditions))?;
+        if matches!(batch.ops.first(), Some(Op::Expire(_))) {
+            let mut due = self.look_at_staged(staged, before, |view| still_due(view, &batch.ops))?.into_iter();
+            batch.ops.retain(|_| due.next().unwrap_or(false));
+            if batch.ops.is_empty() {
+                return Ok(Committed { revision: staged.revision });
+            }
+        }
         let revision = writer.epoch | writer.log.next_sequence();
         record::append(&mut writer.log, revision, &batch.ops)?;
+        heard.extend(self.subscribers.lock().hear(revision, &batch.ops));
         lay_over(&mut staged.stack, std::mem::take(&mut batch.ops), revision);
         staged.revision = revision;
         Ok(Committed { revision })
     }
 
-    /// As [`Shared::read`]: while redb is opened anew, the staged tables get the base that it has then.
-    fn meets(&self, staged: &mut View, before: &mut Arc<Stack>, conditions: &[Condition]) -> Result<(), KvError> {
+    /// As [`Shared::read`], of what is staged: while redb is opened anew, the tables get its newer base.
+    fn look_at_staged<T>(
+        &self,
+        staged: &mut View,
+        before: &mut Arc<Stack>,
+        look: impl Fn(&View) -> Result<T, KvError>,
+    ) -> Result<T, KvError> {
         loop {
-            match meets(staged, conditions) {
+            match look(staged) {
                 // nothing was cleared in this group: then the base would not be looked at
                 Err(error) if self.is_passing(&error, staged) => {
                     std::thread::yield_now();
                     *before = self.view()?.stack;
                     staged.stack = before.clone();
                 }
-                met => return met,
+                result => return result,
             }
         }
     }
 
     fn may_write(&self) -> Result<(), KvError> {
         self.writable()?;
-        match self.blocks.corruption() {
+        match self.blocks().latched() {
             Some(error) => {
                 // what was acknowledged now could never be drained
                 self.poison(&error);
@@ -166,7 +196,7 @@ impl Shared {
             (stack.len() as u64, stack.bytes() as u64)
         };
         // a drain copies each page that it changes, but no page twice
-        let owed = bytes * 3 + (len * PAGES_BYTES).min(self.blocks.file_bytes());
+        let owed = bytes * 3 + (len * PAGES_BYTES).min(self.blocks().file_bytes());
         let mut free = space.free.saturating_sub(owed);
         let (mut fitting, mut refused) = (Vec::with_capacity(group.len()), Vec::new());
         for (batch, reply) in group {
@@ -205,6 +235,14 @@ impl Shared {
         Ok(())
     }
 
+    /// Little was written for a while: what is kept for speed goes.
+    fn slim(&self) {
+        let mut writer = self.writer.lock();
+        // what fails here, the next writer hears
+        let _ = writer.log.slim();
+        self.log_bytes.store(writer.log.begun_bytes(), Ordering::Relaxed);
+    }
+
     fn sync_later(self: &Arc<Self>) {
         if !self.is_sync_due.swap(true, Ordering::AcqRel) {
             let shared = Arc::downgrade(self);
@@ -218,14 +256,15 @@ impl Shared {
         }
     }
 
-    fn is_over_full(&self) -> bool {
-        self.state.read().stack.bytes() >= self.options.overlay_bytes_max
+    /// Twice what memory may hold, and a drain is on its way.
+    pub fn is_far_too_full(&self) -> bool {
+        !self.is_drain_full.load(Ordering::Acquire)
+            && self.sound().is_ok()
+            && self.state.read().stack.bytes() >= 2 * self.options.overlay_bytes_max
     }
 
-    /// Whether only a drain makes room. Not for who is told that the disk is full, or the store broken.
-    pub fn must_wait(&self) -> bool {
-        let can_drain = !self.is_drain_full.load(Ordering::Acquire) && self.writable().is_ok();
-        can_drain && self.is_over_full() && self.frozen().is_some()
+    fn is_over_full(&self) -> bool {
+        self.state.read().stack.bytes() >= self.options.overlay_bytes_max
     }
 
     /// After each group: let full tables be drained, room be made, and do not run ahead of either.
@@ -260,14 +299,14 @@ impl Shared {
     }
 
     /// How long writers wait for the drain, the more the fuller the memory is: in many small steps, so
-    /// that no caller waits for a whole drain.
+    /// that no caller waits for a whole drain. Only what is twice too much is waited for to the end.
     fn pause_for(&self, waiting: usize) -> Option<Duration> {
         let (half, full) = (self.options.overlay_bytes_max / 2, self.options.overlay_bytes_max);
         if waiting <= half || self.is_drain_full.load(Ordering::Acquire) {
             return None;
         }
         let over = (waiting - half) as f64 / (full - half).max(1) as f64;
-        Some(Duration::from_secs_f64(0.02 * over.min(1.0).powi(2)))
+        Some(PAUSE_MAX.mul_f64(over.min(1.0).powi(2)))
     }
 
     /// Whether a turn began.
@@ -322,13 +361,23 @@ fn meets(view: &View, conditions: &[Condition]) -> Result<(), KvError> {
     Ok(())
 }
 
+/// Of a sweep, what is still so. Decided before the log has it, so that the log
+/// tells what was done, whatever the clock says when it is read.
+fn still_due(view: &View, ops: &[Op]) -> Result<Vec<bool>, KvError> {
+    let due = |op: &Op| match op {
+        Op::Expire(expired) => view.is_due(expired),
+        _ => Ok(true),
+    };
+    ops.iter().map(due).collect()
+}
+
 /// Lay changes over what is there. A clear begins a new table, below which nothing counts.
 pub(crate) fn lay_over(stack: &mut Arc<Stack>, ops: Vec<Op>, revision: u64) {
     for op in ops {
         let (key, value, expires_ms) = match op {
             Op::Put { key, value } => (key, Some(value), NEVER_MS),
             Op::PutUntil { key, value, expires_ms } => (key, Some(value), expires_ms),
-            Op::Delete { key } => (key, None, NEVER_MS),
+            Op::Delete { key } | Op::Expire(Expired { key, .. }) => (key, None, NEVER_MS),
             Op::Clear => {
                 let Some(table) = stack.tables.first().map(|table| table.cleared_at(revision)) else { continue };
                 let (base, now) = (stack.base.clone(), stack.now.clone());

@@ -1,37 +1,53 @@
 //! A long random life of a store beside a `BTreeMap`: batches, conditions, turns, snapshots, pages,
-//! closing, killing, moving by export and import.
+//! closing, killing, moving by export and import, and a clock by which entries expire.
 
 mod common;
 
-use common::{contents, count, everything, options, seed, Model};
-use macula_core::{Disk, Kind, Kinded, SystemChance, Task};
-use macula_kv::{Batch, Condition, Durability, Op, Options, PageLimits, Snapshot, Store};
-use macula_testkit::{CrashMode, FaultDisk};
+use common::{count, everything, options, seed, until, Model};
+use macula_core::{Clock, Disk, Kind, Kinded, SystemChance, Task};
+use macula_kv::{Batch, Condition, Durability, Op, Options, PageLimits, Snapshot, Store, NEVER_MS};
+use macula_testkit::{CrashMode, FaultDisk, SimClock};
+use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// Values, and when each expires.
+type Timed = BTreeMap<Vec<u8>, (Vec<u8>, u64)>;
+
 struct Life {
     rng: fastrand::Rng,
     disk: FaultDisk,
+    clock: Arc<SimClock>,
     store: Store,
-    model: Model,
-    snapshots: Vec<(Snapshot, Model)>,
+    model: Timed,
+    snapshots: Vec<(Snapshot, Timed)>,
     revision: u64,
 }
 
 /// Small tables, so that there are several, and drains between the steps.
-fn open_on(disk: &FaultDisk) -> Store {
+fn open_on(disk: &FaultDisk, clock: &Arc<SimClock>) -> Store {
     let options = Options { table_bytes_max: 6_000, overlay_bytes_max: 1 << 20, ..options() };
-    common::open_on(Arc::new(disk.clone()), common::drained_meanwhile(), options).expect("opens")
+    common::open_at(Arc::new(disk.clone()), common::drained_meanwhile(), clock.clone(), options).expect("opens")
 }
 
 impl Life {
     fn new(seed: u64) -> Self {
-        let disk = FaultDisk::new();
-        let store = open_on(&disk);
+        let (disk, clock) = (FaultDisk::new(), Arc::new(SimClock::default()));
+        let store = open_on(&disk, &clock);
         let rng = fastrand::Rng::with_seed(seed);
-        Self { rng, disk, store, model: Model::new(), snapshots: Vec::new(), revision: 0 }
+        Self { rng, disk, clock, store, model: Timed::new(), snapshots: Vec::new(), revision: 0 }
+    }
+
+    /// What is not expired.
+    fn live(&self, timed: &Timed) -> Model {
+        let now_ms = self.clock.wall_ms();
+        let live = timed.iter().filter(|(_, (_, expires_ms))| *expires_ms > now_ms);
+        live.map(|(key, (value, _))| (key.clone(), value.clone())).collect()
+    }
+
+    fn expires_ms(&mut self) -> u64 {
+        self.clock.wall_ms() + self.rng.u64(0..2_000)
     }
 
     fn key(&mut self) -> Vec<u8> {
@@ -50,6 +66,7 @@ impl Life {
             .map(|_| match self.rng.u8(..100) {
                 0 => Op::Clear,
                 1..30 => Op::Delete { key: self.key() },
+                30..50 => Op::PutUntil { key: self.key(), value: self.value(), expires_ms: self.expires_ms() },
                 _ => Op::Put { key: self.key(), value: self.value() },
             })
             .collect()
@@ -63,15 +80,22 @@ impl Life {
         }
     }
 
-    fn apply(model: &mut Model, ops: Vec<Op>) {
+    fn apply(model: &mut Timed, ops: Vec<Op>) {
         for op in ops {
             match op {
-                Op::Put { key, value } => drop(model.insert(key, value)),
+                Op::Put { key, value } => drop(model.insert(key, (value, NEVER_MS))),
                 Op::Delete { key } => drop(model.remove(&key)),
                 Op::Clear => model.clear(),
-                Op::PutUntil { key, value, .. } => drop(model.insert(key, value)),
+                Op::PutUntil { key, value, expires_ms } => drop(model.insert(key, (value, expires_ms))),
+                Op::Expire(_) => unreachable!("the store's own"),
             }
         }
+    }
+
+    /// Entries that expired and were not swept may be counted.
+    fn same_len(&self, len: u64, timed: &Timed) {
+        let (live, all) = (self.live(timed).len() as u64, timed.len() as u64);
+        assert!((live..=all).contains(&len), "{len} entries, {live} of {all} live");
     }
 
     fn committed(&mut self, revision: u64) {
@@ -81,15 +105,16 @@ impl Life {
 
     fn batch(&mut self) {
         let (ops, key) = (self.ops(), self.key());
+        let live = self.live(&self.model);
         let conditions = match self.rng.u8(0..4) {
             0 => vec![Condition::Absent(key.clone())],
-            1 => vec![Condition::Is { value: self.model.get(&key).cloned(), key: key.clone() }],
+            1 => vec![Condition::Is { value: live.get(&key).cloned(), key: key.clone() }],
             2 => vec![Condition::Is { value: Some(vec![1, 2, 3, 4, 5]), key: key.clone() }],
             _ => vec![],
         };
         let holds = conditions.iter().all(|condition| match condition {
-            Condition::Absent(key) => !self.model.contains_key(key),
-            Condition::Is { key, value } => self.model.get(key) == value.as_ref(),
+            Condition::Absent(key) => !live.contains_key(key),
+            Condition::Is { key, value } => live.get(key) == value.as_ref(),
         });
         let durability = [None, Some(Durability::None), Some(Durability::Async)][self.rng.usize(..3)];
         match self.store.write(Batch { conditions, ops: ops.clone(), durability, cancel: None }) {
@@ -114,14 +139,19 @@ impl Life {
                 Op::Delete { key } => tx.delete(key).expect("delete"),
                 Op::Clear => tx.clear().expect("clear"),
                 Op::PutUntil { key, value, expires_ms } => tx.put_until(key, value, *expires_ms).expect("put"),
+                Op::Expire(_) => unreachable!("the store's own"),
             }
             Self::apply(&mut model, vec![op]);
-            assert_eq!(tx.len().expect("len"), model.len() as u64);
-            let key = self.key();
-            assert_eq!(tx.get(&key).expect("get"), model.get(&key).cloned());
+            self.same_len(tx.len().expect("len"), &model);
+            let (key, live) = (self.key(), self.live(&model));
+            assert_eq!(tx.get(&key).expect("get"), live.get(&key).cloned());
+            assert_eq!(tx.has(&key).expect("has"), live.contains_key(&key));
+            let expires_ms = live.contains_key(&key).then(|| model[&key].1);
+            assert_eq!(tx.expires_ms(&key).expect("expiry"), expires_ms);
         }
         let (range, reverse, limits) = self.range();
-        same_page(tx.page(&range, reverse, limits).expect("page"), &model, &range, reverse, limits);
+        let live = self.live(&model);
+        same_page(tx.page(&range, reverse, limits).expect("page"), &live, &range, reverse, limits);
         if self.rng.bool() {
             let committed = tx.commit_wait().expect("commit");
             self.committed(committed.revision);
@@ -142,11 +172,29 @@ impl Life {
     fn look(&mut self) {
         let (range, reverse, limits) = self.range();
         let page = self.store.snapshot().expect("snapshot").page(&range, reverse, limits).expect("page");
-        same_page(page, &self.model, &range, reverse, limits);
+        let live = self.live(&self.model);
+        same_page(page, &live, &range, reverse, limits);
         let keys: Vec<_> = (0..3).map(|_| self.key()).collect();
-        let expected: Vec<_> = keys.iter().map(|key| self.model.get(key).cloned()).collect();
+        let expected: Vec<_> = keys.iter().map(|key| live.get(key).cloned()).collect();
         assert_eq!(self.store.get_many(&keys).expect("get"), expected);
-        assert_eq!(self.store.len().expect("len"), self.model.len() as u64);
+        for key in keys {
+            let expires_ms = live.contains_key(&key).then(|| self.model[&key].1);
+            assert_eq!(self.store.expires_ms(&key).expect("expiry"), expires_ms);
+        }
+        self.same_len(self.store.len().expect("len"), &self.model);
+    }
+
+    fn wait(&mut self) {
+        self.clock.advance(Duration::from_millis(self.rng.u64(0..800)));
+    }
+
+    /// Everything that is due is freed, and nothing else.
+    fn swept(&self) {
+        self.store.checkpoint().expect("drains");
+        let live = self.live(&self.model).len() as u64;
+        until("the sweep", || self.store.len().expect("len") == live);
+        let verified = self.store.verify(&Task::quiet()).expect("verifies");
+        assert_eq!(verified.entries, live);
     }
 
     fn snapshot(&mut self) {
@@ -154,7 +202,7 @@ impl Life {
             self.snapshots.push((self.store.snapshot().expect("snapshot"), self.model.clone()));
         } else {
             let (snapshot, model) = self.snapshots.remove(0);
-            assert_eq!(everything(&snapshot).expect("reads"), model);
+            assert_eq!(everything(&snapshot).expect("reads"), self.live(&model));
         }
     }
 
@@ -164,12 +212,12 @@ impl Life {
             0 => {
                 // another process finds the file as a dead one left it
                 self.disk = self.disk.kill();
-                self.store = open_on(&self.disk);
+                self.store = open_on(&self.disk, &self.clock);
             }
             1 => {
                 self.store.sync().expect("what was written without a sync is durable now");
                 self.disk = self.disk.after_crash(CrashMode::Random(self.rng.u64(..)));
-                self.store = open_on(&self.disk);
+                self.store = open_on(&self.disk, &self.clock);
             }
             2 => {
                 let mut stream = Vec::new();
@@ -178,29 +226,37 @@ impl Life {
                 self.disk = FaultDisk::new();
                 let disk: Arc<dyn Disk> = Arc::new(self.disk.clone());
                 Store::import(disk, &SystemChance, &mut &stream[..], &Task::quiet()).expect("imports");
-                self.store = open_on(&self.disk);
+                self.store = open_on(&self.disk, &self.clock);
             }
             _ => {
                 self.store.close();
-                self.store = open_on(&self.disk);
+                self.store = open_on(&self.disk, &self.clock);
             }
         }
-        assert_eq!(contents(&self.store).expect("reads"), self.model);
+        self.same();
     }
 
-    fn live(&mut self, steps: u64) {
+    fn same(&self) {
+        let snapshot = self.store.snapshot().expect("snapshot");
+        assert_eq!(everything(&snapshot).expect("reads"), self.live(&self.model));
+    }
+
+    fn run(&mut self, steps: u64) {
         for _ in 0..steps {
             match self.rng.u8(0..100) {
                 0..50 => self.batch(),
                 50..65 => self.turn(),
                 65..85 => self.look(),
-                85..96 => self.snapshot(),
+                85..91 => self.snapshot(),
+                91..94 => self.wait(),
+                94 => self.swept(),
                 96 => self.store.checkpoint().expect("drains"),
+                95 => drop(self.store.compact(&Task::quiet()).expect("compacts")),
                 97 => drop(self.store.verify(&Task::quiet()).expect("verifies")),
                 _ => self.reopen(),
             }
         }
-        assert_eq!(contents(&self.store).expect("reads"), self.model);
+        self.same();
     }
 }
 
@@ -240,6 +296,6 @@ fn same_page(page: macula_kv::Page, model: &Model, range: &macula_kv::KeyRange, 
 fn a_random_life() {
     let seed = seed();
     for life in 0..count(6, 200) {
-        Life::new(seed.wrapping_add(life)).live(600);
+        Life::new(seed.wrapping_add(life)).run(600);
     }
 }

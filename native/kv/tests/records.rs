@@ -2,11 +2,12 @@
 
 mod common;
 
-use common::{contents, count, open, real_disk, seed, Model};
-use macula_core::{Cancel, Disk, Kind, Kinded, RelPath, SystemChance, Task};
-use macula_kv::{Batch, Exported, Imported, KvError, Op, Store};
-use macula_testkit::{CrashMode, Fault, FaultDisk};
+use common::{contents, count, everything, open, open_at, options, real_disk, seed, threads, until, Model};
+use macula_core::{Cancel, Clock, Disk, Kind, Kinded, RelPath, SystemChance, Task};
+use macula_kv::{Batch, Exported, Imported, KvError, Op, Store, NEVER_MS};
+use macula_testkit::{CrashMode, Fault, FaultDisk, SimClock};
 use std::sync::Arc;
+use std::time::Duration;
 
 fn filled(disk: Arc<dyn Disk>, model: &Model) -> Store {
     let store = open(disk).expect("opens");
@@ -67,6 +68,42 @@ fn there_and_back() {
         assert!(store.write(Batch::put("k", "v")).expect("put").revision > revision);
         assert_eq!(import(&to, &stream).expect_err("there is one").kind(), Kind::Exists);
     }
+}
+
+/// An entry keeps its time on the way, also when it comes while the stream lies somewhere.
+#[test]
+fn an_entry_expires_where_it_was_moved_to() {
+    let clock = Arc::new(SimClock::default());
+    let at = |disk: &FaultDisk| open_at(Arc::new(disk.clone()), threads(), clock.clone(), options()).expect("opens");
+    let store = at(&FaultDisk::new());
+    let until_ms = |span_ms| clock.wall_ms() + span_ms;
+    let put = |key: &str, len, expires_ms| Op::PutUntil { key: key.into(), value: vec![1; len], expires_ms };
+    let ops = vec![
+        put("gone", 1, until_ms(0)),
+        put("late", 40_000, until_ms(2_000)),
+        put("soon", 5, until_ms(1_000)),
+        put("stays", 5, NEVER_MS),
+    ];
+    let expiries =
+        |store: &Store| ["gone", "late", "soon", "stays"].map(|key| store.expires_ms(key.as_bytes()).expect("reads"));
+    store.write(Batch { ops, ..Batch::default() }).expect("put");
+    let (stream, exported) = export(&store);
+    assert_eq!(exported.entries, 3, "what expired is not exported");
+
+    let disk = FaultDisk::new();
+    import(&disk, &stream).expect("imports");
+    let moved = at(&disk);
+    assert_eq!(expiries(&moved), expiries(&store));
+    moved.verify(&Task::quiet()).expect("each has its row");
+    clock.advance(Duration::from_millis(1_500));
+    assert_eq!(moved.get(b"soon").expect("reads"), None);
+
+    let disk = FaultDisk::new();
+    import(&disk, &stream).expect("imports what expired meanwhile");
+    let later = at(&disk);
+    let found = everything(&later.snapshot().expect("snapshot")).expect("reads");
+    assert_eq!(found.into_keys().collect::<Vec<_>>(), [b"late".to_vec(), b"stays".to_vec()]);
+    until("the sweep", || later.len().expect("len") == 2);
 }
 
 #[test]

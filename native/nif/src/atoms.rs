@@ -1,17 +1,24 @@
 //! The atoms that cross the boundary, made once.
 
 rustler::atoms! {
-    ok, error, nil, none, done, progress, cancelled, replied, not_open,
+    ok, error, nil, none, done, progress, cancelled, replied, not_open, cold, expired,
     // expected outcomes
     not_found, exists, conflict, busy, timeout, closed, locked, unsupported, quota_exceeded, too_large,
     no_quorum, disk_full, unknown_result, poisoned, history_gone, opened_by_other_sqlite,
     // what a person must read
     invalid, corrupt, newer_format, permission, io, sql, internal,
     // arguments
+    sync, r#async = "async",
     blob, incl, raw, etf, named, query, gz,
     format, level, cache, verify, overwrite, foreign, from_other_app, bytes_max,
     // answers
+    revision, live_bytes, file_bytes, log_bytes, memory_bytes, cache_bytes, groups, batches, syncs, synced_ns,
+    synced_ns_max, drains, drained_ns_max, cache_hits, cache_misses, blocks_read, writes_since_compaction,
+    dirt_factor, bytes_before, bytes_after,
     size, mtime_ms, mode, blake3, entries_done, bytes_done, bytes_total,
     total, parts, age_ms, kv, sqlite, files, uploads, other,
+    put, delete, clear, exact,
+    cub_db = "Elixir.MaculaStorage.CubDB", error_module = "Elixir.MaculaStorage.Error", subscribe,
+    struct_ = "__struct__", exception = "__exception__", kind, op, app, message, hint,
     infinity, neg_infinity, name, path, bytes, at_us, verified, entries, blocks, bytes_in, changed, left_out,
 }

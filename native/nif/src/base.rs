@@ -3,7 +3,7 @@
 use crate::atoms;
 use crate::error::{self, Failure};
 use crate::handle::{dispose, Handle};
-use crate::options::{app_name, machine_path};
+use crate::options::{app_name, kv_options, machine_path};
 use crate::reply::Reply;
 use crate::runtime::{seams, Runtime};
 use crossbeam_channel::{bounded, RecvTimeoutError, Sender};
@@ -60,12 +60,18 @@ static CURRENT: Mutex<Option<Arc<Opened>>> = Mutex::new(None);
 
 /// dirty io: use a base directory, creating what is missing of it.
 #[rustler::nif(schedule = "DirtyIo")]
-fn base_open<'a>(env: Env<'a>, path: Binary, kv_cache_bytes: usize, usage_interval_ms: u64) -> Term<'a> {
-    let opened = open(&path, kv_cache_bytes, Duration::from_millis(usage_interval_ms));
+fn base_open<'a>(
+    env: Env<'a>,
+    path: Binary,
+    kv_cache_bytes: usize,
+    kv_history_bytes: u64,
+    usage_interval_ms: u64,
+) -> Term<'a> {
+    let opened = open(&path, kv_options(kv_cache_bytes, kv_history_bytes), Duration::from_millis(usage_interval_ms));
     error::result(env, opened.map(|opened| ResourceArc::new(BaseHandle::new(opened))))
 }
 
-fn open(path: &Binary, kv_cache_bytes: usize, usage_interval: Duration) -> Result<Arc<Opened>, Failure> {
+fn open(path: &Binary, kv: macula_store::kv::Options, usage_interval: Duration) -> Result<Arc<Opened>, Failure> {
     let path = machine_path(path)?;
     let mut current = CURRENT.lock();
     if let Some(opened) = &*current {
@@ -76,7 +82,7 @@ fn open(path: &Binary, kv_cache_bytes: usize, usage_interval: Duration) -> Resul
     let pid = std::process::id();
     let socket = macula_control::socket_name(pid, &SystemChance);
     let owner = Owner { pid, socket: Some(socket.clone()) };
-    let options = Options { kv_cache_bytes, usage_interval, owner };
+    let options = Options { kv, usage_interval, owner };
     let threads = |error: std::io::Error| Failure::internal(format!("no threads could be started: {error}"));
     let base = Base::open(&path, options, seams()?)?;
     let control = macula_control::Server::start(base.clone(), &base.layout().run(), &socket)?;

@@ -6,7 +6,7 @@
 use crate::atoms;
 use crate::error::{self, Failure};
 use crate::handle::{dispose, Handle};
-use crate::options::machine_path;
+use crate::options::{kv_options, machine_path};
 use crate::reply::Reply;
 use crate::runtime::{seams, Runtime};
 use macula_core::{Clock, Kind, SystemClock};
@@ -74,7 +74,14 @@ fn runtime() -> Result<Arc<Runtime>, Failure> {
 /// own thread: open the store in a directory, for the calling process. `wait_ms`: how long to wait for one
 /// that a dead process of this VM is still closing. On a dirty scheduler, because the first starts threads.
 #[rustler::nif(schedule = "DirtyCpu")]
-fn dir_open<'a>(env: Env<'a>, reference: Term<'a>, path: Binary<'a>, kv_cache_bytes: usize, wait_ms: u64) -> Term<'a> {
+fn dir_open<'a>(
+    env: Env<'a>,
+    reference: Term<'a>,
+    path: Binary<'a>,
+    kv_cache_bytes: usize,
+    kv_history_bytes: u64,
+    wait_ms: u64,
+) -> Term<'a> {
     let (path, runtime) = match machine_path(&path).and_then(|path| Ok((path, runtime()?))) {
         Ok(found) => found,
         Err(failure) => return failure.encode(env),
@@ -87,7 +94,8 @@ fn dir_open<'a>(env: Env<'a>, reference: Term<'a>, path: Binary<'a>, kv_cache_by
     runtime.io(env, reference, move |reply| {
         let wait = Duration::from_millis(wait_ms);
         let gone = || reply.call().is_cancelled();
-        let handle = open(&path, kv_cache_bytes, &seams, wait, &gone).map(|dir| {
+        let options = kv_options(kv_cache_bytes, kv_history_bytes);
+        let handle = open(&path, &options, &seams, wait, &gone).map(|dir| {
             let open = Arc::new(OpenDir { dir, runtime: threads });
             let handle = ResourceArc::new(DirHandle(Handle::new(open)));
             // an owner that is gone already cannot be monitored
@@ -102,7 +110,7 @@ fn dir_open<'a>(env: Env<'a>, reference: Term<'a>, path: Binary<'a>, kv_cache_by
 
 fn open(
     path: &Path,
-    cache_bytes: usize,
+    options: &macula_store::kv::Options,
     seams: &Seams,
     wait: Duration,
     gone: &dyn Fn() -> bool,
@@ -110,7 +118,7 @@ fn open(
     let owner = Owner { pid: std::process::id(), socket: None };
     let until = SystemClock.monotonic().saturating_add(wait);
     loop {
-        match Directory::open(path, &owner, cache_bytes, seams) {
+        match Directory::open(path, &owner, options.clone(), seams) {
             Err(StoreError::Locked(Some(holder)))
                 if holder.pid == owner.pid && SystemClock.monotonic() < until && !gone() =>
             {

@@ -39,9 +39,35 @@ impl Failure {
         Self::Of { kind, message: String::new(), hint: None }
     }
 
+    /// Whether it is of this kind.
+    pub fn is(&self, wanted: Kind) -> bool {
+        matches!(self, Self::Of { kind, .. } if *kind == wanted)
+    }
+
     /// See [`Failure::NotOpen`].
     pub fn not_open() -> Self {
         Self::NotOpen
+    }
+}
+
+impl Failure {
+    /// Where no function of ours reads it first: the atom of an outcome, or a `%MaculaStorage.Error{}`.
+    pub fn reason<'a>(&self, env: Env<'a>) -> Term<'a> {
+        let Self::Of { kind, message, hint } = self else { return atoms::not_open().encode(env) };
+        let (kind, is_outcome) = atom(*kind);
+        if is_outcome {
+            return kind.encode(env);
+        }
+        let fields: [(Atom, Term); 7] = [
+            (atoms::struct_(), atoms::error_module().encode(env)),
+            (atoms::exception(), true.encode(env)),
+            (atoms::kind(), kind.encode(env)),
+            (atoms::op(), atoms::subscribe().encode(env)),
+            (atoms::app(), atoms::nil().encode(env)),
+            (atoms::message(), message.encode(env)),
+            (atoms::hint(), hint.encode(env)),
+        ];
+        Term::map_from_pairs(env, &fields).unwrap_or_else(|_| kind.encode(env))
     }
 }
 

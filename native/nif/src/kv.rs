@@ -2,8 +2,10 @@
 //!
 //! Keys come as external terms and are turned into ordered bytes here; values are kept as they come.
 
+mod care;
 mod copy;
 mod range;
+mod subscribe;
 mod write;
 
 use crate::atoms;
@@ -14,13 +16,15 @@ use crate::handle::{dispose, Handle};
 use crate::options::list;
 use crate::runtime::Runtime;
 use macula_core::Kind;
-use macula_store::kv::{KeyRange, KvError, Page, PageLimits, Snapshot, Store, Tx};
+use macula_store::kv::{KeyRange, KvError, Page, PageLimits, Snapshot, Store, Tx, NEVER_MS};
 use rustler::{Atom, Binary, Encoder, Env, LocalPid, Monitor, NewBinary, OwnedBinary, Resource, ResourceArc, Term};
 use std::sync::Arc;
 use write::TxHandle;
 
 /// Values up to this are decoded here; larger ones by the BIF, which yields.
 const DECODED_BYTES_MAX: usize = 64 * 1024;
+/// Keys and values up to this are looked for by a scheduler itself.
+const HOT_BYTES_MAX: usize = 16 * 1024;
 /// Keys that a read on a dirty scheduler looks for at most.
 const DIRTY_KEYS_MAX: usize = 512;
 /// What a read on a dirty scheduler may bring in, bytes. A longer one is `too_large`, and then asked
@@ -159,6 +163,14 @@ impl Source {
         }
     }
 
+    fn expires_ms(&self, key: &[u8]) -> Result<Option<u64>, KvError> {
+        match self {
+            Source::Store(store) => store.expires_ms(key),
+            Source::Snapshot(snapshot) => snapshot.expires_ms(key),
+            Source::Tx(tx) => tx.expires_ms(key),
+        }
+    }
+
     /// The values of several keys at one instant, of `bytes_max` bytes together at most.
     fn get_many<T>(
         self,
@@ -220,6 +232,31 @@ fn kv_get<'a>(env: Env<'a>, source: Term<'a>, key: Binary) -> Term<'a> {
     match read() {
         Ok(Some(term)) => term,
         Ok(None) => Failure::outcome(Kind::NotFound).encode(env),
+        Err(failure) => failure.encode(env),
+    }
+}
+
+/// memory: the value of a key, if it and its way there are in memory; `cold` when it is for `kv_get`.
+#[rustler::nif]
+fn kv_get_hot<'a>(env: Env<'a>, source: Term<'a>, key: Binary) -> Term<'a> {
+    let read = || -> Result<Option<Term<'a>>, Failure> {
+        let (source, _) = Source::of(source)?;
+        if key.len() > HOT_BYTES_MAX {
+            return Err(KvError::Cold.into());
+        }
+        let key = macula_term::encode(key.as_slice())?;
+        let look = |value: &[u8]| value_term(env, value);
+        Ok(match source {
+            Source::Store(store) => store.get_hot(&key, HOT_BYTES_MAX, look)?,
+            Source::Snapshot(snapshot) => snapshot.get_hot(&key, HOT_BYTES_MAX, look)?,
+            // its lock may be held by one who reads
+            Source::Tx(_) => return Err(KvError::Cold.into()),
+        })
+    };
+    match read() {
+        Ok(Some(term)) => term,
+        Ok(None) => Failure::outcome(Kind::NotFound).encode(env),
+        Err(failure) if failure.is(Kind::Busy) || failure.is(Kind::TooLarge) => atoms::cold().encode(env),
         Err(failure) => failure.encode(env),
     }
 }
@@ -286,6 +323,23 @@ fn kv_get_many_long<'a>(env: Env<'a>, source: Term<'a>, reference: Term<'a>, key
 fn kv_has<'a>(env: Env<'a>, source: Term<'a>, key: Term<'a>) -> Term<'a> {
     let has = || -> Result<bool, Failure> { Ok(Source::of(source)?.0.has(&encode_key(key)?)?) };
     error::result(env, has())
+}
+
+/// dirty io: how many milliseconds a key stays, or `infinity`; its value is not looked at.
+#[rustler::nif(schedule = "DirtyIo")]
+fn kv_ttl<'a>(env: Env<'a>, source: Term<'a>, key: Term<'a>) -> Term<'a> {
+    let ttl = || -> Result<Term<'a>, Failure> {
+        let (source, place) = Source::of(source)?;
+        let expires_ms = source.expires_ms(&encode_key(key)?)?;
+        let left_ms = expires_ms.map_or(0, |expires_ms| expires_ms.saturating_sub(place.store.now_ms()));
+        match left_ms {
+            // not there, or not any more
+            0 => Err(Failure::outcome(Kind::NotFound)),
+            _ if expires_ms == Some(NEVER_MS) => Ok(atoms::infinity().encode(env)),
+            left_ms => Ok(left_ms.encode(env)),
+        }
+    };
+    error::result(env, ttl())
 }
 
 /// dirty io: how many entries there are.

@@ -39,6 +39,11 @@ pub fn list(term: Term) -> Result<Vec<Term>, Failure> {
     Ok(elements)
 }
 
+/// How a key-value store behaves, as far as Elixir says.
+pub fn kv_options(cache_bytes: usize, history_bytes: u64) -> macula_store::kv::Options {
+    macula_store::kv::Options { cache_bytes, ..Default::default() }.keeping(history_bytes)
+}
+
 /// Milliseconds; 0 is no limit.
 pub fn span(ms: u64) -> Option<Duration> {
     (ms > 0).then(|| Duration::from_millis(ms))

@@ -438,8 +438,7 @@ impl App {
         let failed = |e| StoreError::io("open", self.path.join("data/kv"), e);
         create_dir_all(&**disk, &dir).map_err(failed)?;
         let tree = disk.subtree(&dir).map_err(failed)?;
-        let options = macula_kv::Options { cache_bytes: self.options.kv_cache_bytes, ..Default::default() };
-        Ok(Store::open(self.seams.kv(tree, self.gate.clone()), options)?)
+        Ok(Store::open(self.seams.kv(tree, self.gate.clone()), self.options.kv.clone())?)
     }
 
     fn open_sqlite(&self) -> Result<Arc<Database>, StoreError> {

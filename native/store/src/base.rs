@@ -37,8 +37,8 @@ impl Seams {
 /// How the apps of a base are opened.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Cache of each app's key-value store, bytes.
-    pub kv_cache_bytes: usize,
+    /// Of each app's key-value store.
+    pub kv: macula_kv::Options,
     /// Shortest time between two reconciliations of an app's usage.
     pub usage_interval: Duration,
     /// What the owner lock says of this process.

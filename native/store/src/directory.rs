@@ -29,7 +29,7 @@ impl Directory {
     /// # Errors
     /// [`StoreError::Locked`] when it is open, in this process or another; [`StoreError::InsideApp`];
     /// [`StoreError::OtherDatabase`] when another library's files are there, and none of ours.
-    pub fn open(path: &Path, owner: &Owner, cache_bytes: usize, seams: &Seams) -> Result<Self, StoreError> {
+    pub fn open(path: &Path, owner: &Owner, options: macula_kv::Options, seams: &Seams) -> Result<Self, StoreError> {
         refuse_inside_app(path)?;
         let failed = |source| StoreError::Directory { path: path.to_owned(), source };
         make(path).map_err(failed)?;
@@ -38,7 +38,6 @@ impl Directory {
         let disk = RealDisk::at(&path).map_err(failed)?;
         refuse_other_database(&path, &disk)?;
         let lock = OwnerLock::acquire(&path.join(LOCK), owner, &*seams.clock)?;
-        let options = macula_kv::Options { cache_bytes, ..Default::default() };
         let store = Store::open(seams.kv(Arc::new(disk), Arc::new(Gate::new())), options)?;
         Ok(Self { path, store, lock: Mutex::new(Some(lock)) })
     }

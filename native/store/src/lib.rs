@@ -42,8 +42,8 @@ pub use usage::Usage;
 /// The key-value engine's own words, for those who may know only the store.
 pub mod kv {
     pub use macula_kv::{
-        Batch, Committed, Condition, KeyRange, KvError, Op, Options, Page, PageLimits, Seams, Snapshot, Store, Threads,
-        Tx, Verified,
+        AutoCompact, Batch, Committed, Compacted, Condition, Durability, KeyRange, KvError, Op, Options, Page,
+        PageLimits, Seams, Snapshot, Stats, Store, Subscription, Threads, Told, Tx, Verified, NEVER_MS,
     };
 }
 

@@ -123,7 +123,7 @@ fn a_copy_is_refused_over_anything_and_ended_by_cancel() {
 fn a_directory_is_open_once_and_never_inside_an_app() {
     let dir = tempfile::tempdir().unwrap();
     let owner = Owner { pid: 42, socket: None };
-    let open = |path: &std::path::Path| Directory::open(path, &owner, 1 << 20, &seams(5));
+    let open = |path: &std::path::Path| Directory::open(path, &owner, Default::default(), &seams(5));
     let store = dir.path().join("a/b/store");
     let first = open(&store).unwrap();
     first.store().write(Batch::put("k", "v")).unwrap();

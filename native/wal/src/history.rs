@@ -13,16 +13,16 @@ use std::io;
 use std::sync::atomic::{fence, AtomicU64, Ordering};
 use std::sync::Arc;
 
-/// The records of a log from some sequence on, up to the last that was durable when this was made.
-/// See [`Log::history`]. Holds the segments' files open, also those that the log removed meanwhile.
+/// The records of a log from some sequence on, up to the last that was durable (or written) when this
+/// was made. See [`Log::history`]. Holds the segments' files open, also those that the log removed meanwhile.
 #[derive(Debug)]
 #[must_use]
 pub struct History {
     log: Kept,
     from: u64,
-    /// The one that holds `from`, and those behind it that hold anything durable.
+    /// The one that holds `from`, and those behind it that hold anything that is given.
     segments: Vec<Segment>,
-    /// Of the last durable record.
+    /// Of the last record that is given.
     lsn_last: u64,
 }
 
@@ -33,6 +33,18 @@ impl Log {
     /// # Errors
     /// `HistoryGone` when `from` was released.
     pub fn history(&self, from: u64) -> Result<History, WalError> {
+        self.history_up_to(from, self.durable)
+    }
+
+    /// As [`Log::history`], up to the last record that was flushed: power loss may take back the last.
+    ///
+    /// # Errors
+    /// `HistoryGone` when `from` was released.
+    pub fn history_written(&self, from: u64) -> Result<History, WalError> {
+        self.history_up_to(from, self.written)
+    }
+
+    fn history_up_to(&self, from: u64, lsn_last: u64) -> Result<History, WalError> {
         // the first sequence there can be
         let (from, first) = (from.max(1), self.first_sequence());
         if from < first {
@@ -40,9 +52,9 @@ impl Log {
         }
         // the last one: if a truncation made it so, all from `from` on was taken back before it
         let begin = self.segments.iter().rposition(|segment| segment.header.sequence <= from).unwrap_or(0);
-        let durable = |segment: &&Segment| segment.header.lsn <= self.durable;
-        let segments = self.segments.iter().skip(begin).take_while(durable).cloned().collect();
-        Ok(History { log: self.kept.0.clone(), from, segments, lsn_last: self.durable })
+        let holds = |segment: &&Segment| segment.header.lsn <= lsn_last;
+        let segments = self.segments.iter().skip(begin).take_while(holds).cloned().collect();
+        Ok(History { log: self.kept.0.clone(), from, segments, lsn_last })
     }
 }
 

@@ -29,8 +29,12 @@ pub struct Options {
     pub segment_bytes_min: u64,
     /// The longest segment, bytes; one record may need a longer.
     pub segment_bytes_max: u64,
-    /// Records that were let go of stay, at most as many as fit into this, bytes.
+    /// Records that were let go of stay in the segments behind them: as few as hold this, bytes.
     pub history_bytes: u64,
+    /// In this many segments at most, each of which is an open file.
+    pub history_segments_max: usize,
+    /// Of those that are there when the log is opened, in this many: each opening begins a segment.
+    pub history_segments_old_max: usize,
     /// And at most for this long, milliseconds.
     pub history_ms: u64,
     /// Memory that is kept for appending, bytes.
@@ -44,6 +48,8 @@ impl Default for Options {
             segment_bytes_min: 64 << 10,
             segment_bytes_max: 8 << 20,
             history_bytes: 0,
+            history_segments_max: usize::MAX,
+            history_segments_old_max: usize::MAX,
             history_ms: u64::MAX,
             buffer_bytes_max: 1 << 20,
         }

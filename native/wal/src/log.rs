@@ -26,6 +26,8 @@ pub struct Log {
     pub(crate) segments: VecDeque<Segment>,
     pub(crate) spares: Arc<Spares>,
     pub(crate) next: Next,
+    /// Everything up to this lsn was handed to the operating system.
+    pub(crate) written: u64,
     /// Everything up to this lsn is durable.
     pub(crate) durable: u64,
     /// The same, of the user's numbers.
@@ -140,6 +142,7 @@ impl Log {
         self.offset += self.buffer.len() as u64;
         self.buffer.clear();
         self.buffer.shrink_to(self.options.buffer_bytes_max);
+        self.written = self.next.lsn - 1;
         self.is_dirty = true;
         Ok(())
     }
@@ -175,27 +178,34 @@ impl Log {
     /// As [`Log::purge_prefix`], without touching the disk: [`Spares::recycle`] goes on from here, on
     /// another thread if it likes. Dropped, the files stay until the log is opened again.
     pub fn release_prefix(&mut self, before: u64) -> Released {
-        let released = self.release(before);
+        self.release_but(before, self.options.history_segments_max)
+    }
+
+    /// As [`Log::release_prefix`], with so many segments of history at most.
+    pub(crate) fn release_but(&mut self, before: u64, kept_max: usize) -> Released {
+        let released = self.release(before, kept_max);
         // who reads them elsewhere is told before the files change
         self.keep_from_first();
         let spare = |Segment { header, file, size }| Spare { number: header.number, file, size };
         Released(released.into_iter().map(spare).collect())
     }
 
-    pub(crate) fn keep_from_first(&self) {
+    fn keep_from_first(&self) {
         if let Some(first) = self.segments.front() {
             self.kept.release_before(first);
         }
     }
 
     /// The segments that go, oldest first, out of this log.
-    fn release(&mut self, before: u64) -> Vec<Segment> {
-        let mut bytes: u64 = self.segments.iter().map(|segment| segment.size).sum();
+    fn release(&mut self, before: u64, kept_max: usize) -> Vec<Segment> {
+        // the one in use, of which nobody knows how full it is, is no history
+        let mut bytes: u64 = self.segments.iter().rev().skip(1).map(|segment| segment.size).sum();
         let now_ms = self.next.time_ms.max(self.clock.wall_ms());
         let mut released = Vec::new();
-        while let [first, second, ..] = self.segments.make_contiguous() {
+        while let [first, second, rest @ ..] = self.segments.make_contiguous() {
             let old_enough = now_ms.saturating_sub(second.header.time_ms) > self.options.history_ms;
-            let too_many = bytes - first.size >= self.options.history_bytes;
+            let enough = bytes - first.size >= self.options.history_bytes;
+            let too_many = enough || rest.len() + 1 > kept_max;
             if second.header.sequence > before || !(old_enough || too_many) {
                 break;
             }
@@ -203,6 +213,21 @@ impl Log {
             released.extend(self.segments.pop_front());
         }
         released
+    }
+
+    /// Go on in a segment of the smallest size, and give back the spares: for a log that rests.
+    ///
+    /// # Errors
+    /// `DiskFull`: it goes on as it was. `UnknownResult`, and `Poisoned` from then on.
+    pub fn slim(&mut self) -> Result<(), WalError> {
+        let size_min = self.options.segment_bytes_min;
+        if self.segments.back().is_none_or(|last| last.size <= size_min) {
+            return Ok(());
+        }
+        self.spares.clear();
+        self.spares.set_size(size_min);
+        self.begin_segment(RECORDS)?;
+        self.sync()
     }
 
     /// Replace the user's small record. Durable on return. At most [`META_LEN_MAX`] bytes.

@@ -60,6 +60,7 @@ impl Log {
             segments,
             spares,
             next,
+            written: next.lsn - 1,
             durable: next.lsn - 1,
             durable_sequence: next.sequence - 1,
             buffer: Vec::new(),
@@ -69,9 +70,12 @@ impl Log {
             kept: Keeper::default(),
         };
         log.begin_segment(RECORDS)?;
+        // segments grow with what is written, not with openings
+        log.spares.set_size(size);
         // the header alone: where the log goes on is on the disk before anything is acknowledged
         log.sync()?;
-        log.keep_from_first();
+        let released = log.release_but(after + 1, log.options.history_segments_old_max);
+        log.spares.recycle(released)?;
         Ok(log)
     }
 }

@@ -17,6 +17,8 @@ use std::sync::Arc;
 const PIECE: usize = 1 << 20;
 /// Spares that released segments become; what is more is removed.
 const LEN_MAX: usize = 2;
+/// Nor do those become spares that are so many times longer than is wanted now.
+const FACTOR_MAX: u64 = 8;
 
 /// Shared by the log's writer and by who makes room for it.
 #[derive(Debug)]
@@ -142,7 +144,8 @@ impl Spares {
         for old in released {
             let number = {
                 let mut state = self.state.lock();
-                let wanted = state.ready.len() + renamed.len() < LEN_MAX && old.size >= state.size;
+                let fits = (state.size..=state.size.saturating_mul(FACTOR_MAX)).contains(&old.size);
+                let wanted = state.ready.len() + renamed.len() < LEN_MAX && fits;
                 state.number_highest += u64::from(wanted);
                 wanted.then_some(state.number_highest)
             };

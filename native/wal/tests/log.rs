@@ -96,8 +96,27 @@ fn history_is_kept_as_long_as_the_options_say() {
     let some = kept(Options { history_bytes: 100_000, ..options() });
     assert!((70..=140).contains(&some), "{some}");
     assert_eq!(kept(Options { history_bytes: 10 << 20, ..options() }), 300);
+    let few = kept(Options { history_bytes: 10 << 20, history_segments_max: 3, ..options() });
+    assert!((90..=140).contains(&few), "{few}");
     // the clock of this test stands still: nothing is older than it
     assert_eq!(kept(Options { history_bytes: 10 << 20, history_ms: 0, ..options() }), 300);
+}
+
+#[test]
+fn an_opening_keeps_few_segments_of_those_before() {
+    let disk = FaultDisk::new();
+    let options = Options { history_bytes: 10 << 20, history_segments_old_max: 2, ..options() };
+    for nth in 1..=10 {
+        let (mut log, _) = open_with(&disk, options.clone(), nth - 1).expect("opens");
+        append(&mut log, 100).expect("appends");
+        log.sync().expect("syncs");
+        assert_eq!(log.first_sequence(), nth.saturating_sub(2).max(1));
+        log.spares().refill().expect("makes room");
+        assert!(log.file_bytes() < 7 * options.segment_bytes_min, "it does not grow by being opened");
+    }
+    // what its user does not have stays
+    let (log, found) = open_with(&disk, options, 8).expect("opens");
+    assert_eq!((found.len(), log.first_sequence()), (2, 9));
 }
 
 #[test]

@@ -55,7 +55,7 @@ defmodule MaculaStorage.CubDB.CompareTest do
           &CubDB.compare_and_put(db, :a, &1, :changed),
           &CubDB.compare_and_delete(db, :a, &1)
         ] do
-      :ok = Call.run(&Native.kv_write(handle, &1, ops, []), op: :test)
+      :ok = Call.run(&Native.kv_write(handle, &1, ops, [], nil), op: :test)
       assert {:error, :conflict} = compare.({:ok, {:at, 2.5}})
       assert :ok = compare.({:ok, {:at, 1.5}})
       refute CubDB.get(db, :a) == {:at, 1.5}

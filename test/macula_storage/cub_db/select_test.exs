@@ -138,7 +138,7 @@ defmodule MaculaStorage.CubDB.SelectTest do
     assert MaculaStorage.data_get(db, :b, 0) == 0
 
     assert_raise ArgumentError, ~r/unknown option/, fn ->
-      MaculaStorage.data_put(db, 1, 1, ttl: 1)
+      MaculaStorage.data_put(db, 1, 1, lifetime: 1)
     end
   end
 

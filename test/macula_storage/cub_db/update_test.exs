@@ -153,7 +153,7 @@ defmodule MaculaStorage.CubDB.UpdateTest do
   defp store_as(db, key, bytes) do
     {:ok, handle} = Apps.app(db)
     ops = [{:put, :erlang.term_to_binary(key), bytes}]
-    :ok = Call.run(&Native.kv_write(handle, &1, ops, []), op: :test)
+    :ok = Call.run(&Native.kv_write(handle, &1, ops, [], nil), op: :test)
   end
 
   test "large values take the exclusive turn, where a writer waits", %{db: db} do

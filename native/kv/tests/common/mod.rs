@@ -1,11 +1,12 @@
 //! What the tests of the key-value engine share.
 #![allow(dead_code, clippy::disallowed_methods)]
 
-use macula_core::{Disk, Gate, RealDisk, SystemChance, SystemClock};
+use macula_core::{Clock, Disk, Gate, RealDisk, SystemChance, SystemClock};
 use macula_kv::{KvError, Options, PageLimits, Seams, Snapshot, Store, Threads};
 use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 pub type Model = BTreeMap<Vec<u8>, Vec<u8>>;
 
@@ -20,8 +21,28 @@ pub fn open_with(disk: Arc<dyn Disk>, options: Options) -> Result<Store, KvError
 }
 
 pub fn open_on(disk: Arc<dyn Disk>, threads: Threads, options: Options) -> Result<Store, KvError> {
-    let (gate, clock, chance) = (Arc::new(Gate::new()), Arc::new(SystemClock), Arc::new(SystemChance));
+    open_at(disk, threads, Arc::new(SystemClock), options)
+}
+
+/// The threads keep their own time: what is due by `clock` is looked for every 10 ms.
+pub fn open_at(
+    disk: Arc<dyn Disk>,
+    threads: Threads,
+    clock: Arc<dyn Clock>,
+    options: Options,
+) -> Result<Store, KvError> {
+    let (gate, chance) = (Arc::new(Gate::new()), Arc::new(SystemChance));
+    let options = Options { sweep_interval: Duration::from_millis(10), ..options };
     Store::open(Seams { disk, gate, clock, chance, threads }, options)
+}
+
+/// Look until it is so.
+pub fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let begun = SystemClock.monotonic();
+    while !is_so() {
+        assert!(SystemClock.monotonic() - begun < Duration::from_secs(60), "did not come: {what}");
+        SystemClock.sleep(Duration::from_millis(1));
+    }
 }
 
 /// One writer, and what is drained is drained at once: operations come in the same order each time.

@@ -106,7 +106,7 @@ fn count(source: Source, mut range: KeyRange, cancel: &Cancel) -> Result<u64, Kv
 }
 
 /// `None` when no key can be in it.
-fn range(min: Term, max: Term) -> Result<Option<KeyRange>, Failure> {
+pub fn range(min: Term, max: Term) -> Result<Option<KeyRange>, Failure> {
     let (lower, upper) = (strictest(min, lower, Ord::cmp)?, strictest(max, upper, |a, b| Ord::cmp(b, a))?);
     let range = (lower, upper);
     Ok((!is_empty(&range)).then_some(range))
@@ -147,7 +147,8 @@ fn is_excluded(bound: &Bound<Vec<u8>>) -> bool {
     matches!(bound, Bound::Excluded(_))
 }
 
-/// `none`, `{incl | excl, term}`, `{prefix, term, arity | nil}`, or `{raw, key}`, which was already given.
+/// `none`, `{incl | excl, term}`, `{exact, term}`, which leaves out what is only equal to it, `{prefix,
+/// term, arity | nil}`, or `{raw, key}`, which was already given.
 fn lower(bound: Term) -> Result<Bound<Vec<u8>>, Failure> {
     edge(bound, Side::Below, Side::Above, |(low, _)| low, Bound::Included)
 }
@@ -176,6 +177,9 @@ fn edge(
     if kind == atoms::raw() {
         return Ok(Bound::Excluded(term.as_slice().to_vec()));
     }
+    if kind == atoms::exact() {
+        return Ok(Bound::Included(macula_term::encode(term.as_slice())?));
+    }
     let side = if kind == atoms::incl() { incl } else { excl };
     Ok(wrap(macula_term::bound(term.as_slice(), side)?))
 }
@@ -183,7 +187,8 @@ fn edge(
 /// Whether no key can be in it: a minimum above the maximum is an empty range, not an error.
 fn is_empty(range: &KeyRange) -> bool {
     match range {
-        (Bound::Included(min), Bound::Excluded(max) | Bound::Included(max)) => min >= max,
+        (Bound::Included(min), Bound::Included(max)) => min > max,
+        (Bound::Included(min), Bound::Excluded(max)) => min >= max,
         (Bound::Excluded(min), Bound::Excluded(max) | Bound::Included(max)) => min >= max,
         _ => false,
     }

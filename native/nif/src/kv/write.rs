@@ -1,5 +1,6 @@
 //! Batches and transactions: written on the store's own thread.
 
+use super::care::durability_of;
 use super::{encode_key, Place};
 use crate::atoms;
 use crate::error::{self, Failure};
@@ -44,8 +45,15 @@ impl Drop for Abandoned {
 
 /// own thread: write a batch, all or nothing, if each of `conditions` holds.
 #[rustler::nif]
-fn kv_write<'a>(env: Env<'a>, store: Term<'a>, reference: Term<'a>, ops: Term<'a>, conditions: Term<'a>) -> Term<'a> {
-    write(env, store, reference, ops, conditions)
+fn kv_write<'a>(
+    env: Env<'a>,
+    store: Term<'a>,
+    reference: Term<'a>,
+    ops: Term<'a>,
+    conditions: Term<'a>,
+    durability: Atom,
+) -> Term<'a> {
+    write(env, store, reference, ops, conditions, durability)
 }
 
 /// own thread: as `kv_write`; large arguments are copied on a dirty scheduler.
@@ -56,16 +64,24 @@ fn kv_write_large<'a>(
     reference: Term<'a>,
     ops: Term<'a>,
     conditions: Term<'a>,
+    durability: Atom,
 ) -> Term<'a> {
-    write(env, store, reference, ops, conditions)
+    write(env, store, reference, ops, conditions, durability)
 }
 
-fn write<'a>(env: Env<'a>, store: Term<'a>, reference: Term<'a>, ops: Term<'a>, conditions: Term<'a>) -> Term<'a> {
+fn write<'a>(
+    env: Env<'a>,
+    store: Term<'a>,
+    reference: Term<'a>,
+    ops: Term<'a>,
+    conditions: Term<'a>,
+    durability: Atom,
+) -> Term<'a> {
     let prepare = || -> Result<(Place, Batch), Failure> {
         let place = Place::of(store)?;
-        let ops = list(ops)?.into_iter().map(decode_op).collect::<Result<_, _>>()?;
+        let ops = decode_ops(ops, &place)?;
         let conditions = list(conditions)?.into_iter().map(decode_condition).collect::<Result<_, _>>()?;
-        Ok((place, Batch { conditions, ops, ..Batch::default() }))
+        Ok((place, Batch { conditions, ops, durability: durability_of(durability)?, cancel: None }))
     };
     let (place, mut batch) = match prepare() {
         Ok(prepared) => prepared,
@@ -89,13 +105,23 @@ fn decode_condition(condition: Term) -> Result<Condition, Failure> {
     }
 }
 
-/// `{put, key, value}`, `{delete, key}` or `clear`.
-fn decode_op(op: Term) -> Result<Op, Failure> {
+/// Times to live begin now, all at the same instant.
+fn decode_ops(ops: Term, place: &Place) -> Result<Vec<Op>, Failure> {
+    let now_ms = place.store.now_ms();
+    list(ops)?.into_iter().map(|op| decode_op(op, now_ms)).collect()
+}
+
+/// `{put, key, value}`, `{put, key, value, ttl_ms}`, `{delete, key}` or `clear`.
+fn decode_op(op: Term, now_ms: u64) -> Result<Op, Failure> {
     if op.is_atom() {
         return Ok(Op::Clear);
     }
     if let Ok((_put, key, value)) = op.decode::<(Atom, Binary, Binary)>() {
         return Ok(Op::Put { key: macula_term::encode(key.as_slice())?, value: value.as_slice().to_vec() });
+    }
+    if let Ok((_put, key, value, ttl_ms)) = op.decode::<(Atom, Binary, Binary, u64)>() {
+        let (key, value) = (macula_term::encode(key.as_slice())?, value.as_slice().to_vec());
+        return Ok(Op::PutUntil { key, value, expires_ms: now_ms.saturating_add(ttl_ms) });
     }
     match op.decode::<(Atom, Binary)>() {
         Ok((_delete, key)) => Ok(Op::Delete { key: macula_term::encode(key.as_slice())? }),
@@ -131,7 +157,7 @@ fn kv_begin<'a>(env: Env<'a>, store: Term<'a>, reference: Term<'a>, deadline_ms:
 /// dirty io: buffer writes in a transaction; looks up what it replaces.
 #[rustler::nif(schedule = "DirtyIo")]
 fn kv_tx_write<'a>(env: Env<'a>, tx: ResourceArc<TxHandle>, ops: Term<'a>) -> Term<'a> {
-    error::done(env, tx.0.get().and_then(|(tx, _)| write_in_tx(&tx, ops)))
+    error::done(env, tx.0.get().and_then(|(tx, place)| write_in_tx(&tx, &place, ops)))
 }
 
 /// own thread: as `kv_tx_write`, of any length; no scheduler copies it.
@@ -143,18 +169,20 @@ fn kv_tx_write_long<'a>(env: Env<'a>, tx: ResourceArc<TxHandle>, reference: Term
     };
     let held = OwnedEnv::new();
     let ops = held.save(ops);
+    let within = place.clone();
     place.runtime().io(env, reference, move |reply| {
-        reply.send_done(held.run(|env| write_in_tx(&tx, ops.load(env))));
+        reply.send_done(held.run(|env| write_in_tx(&tx, &within, ops.load(env))));
     })
 }
 
-fn write_in_tx(tx: &Tx, ops: Term) -> Result<(), Failure> {
-    for op in list(ops)? {
-        match decode_op(op)? {
+fn write_in_tx(tx: &Tx, place: &Place, ops: Term) -> Result<(), Failure> {
+    for op in decode_ops(ops, place)? {
+        match op {
             Op::Put { key, value } => tx.put(&key, &value)?,
             Op::PutUntil { key, value, expires_ms } => tx.put_until(&key, &value, expires_ms)?,
             Op::Delete { key } => tx.delete(&key)?,
             Op::Clear => tx.clear()?,
+            Op::Expire(_) => return Err(Failure::invalid("not a write")),
         }
     }
     Ok(())

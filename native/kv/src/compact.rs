@@ -1,0 +1,305 @@
+//! Compaction: a new file from a version of the old one, caught up from the log, put in its place
+//! while reads and writes go on.
+//!
+//! Invariant: the old file is the store until the new one, whole and durable, has its name; whichever
+//! a crash leaves there, the log has everything that came after what it holds. Readers of the old
+//! file keep it, without its name, until the last of them is gone.
+
+use crate::base::Base;
+use crate::drain;
+use crate::engine::Engine;
+use crate::record;
+use crate::shared::Shared;
+use crate::table::Table;
+use crate::value::Loaded;
+use crate::view::{Stack, View};
+use crate::writer::{lay_over, SEQUENCE_BITS};
+use crate::{KvError, Store};
+use macula_core::{Cancel, Progress, Task};
+use macula_wal::{History, Replayed};
+use std::ops::Bound;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::Arc;
+
+/// Entries are given to the new file in pieces of as many bytes.
+const PIECE_BYTES: usize = 4 << 20;
+/// Files below this are left as they are, bytes.
+const FILE_BYTES_MIN: u64 = 8 << 20;
+/// Drains wait for a compaction when the file is so many times as large as a packed one.
+const HOLD_FACTOR: u64 = 3;
+/// A packed file is larger than what lives in it: keys and values, and so much for each entry, bytes.
+const ENTRY_BYTES: u64 = 24;
+
+/// When a store compacts by itself.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AutoCompact {
+    /// Changes since the last compaction, at least.
+    pub writes_min: u64,
+    /// The part of the file that a compaction would give back, at least; 0 to 1.
+    pub dirt_min: f64,
+}
+
+impl Default for AutoCompact {
+    /// A tree that is written at random stands at a dirt of a half: that is no reason.
+    fn default() -> Self {
+        Self { writes_min: 1000, dirt_min: 0.6 }
+    }
+}
+
+/// What a compaction did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Compacted {
+    /// Of the old file, bytes.
+    pub bytes_before: u64,
+    /// Of the new one, bytes.
+    pub bytes_after: u64,
+}
+
+/// The state of compaction of one store.
+#[derive(Default)]
+pub(crate) struct Compaction {
+    /// Set while one runs, to end it.
+    pub running: parking_lot::Mutex<Option<Cancel>>,
+    pub is_asked: AtomicBool,
+    /// Changes that were drained since the last one.
+    pub writes: AtomicU64,
+    /// Bytes of the file and of what a packed one would have, at the last drain.
+    pub file_bytes: AtomicU64,
+    /// Of all keys and values, at the last drain.
+    pub live_bytes: AtomicU64,
+    pub packed_bytes: AtomicU64,
+}
+
+impl Compaction {
+    /// Whether the old file has grown so much that drains wait for the new one.
+    pub fn holds_drains(&self) -> bool {
+        let (file, packed) = (self.file_bytes.load(Ordering::Relaxed), self.packed_bytes.load(Ordering::Relaxed));
+        file > FILE_BYTES_MIN && file > packed * HOLD_FACTOR && self.running.lock().is_some()
+    }
+
+    /// The part of the file that a compaction would give back.
+    pub fn dirt(&self) -> f64 {
+        let (file, packed) = (self.file_bytes.load(Ordering::Relaxed), self.packed_bytes.load(Ordering::Relaxed));
+        match file > FILE_BYTES_MIN {
+            true => (1.0 - packed as f64 / file as f64).max(0.0),
+            false => 0.0,
+        }
+    }
+}
+
+impl Store {
+    /// Rewrite the file, as small as it can be. Takes as long as reading and writing all of it; reads and
+    /// writes go on.
+    ///
+    /// # Errors
+    /// `Conflict` when a compaction runs already; `Cancelled`; `Closed`; `DiskFull`, `Io`: the store is as
+    /// before.
+    pub fn compact(&self, task: &Task) -> Result<Compacted, KvError> {
+        self.checkpoint()?;
+        self.shared().compact(task)
+    }
+
+    /// As [`Store::compact`], on a thread of ours, without being told how it ended. False: one runs
+    /// already, or is about to.
+    pub fn compact_later(&self) -> bool {
+        let shared = self.shared().clone();
+        if self.is_compacting() || shared.compaction.is_asked.swap(true, Ordering::AcqRel) {
+            return false;
+        }
+        let inner = self.clone();
+        let queued = shared.threads.compact(move || {
+            let _ = inner.compact(&Task::quiet());
+            inner.shared().compaction.is_asked.store(false, Ordering::Release);
+        });
+        shared.compaction.is_asked.store(queued, Ordering::Release);
+        queued
+    }
+
+    /// Whether a compaction runs.
+    pub fn is_compacting(&self) -> bool {
+        self.shared().compaction.running.lock().is_some()
+    }
+
+    /// End the compaction that runs; false: none does.
+    pub fn halt_compaction(&self) -> bool {
+        let running = self.shared().compaction.running.lock();
+        running.as_ref().map(Cancel::cancel).is_some()
+    }
+
+    /// The part of the file that a compaction would give back, as of the last drain; 0 to 1.
+    pub fn dirt(&self) -> f64 {
+        self.shared().compaction.dirt()
+    }
+
+    /// When to compact without being asked; `None`: never.
+    pub fn set_auto_compact(&self, auto: Option<AutoCompact>) {
+        *self.shared().auto_compact.lock() = auto;
+    }
+}
+
+impl Shared {
+    /// After a drain: look at the file, and let it be compacted when it is time.
+    pub fn compact_if_due(self: &Arc<Self>, engine: &Engine, writes: u64) -> Result<(), KvError> {
+        let compaction = &self.compaction;
+        let len = self.view().map_or(0, |view| view.stack.base.len);
+        let live = engine.live_bytes()?;
+        let packed = live + len * ENTRY_BYTES;
+        compaction.live_bytes.store(live, Ordering::Relaxed);
+        compaction.file_bytes.store(engine.blocks.file_bytes(), Ordering::Relaxed);
+        compaction.packed_bytes.store(packed, Ordering::Relaxed);
+        let writes = compaction.writes.fetch_add(writes, Ordering::Relaxed) + writes;
+        let Some(auto) = *self.auto_compact.lock() else { return Ok(()) };
+        let due =
+            writes >= auto.writes_min.max(len / 8) && compaction.dirt() > 0.0 && compaction.dirt() >= auto.dirt_min;
+        if due && !compaction.is_asked.swap(true, Ordering::AcqRel) {
+            let shared = self.clone();
+            let queued = self.threads.compact(move || {
+                if shared.compact(&Task::quiet()).is_err() {
+                    // tried again after as many writes
+                    shared.compaction.writes.store(0, Ordering::Relaxed);
+                }
+                shared.compaction.is_asked.store(false, Ordering::Release);
+            });
+            compaction.is_asked.store(queued, Ordering::Release);
+        }
+        Ok(())
+    }
+
+    fn compact(self: &Arc<Self>, task: &Task) -> Result<Compacted, KvError> {
+        let halt = Cancel::new();
+        {
+            let mut running = self.compaction.running.lock();
+            if running.is_some() {
+                return Err(KvError::Conflict);
+            }
+            *running = Some(halt.clone());
+        }
+        let stopped = || match task.cancel.is_cancelled() || halt.is_cancelled() {
+            true => Err(KvError::Cancelled),
+            false => self.writable(),
+        };
+        let compacted = self.rewrite(task, &stopped);
+        self.log_pin.store(u64::MAX, Ordering::Release);
+        *self.compaction.running.lock() = None;
+        drain::ask(self);
+        compacted
+    }
+
+    fn rewrite(self: &Arc<Self>, task: &Task, stopped: &dyn Fn() -> Result<(), KvError>) -> Result<Compacted, KvError> {
+        let (base, mut copy) = {
+            let engine = self.engine.lock();
+            stopped()?;
+            // no drain comes between, so the log still has everything behind this
+            self.log_pin.store(engine.revision, Ordering::Release);
+            (engine.base()?, engine.begin_copy(&*self.disk, &*self.chance)?)
+        };
+        let result = self.fill(&mut copy, &base, task, stopped).and_then(|()| {
+            drop(base);
+            // most of it, while drains go on
+            self.catch_up(&mut copy)?;
+            copy.blocks.sync_early()?;
+            self.catch_up(&mut copy)?;
+            stopped()
+        });
+        match result {
+            Ok(()) => self.swap(copy),
+            Err(error) => {
+                copy.discard(&*self.disk);
+                Err(error)
+            }
+        }
+    }
+
+    /// Everything that `base` has.
+    fn fill(
+        &self,
+        copy: &mut Engine,
+        base: &Base,
+        task: &Task,
+        stopped: &dyn Fn() -> Result<(), KvError>,
+    ) -> Result<(), KvError> {
+        let mut scan = base.scan(Bound::Unbounded, Bound::Unbounded, false)?;
+        let (mut piece, mut bytes, mut progress) = (Vec::new(), 0, Progress::default());
+        while let Some((key, stored)) = scan.step()? {
+            let value = base.value(&stored, usize::MAX, <[u8]>::to_vec)?;
+            bytes += key.len() + value.len();
+            progress.entries_done += 1;
+            piece.push(Loaded { key, value, expires_ms: stored.expires_ms() });
+            if bytes >= PIECE_BYTES {
+                stopped()?;
+                copy.load(&piece)?;
+                progress.bytes_done += bytes as u64;
+                task.report(progress);
+                piece.clear();
+                bytes = 0;
+            }
+        }
+        copy.load(&piece)?;
+        copy.write_revision(base.revision)
+    }
+
+    /// Bring what is in the log beyond it.
+    fn catch_up(&self, copy: &mut Engine) -> Result<(), KvError> {
+        let from = (copy.revision & ((1 << SEQUENCE_BITS) - 1)) + 1;
+        let history = self.writer.lock().log.history(from)?;
+        self.bring_history(copy, &history)
+    }
+
+    fn bring_history(&self, copy: &mut Engine, history: &History) -> Result<(), KvError> {
+        let mut view = self.nothing(copy)?;
+        history.read(&mut |replayed| {
+            let Replayed::Record(record) = replayed else { return Ok(()) };
+            let (revision, ops) = record::decode(&record)?;
+            if revision > view.revision {
+                lay_over(&mut view.stack, ops, revision);
+                view.revision = revision;
+            }
+            if view.stack.bytes() >= PIECE_BYTES {
+                copy.bring(&view).map_err(KvError::from)?;
+                view = self.nothing(copy)?;
+            }
+            Ok::<_, KvError>(())
+        })?;
+        match view.revision > copy.revision {
+            true => copy.bring(&view).map_err(KvError::from),
+            false => Ok(()),
+        }
+    }
+
+    /// A view that has nothing yet beyond what the copy has.
+    fn nothing(&self, copy: &Engine) -> Result<View, KvError> {
+        let tables = vec![Arc::new(Table::new(&self.threads))];
+        let stack = Arc::new(Stack { tables, base: copy.base()?, now: self.now.clone() });
+        Ok(View { stack, revision: copy.revision })
+    }
+
+    /// The last step, with drains held up: catch up, take the name, let readers see it.
+    fn swap(self: &Arc<Self>, mut copy: Engine) -> Result<Compacted, KvError> {
+        let mut engine = self.engine.lock();
+        let ready = self.writable().and_then(|()| self.catch_up(&mut copy)).and_then(|()| copy.base());
+        let base = match ready {
+            Ok(base) if copy.revision >= engine.revision => base,
+            Ok(_) => {
+                copy.discard(&*self.disk);
+                return Err(KvError::Internal("a compaction that did not catch up".into()));
+            }
+            Err(error) => {
+                copy.discard(&*self.disk);
+                return Err(error);
+            }
+        };
+        if let Err(error) = copy.replace(&*self.disk) {
+            // which of the two files has the name after a crash is not known: opening decides
+            self.poison(&error);
+            return Err(error);
+        }
+        let (bytes_before, bytes_after) = (engine.blocks.file_bytes(), copy.blocks.file_bytes());
+        self.rebase(base);
+        std::mem::replace(&mut *engine, copy).retire(&self.threads);
+        self.log_pin.store(u64::MAX, Ordering::Release);
+        self.release_log(engine.revision);
+        self.compaction.writes.store(0, Ordering::Relaxed);
+        self.compaction.file_bytes.store(bytes_after, Ordering::Relaxed);
+        Ok(Compacted { bytes_before, bytes_after })
+    }
+}
