@@ -131,6 +131,7 @@ impl Shared {
         self.close_queue();
         self.state.write().is_closed = true;
         self.close_subscribers();
+        self.compaction.stop();
         // failing here, it is opened like after a crash
         let synced = self.sync(true);
         let mut engine = self.engine.lock();
