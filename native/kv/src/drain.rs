@@ -46,7 +46,10 @@ pub(crate) fn ask(shared: &Arc<Shared>) {
 
 /// Let a thread make room for the log's next segment, if there is none.
 pub(crate) fn refill(shared: &Arc<Shared>) {
-    if shared.spares.bytes() == 0 && !shared.is_refilling.swap(true, Ordering::AcqRel) {
+    if shared.spares.bytes() == 0
+        && shared.has_room(shared.spares.next_bytes())
+        && !shared.is_refilling.swap(true, Ordering::AcqRel)
+    {
         let (shared, threads) = (shared.clone(), shared.threads.clone());
         threads.drain(move || {
             // a store that is closed leaves its directory alone: the next opening makes room there
