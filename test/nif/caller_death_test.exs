@@ -64,6 +64,79 @@ defmodule MaculaStorage.Nif.CallerDeathTest do
     assert {:ok, 2} = CubDB.fetch(app, :b)
   end
 
+  test "who waits behind a transaction and is killed writes nothing, and fills no queue" do
+    app = unique_app()
+    :ok = CubDB.put(app, :a, 1)
+    {:ok, handle} = MaculaStorage.Apps.app(app)
+    test = self()
+
+    {:cancel, :ok} =
+      CubDB.transaction(app, fn _tx ->
+        # as many as the queue takes, some of them for a turn, of 64 callers that die before their turn
+        for n <- 1..64 do
+          killed_when_ready(fn ready ->
+            for m <- 1..15, do: queue(handle, n, m)
+            {:ok, _} = Native.kv_begin(handle, make_ref(), 3_600_000)
+            ready.(:queued)
+          end)
+        end
+
+        assert {:error, :busy} = queue(handle, 0, 0)
+        spawn_link(fn -> send(test, {:written, put_until_taken(app, :b, 2)}) end)
+        {:cancel, {:cancel, :ok}}
+      end)
+
+    assert_receive {:written, :ok}, 60_000
+    assert app |> CubDB.select() |> Enum.to_list() == [a: 1, b: 2]
+    assert :ok = CubDB.transaction(app, &{:commit, Tx.put(&1, :c, 3), :ok})
+    assert mailbox() == []
+  end
+
+  test "writers that are killed while the store pauses for its drain leave it going" do
+    app = unique_app()
+
+    for round <- 1..5 do
+      writers =
+        for w <- 1..16 do
+          spawn_monitor(fn ->
+            for n <- 1..1_000, do: CubDB.put(app, {round, w, n}, :binary.copy(<<w>>, 500_000))
+          end)
+        end
+
+      # what waits to be drained is over half of its bound: 16 MiB, with what each write weighs
+      Wait.until("writes", fn -> CubDB.size(app) > round * 40 end)
+
+      for {pid, ref} <- writers do
+        Process.exit(pid, :kill)
+        assert_receive {:DOWN, ^ref, _, _, :killed}, 60_000
+      end
+
+      assert :ok = CubDB.put(app, {:next, round}, round)
+    end
+
+    whole = Enum.count(CubDB.select(app, min_key: {0, 0, 0}, max_key: {9, 99, 0}))
+    assert CubDB.size(app) == whole + 5
+    assert :ok = CubDB.file_sync(app)
+    assert mailbox() == []
+  end
+
+  test "a stream whose reader dies in the middle lets its snapshot go" do
+    app = unique_app()
+    for part <- 1..20, do: :ok = CubDB.put_multi(app, for(n <- 1..200, do: {{part, n}, n}))
+
+    for _ <- 1..20 do
+      killed_when_ready(fn ready ->
+        Enum.each(CubDB.select(app), fn {key, _} -> if key == {3, 100}, do: ready.(key) end)
+      end)
+    end
+
+    # what is rewritten again and again takes the room of what no snapshot holds
+    kv = Path.join([MaculaStorage.app_data_path(app), "kv", "kv.redb"])
+    before = rewritten(app, kv)
+    assert rewritten(app, kv) <= before
+    assert CubDB.size(app) == 4_000
+  end
+
   test "a SQLite transaction of a killed owner is undone, and the next writer goes on" do
     app = unique_app()
     :ok = SQLite.execute(app, "CREATE TABLE t (n)")
@@ -180,6 +253,32 @@ defmodule MaculaStorage.Nif.CallerDeathTest do
     Wait.until("removal of what was begun", fn ->
       backups |> File.ls!() |> Enum.filter(&String.starts_with?(&1, ".#{app}_")) == []
     end)
+  end
+
+  defp queue(handle, n, m) do
+    put = {:put, :erlang.term_to_binary({n, m}), :erlang.term_to_binary(m)}
+    Native.kv_write(handle, make_ref(), [put], [])
+  end
+
+  # the queue is full of the dead until the writer has passed over them
+  defp put_until_taken(app, key, value) do
+    case CubDB.put(app, key, value) do
+      {:error, :busy} -> put_until_taken(app, key, value)
+      other -> other
+    end
+  end
+
+  # the file's length after all was written anew, some times
+  defp rewritten(app, file) do
+    for round <- 1..5 do
+      for part <- 1..20 do
+        :ok = CubDB.put_multi(app, for(n <- 1..200, do: {{part, n}, {round, n}}))
+      end
+
+      {:ok, _} = CubDB.check(app)
+    end
+
+    File.stat!(file).size
   end
 
   defp tree(dir), do: dir |> Path.join("**") |> Path.wildcard(match_dot: true) |> Enum.sort()

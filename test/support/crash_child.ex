@@ -6,7 +6,8 @@ defmodule MaculaStorage.CrashChild do
   Invariant: a line `ack TIER WRITER N` is printed after `:ok` and never before.
   """
 
-  alias MaculaStorage.SQLite
+  alias MaculaStorage.{CubDB, SQLite}
+  alias MaculaStorage.CubDB.Tx
 
   @app "crash"
   @writers 1..3
@@ -85,12 +86,57 @@ defmodule MaculaStorage.CrashChild do
     end
   end
 
+  @many 1..64
+
+  @doc """
+  As `write/1`, 64 writers of one key-value store: single puts, puts of two keys, transactions that
+  count beside them.
+  """
+  def write_together(round) do
+    {:ok, _} = Application.ensure_all_started(:macula_storage)
+    for w <- @many, do: IO.puts("have kv #{w} #{whole(round - 1, w)}")
+    IO.puts("reported")
+    for w <- @many, do: spawn_link(fn -> write_mixed(round, w, 1) end)
+    forever()
+  end
+
+  defp write_mixed(round, w, n) do
+    :ok = write_mixed(rem(n, 3), round, w, n)
+    IO.puts("ack kv #{w} #{n}")
+    write_mixed(round, w, n + 1)
+  end
+
+  defp write_mixed(0, round, w, n), do: CubDB.put(@app, {round, w, n}, content(w, n))
+
+  defp write_mixed(1, round, w, n),
+    do: CubDB.put_multi(@app, [{{round, w, n}, content(w, n)}, {{round, w, n, :twin}, n}])
+
+  defp write_mixed(2, round, w, n) do
+    CubDB.transaction(@app, fn tx ->
+      count = Tx.get(tx, {round, w}, 0)
+      tx = Tx.put(tx, {round, w, n}, content(w, n))
+      tx = Tx.put(tx, {round, w, n, :twin}, n)
+      {:commit, Tx.put(tx, {round, w}, count + 1), :ok}
+    end)
+  end
+
+  # How many of a writer's are there: the first so many, each whole, each batch with all that it wrote.
+  defp whole(round, w) do
+    have = there(:kv, round, w)
+    true = have == Enum.to_list(1..length(have)//1)
+    range = [min_key: {round, w, 0, nil}, max_key: {round, w + 1, 0, nil}]
+    twins = for {{_, _, n, :twin}, n} <- CubDB.select(@app, range), do: n
+    true = twins == Enum.reject(have, &(rem(&1, 3) == 0))
+    true = CubDB.get(@app, {round, w}, 0) == Enum.count(have, &(rem(&1, 3) == 2))
+    length(have)
+  end
+
   @entries 60
 
   @doc "Fill the app with one tag everywhere and back it up; prints `backup PATH`."
   def back_up(tag) do
     {:ok, _} = Application.ensure_all_started(:macula_storage)
-    :ok = MaculaStorage.CubDB.clear(@app)
+    :ok = CubDB.clear(@app)
     :ok = SQLite.execute(@app, "DROP TABLE IF EXISTS t; CREATE TABLE t (n, tag)")
     {:ok, old} = MaculaStorage.file_list(@app)
     Enum.each(old, &(:ok = MaculaStorage.file_delete(@app, &1)))

@@ -213,9 +213,14 @@ impl BlockFile {
         self.latched.load(Ordering::Acquire).then(|| self.corruption()).flatten()
     }
 
-    /// Whether the disk was full since the last call.
-    pub fn take_full(&self) -> bool {
-        self.full.swap(false, Ordering::AcqRel)
+    /// Whether the disk was full since [`BlockFile::forget_full`].
+    pub fn is_full(&self) -> bool {
+        self.full.load(Ordering::Acquire)
+    }
+
+    /// There may be room again.
+    pub fn forget_full(&self) {
+        self.full.store(false, Ordering::Release);
     }
 
     /// Block 0 and the logical length as they are now.

@@ -10,6 +10,7 @@ use crate::sweep;
 use crate::writer::SEQUENCE_MAX;
 use crate::KvError;
 use parking_lot::MutexGuard;
+use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,11 +28,17 @@ pub(crate) fn ask(shared: &Arc<Shared>) {
         let threads = shared.threads.clone();
         threads.drain(move || {
             shared.is_drain_asked.store(false, Ordering::Release);
-            let mut engine = shared.engine.lock();
+            let drain = || {
+                let mut engine = shared.engine.lock();
+                while !shared.compaction.holds_drains() && shared.drain_some(&mut engine).unwrap_or(false) {
+                    // a compaction may wait for the engine
+                    MutexGuard::bump(&mut engine);
+                }
+            };
             // what failed was said to readers and writers through the store's state
-            while !shared.compaction.holds_drains() && shared.drain_some(&mut engine).unwrap_or(false) {
-                // a compaction may wait for the engine
-                MutexGuard::bump(&mut engine);
+            if catch_unwind(AssertUnwindSafe(drain)).is_err() {
+                // or writers would wait for it for ever
+                shared.poison(&KvError::Internal("the drain panicked".into()));
             }
         });
     }
@@ -86,7 +93,11 @@ impl Shared {
         self.is_drain_full.store(true, Ordering::Release);
         let revived = engine.revive().and_then(|()| engine.base());
         match revived {
-            Ok(base) => self.rebase(base),
+            Ok(base) => {
+                self.rebase(base);
+                // for who reads meanwhile, it was full until there is the new base
+                engine.blocks.forget_full();
+            }
             Err(error) => {
                 self.poison(&error);
                 return Err(error);

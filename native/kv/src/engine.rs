@@ -243,7 +243,7 @@ impl Engine {
     /// Bring what lies in the tables of `view` into place, in key order, with one durable commit. The
     /// view's own base is not looked at.
     pub fn bring(&mut self, view: &View) -> Result<(), Failed> {
-        self.blocks.take_full();
+        self.blocks.forget_full();
         let brought = self.write(|txn| {
             let mut tables = Tables::open(txn)?;
             if view.stack.is_cleared() {
@@ -260,7 +260,7 @@ impl Engine {
         });
         match brought {
             Ok(()) => self.revision = view.revision,
-            Err(_) if self.blocks.take_full() => return Err(Failed::Full),
+            Err(_) if self.blocks.is_full() => return Err(Failed::Full),
             Err(error) => return Err(Failed::Broken(error)),
         }
         Ok(())
@@ -271,7 +271,6 @@ impl Engine {
     pub fn revive(&mut self) -> Result<(), KvError> {
         self.drop_db();
         self.db = Some(open_db(&self.blocks, self.cache_bytes)?);
-        self.blocks.take_full();
         self.revision = self.meta(REVISION)?.unwrap_or(self.revision);
         Ok(())
     }

@@ -147,7 +147,8 @@ impl Shared {
                 return shared.watch(&mut queue, turn.until);
             }
             drop(queue);
-            turn.abort(KvError::Timeout);
+            // this thread keeps the time of all stores: it does not wait for a turn's reader
+            turn.time_out();
         });
     }
 
@@ -169,20 +170,33 @@ impl Shared {
 
     /// Let nobody work on it for a while.
     pub fn pause(self: &Arc<Self>, span: Duration) {
-        self.queue.lock().work = Work::Paused;
+        let mut queue = self.queue.lock();
+        queue.work = Work::Paused;
+        if queue.is_closed {
+            // whoever closes it waits for that
+            queue.work = Work::Nobody;
+            self.idle.notify_all();
+            return;
+        }
+        drop(queue);
+        self.resume_after(span);
+    }
+
+    /// Memory that is full stays closed until a drain made room: then it is looked at again.
+    fn resume_after(self: &Arc<Self>, span: Duration) {
         let shared = Arc::downgrade(self);
         self.threads.after(span, move || {
             let Some(shared) = shared.upgrade() else { return };
             let mut queue = shared.queue.lock();
-            if matches!(queue.work, Work::Paused) {
-                if shared.is_far_too_full() && !queue.is_closed {
-                    drop(queue);
-                    return shared.pause(span);
-                }
-                queue.work = Work::Nobody;
-                shared.idle.notify_all();
-                shared.send_thread(queue);
+            if !matches!(queue.work, Work::Paused) {
+                return;
             }
+            if shared.must_wait() {
+                drop(queue);
+                return shared.resume_after(span);
+            }
+            queue.work = Work::Nobody;
+            shared.send_thread(queue);
         });
     }
 

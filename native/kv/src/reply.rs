@@ -4,7 +4,8 @@ use crate::KvError;
 
 type Answer<T> = Box<dyn FnOnce(Result<T, KvError>) + Send>;
 
-/// Dropped without an answer it answers `Closed`, so that no caller waits for ever.
+/// Dropped without an answer it answers `Closed`, so that no caller waits for ever; dropped by a panic,
+/// which may have come behind the log, that nobody knows.
 pub(crate) struct Reply<T>(Option<Answer<T>>);
 
 impl<T> Reply<T> {
@@ -31,6 +32,9 @@ impl<T> Reply<T> {
 
 impl<T> Drop for Reply<T> {
     fn drop(&mut self) {
-        self.answer(Err(KvError::Closed));
+        self.answer(Err(match std::thread::panicking() {
+            true => KvError::UnknownResult("the writer panicked".into()),
+            false => KvError::Closed,
+        }));
     }
 }

@@ -23,7 +23,7 @@ use macula_core::{Chance, Clock, Disk, Gate};
 use macula_wal::Spares;
 use parking_lot::{Condvar, Mutex, RwLock};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 /// One opened store.
 pub(crate) struct Shared {
@@ -88,14 +88,28 @@ impl Shared {
         }
     }
 
-    /// Read from the newest view. redb closes the bases of a database that is opened anew (see
-    /// `Engine::revive`): then there is a newer one, or will be in a moment.
+    /// Read from the newest view; again while redb is being opened anew.
     pub fn read<T>(&self, read: impl Fn(&View) -> Result<T, KvError>) -> Result<T, KvError> {
         loop {
-            match read(&self.view()?) {
-                Err(KvError::Closed) if self.writable().is_ok() => std::thread::yield_now(),
+            let view = self.view()?;
+            match read(&view) {
+                Err(error) if self.is_passing(&error, &view) => std::thread::yield_now(),
                 result => return result,
             }
+        }
+    }
+
+    /// Whether `view` failed to be read because redb met a full disk: then it answers nothing more, its
+    /// bases are closed as it is opened anew (see `Engine::revive`), and there is a newer base, or will
+    /// be in a moment.
+    pub fn is_passing(&self, error: &KvError, view: &View) -> bool {
+        let state = self.state.read();
+        let is_sound = state.poisoned.is_none() && !state.is_closed;
+        let is_renewed = || state.stack.base.blocks().is_full() || !Arc::ptr_eq(&state.stack.base, &view.stack.base);
+        match error {
+            KvError::Closed => is_sound,
+            KvError::Poisoned(_) => is_sound && is_renewed(),
+            _ => false,
         }
     }
 
@@ -122,6 +136,11 @@ impl Shared {
         let tables = [fresh].into_iter().chain(state.stack.tables.iter().cloned()).collect();
         let stack = Stack { tables, base: state.stack.base.clone(), now: self.now.clone() };
         state.stack = Arc::new(stack);
+    }
+
+    /// Whether writers write into it.
+    pub fn is_active(&self, table: &Weak<Table>) -> bool {
+        self.state.read().stack.tables.first().is_some_and(|active| std::ptr::eq(Arc::as_ptr(active), table.as_ptr()))
     }
 
     /// The same, over another base with the same content.
@@ -208,5 +227,119 @@ impl Shared {
     /// Bytes of all files.
     pub fn file_bytes(&self) -> u64 {
         self.blocks().file_bytes() + self.log_bytes.load(Ordering::Relaxed) + self.spares.bytes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{Seams, Store};
+    use crate::{Batch, Threads};
+    use macula_core::{SystemChance, SystemClock};
+    use macula_testkit::FaultDisk;
+    use std::time::Duration;
+
+    fn open(threads: &Threads, overlay_bytes_max: usize) -> Store {
+        let (disk, gate, threads) = (Arc::new(FaultDisk::new()), Arc::new(Gate::new()), threads.clone());
+        let seams = Seams { disk, gate, clock: Arc::new(SystemClock), chance: Arc::new(SystemChance), threads };
+        let options = Options { table_bytes_max: 4_000, reserve_bytes: 0, overlay_bytes_max, ..Options::default() };
+        Store::open(seams, options).expect("opens")
+    }
+
+    /// What lies in memory now.
+    fn parts(store: &Store, tables: &mut Vec<Weak<Table>>, bases: &mut Vec<Weak<Base>>) {
+        let stack = store.shared().view().expect("open").stack;
+        tables.extend(stack.tables.iter().map(Arc::downgrade));
+        bases.push(Arc::downgrade(&stack.base));
+    }
+
+    /// Tables and bases that are still there, beside those of the newest view.
+    fn left(store: &Store, tables: &[Weak<Table>], bases: &[Weak<Base>]) -> usize {
+        let stack = store.shared().view().expect("open").stack;
+        let old = |table: &Arc<Table>| !stack.tables.iter().any(|newest| Arc::ptr_eq(newest, table));
+        let mut found: Vec<_> = tables.iter().filter_map(Weak::upgrade).filter(old).collect();
+        found.dedup_by(|one, other| Arc::ptr_eq(one, other));
+        let mut bases: Vec<_> = bases.iter().filter_map(Weak::upgrade).collect();
+        bases.retain(|base| !Arc::ptr_eq(base, &stack.base));
+        bases.dedup_by(|one, other| Arc::ptr_eq(one, other));
+        found.len() + bases.len()
+    }
+
+    /// A turn whose owner kept its handle held its base, and with it pages of the file, for as long.
+    #[test]
+    fn what_snapshots_and_turns_hold_is_freed_with_them() {
+        let threads = Threads::start(2, 1, Arc::new(SystemClock)).expect("threads");
+        let store = open(&threads, 1 << 20);
+        let (mut tables, mut bases, mut held, mut turns) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        for round in 0..20_u8 {
+            for n in 0..10_u8 {
+                store.write(Batch::put([n, round], vec![round; 200])).expect("written");
+                parts(&store, &mut tables, &mut bases);
+            }
+            held.push(store.snapshot().expect("snapshot"));
+            let turn = store.begin_wait(Duration::from_secs(60)).expect("turn");
+            match round % 3 {
+                0 => drop(turn.commit_wait().expect("commits")),
+                1 => turn.abort(),
+                _ => turn.cancel(),
+            }
+            turns.push(turn);
+            store.checkpoint().expect("drains");
+        }
+        assert!(left(&store, &tables, &bases) >= 20, "held");
+        held.clear();
+        // a drain lets go of its own view a moment after the others
+        while left(&store, &tables, &bases) > 0 {
+            std::thread::yield_now();
+        }
+        assert!(turns.iter().all(|turn| turn.get(b"x").is_err()), "ended long ago");
+        assert_eq!(store.shared().view().expect("open").stack.bytes(), 0);
+        store.close();
+        threads.stop();
+    }
+    /// Each group was let in after 20 ms, however full memory was: at 8 MB a group.
+    #[test]
+    fn memory_stays_bounded_while_a_drain_takes_long() {
+        const LEN: usize = 50_000;
+        const MAX: usize = 400_000;
+        let threads = Threads::start(1, 1, Arc::new(SystemClock)).expect("threads");
+        let store = open(&threads, MAX);
+        let (answer, answers) = std::sync::mpsc::channel();
+        let engine = store.shared().engine.lock();
+        for n in 0..100_u8 {
+            let answer = answer.clone();
+            let reply = move |result: Result<_, KvError>| answer.send(result).expect("waits");
+            let batch = Batch::put([n], vec![n; LEN]);
+            while store.submit(batch.clone(), Box::new(reply.clone())).is_err() {}
+            // one by one, while it goes on
+            if answers.recv_timeout(Duration::from_millis(500)).is_err() {
+                break;
+            }
+        }
+        let bytes = store.shared().view().expect("open").stack.bytes();
+        assert!((MAX..MAX + 2 * LEN).contains(&bytes), "bytes={bytes}");
+        drop(engine);
+        answers.recv_timeout(Duration::from_secs(60)).expect("answered when there is room").expect("written");
+        store.write(Batch::put("more", vec![0; LEN])).expect("goes on");
+        store.close();
+        threads.stop();
+    }
+
+    /// The one who closed it waited for the end of the pause, on a clock that stands for ever.
+    #[test]
+    fn a_paused_store_closes_at_once() {
+        let clock = Arc::new(macula_testkit::SimClock::default());
+        let threads = Threads::start(1, 1, clock).expect("threads");
+        for _ in 0..50 {
+            let store = open(&threads, 10_000);
+            let engine = store.shared().engine.lock();
+            for n in 0..5_u8 {
+                let reply = |result: Result<_, KvError>| drop(result);
+                store.submit(Batch::put([n], vec![n; 9_000]), Box::new(reply)).expect("queued");
+            }
+            drop(engine);
+            store.close();
+        }
+        threads.stop();
     }
 }

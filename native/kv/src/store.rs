@@ -196,7 +196,7 @@ impl Store {
         let view = self.0.shared.view()?;
         let found = match hot::only(|| view.find(key, len_max, f)) {
             // redb is being opened anew
-            Err(KvError::Closed) => Err(KvError::Cold),
+            Err(error) if self.0.shared.is_passing(&error, &view) => Err(KvError::Cold),
             found => found,
         };
         self.0.shared.counters.hot(&found);

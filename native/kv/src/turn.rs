@@ -1,7 +1,8 @@
 //! An exclusive turn: one caller reads and writes alone while the store's queue waits for it.
 //!
 //! Invariant: a turn ends once, by commit, abort, cancel, deadline or closing, under its lock; what
-//! ends it first decides, and later calls answer with that. Its writes are in memory until commit.
+//! ends it first decides, and later calls answer with that. Its writes are in memory until commit;
+//! what it reads from it holds until its end, whoever keeps it longer.
 
 use crate::base::short_enough;
 use crate::batch::{check_key, check_value, Batch, Committed, Op};
@@ -11,8 +12,9 @@ use crate::table::{Written, NEVER_MS};
 use crate::view::{page, KeyRange, Page, PageLimits, View, Writes};
 use crate::KvError;
 use parking_lot::Mutex;
+use std::cell::Cell;
 use std::fmt;
-use std::sync::atomic::{fence, AtomicBool, Ordering};
+use std::sync::atomic::{fence, AtomicU8, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -24,17 +26,31 @@ pub(crate) enum End {
 
 /// Shared by the caller and the store.
 pub(crate) struct Turn {
-    view: View,
     state: Mutex<State>,
     store: Weak<Shared>,
     /// On the store's monotonic clock.
     pub until: Duration,
     bytes_max: usize,
-    /// Set before the lock is tried, looked at after it is given back: one of the two sees it.
-    cancelled: AtomicBool,
+    /// How it is to end, [`GOES_ON`] at first. Set before the lock is tried, looked at after it is given
+    /// back: one of the two sees it.
+    ending: AtomicU8,
+}
+
+const GOES_ON: u8 = 0;
+const CANCELLED: u8 = 1;
+const TIMED_OUT: u8 = 2;
+
+fn why(ending: u8) -> Option<KvError> {
+    match ending {
+        GOES_ON => None,
+        CANCELLED => Some(KvError::Cancelled),
+        _ => Some(KvError::Timeout),
+    }
 }
 
 struct State {
+    /// Nobody else writes before its end, so that a newer view of the same content may take its place.
+    view: Option<View>,
     /// Why no call is possible any more.
     over: Option<KvError>,
     writes: Writes,
@@ -44,20 +60,31 @@ struct State {
 
 impl Turn {
     pub fn new(view: View, store: Weak<Shared>, until: Duration, bytes_max: usize) -> Self {
-        let state = State { over: None, writes: Writes::new(), cleared: false, bytes: 0 };
-        Self { view, state: Mutex::new(state), store, until, bytes_max, cancelled: AtomicBool::new(false) }
+        let state = State { view: Some(view), over: None, writes: Writes::new(), cleared: false, bytes: 0 };
+        Self { state: Mutex::new(state), store, until, bytes_max, ending: AtomicU8::new(GOES_ON) }
     }
 
     /// End it with `why`, if it did not end before. The store is not told.
     pub fn stop(&self, why: KvError) -> bool {
-        self.state.lock().stop(why)
+        let stopped = self.state.lock().stop(why);
+        self.let_go(stopped)
     }
 
     /// End it with `why`, if it did not end before; the next writer has its turn.
-    pub fn abort(&self, why: KvError) {
+    fn abort(&self, why: KvError) {
         if self.stop(why) {
             self.tell(End::Abort);
         }
+    }
+
+    /// Free what it read from and wrote, where nobody waits. Whether it ended.
+    fn let_go(&self, ended: Option<Ended>) -> bool {
+        let Some(ended) = ended else { return false };
+        match self.store.upgrade() {
+            Some(store) => store.threads.dispose(Box::new(ended)),
+            None => drop(ended),
+        }
+        true
     }
 
     fn tell(&self, end: End) {
@@ -75,37 +102,58 @@ impl Turn {
             }
         };
         fence(Ordering::SeqCst);
-        if self.cancelled.load(Ordering::SeqCst) {
-            self.abort(KvError::Cancelled);
+        if let Some(why) = why(self.ending.load(Ordering::SeqCst)) {
+            self.abort(why);
         }
         result
     }
 
+    /// As [`Turn::with`], for what is read, and as [`Shared::read`]: again when redb was opened anew.
+    fn read<T>(&self, look: impl Fn(&State, &View) -> Result<T, KvError>) -> Result<T, KvError> {
+        self.with(|state| loop {
+            let view = state.view.as_ref().ok_or(KvError::Closed)?;
+            let result = look(state, view);
+            match (&result, self.store.upgrade()) {
+                (Err(error), Some(store)) if store.is_passing(error, view) => {
+                    std::thread::yield_now();
+                    state.view = Some(store.view()?);
+                }
+                _ => return result,
+            }
+        })
+    }
+
     /// As [`Turn::abort`], without waiting for a call that is reading.
-    fn cancel(&self) {
-        self.cancelled.store(true, Ordering::SeqCst);
+    fn end_soon(&self, ending: u8) {
+        let _ = self.ending.compare_exchange(GOES_ON, ending, Ordering::SeqCst, Ordering::SeqCst);
         fence(Ordering::SeqCst);
-        let free = self.state.try_lock();
-        let ended = free.is_some_and(|mut state| state.stop(KvError::Cancelled));
-        if ended {
+        let stopped = match (self.state.try_lock(), why(ending)) {
+            (Some(mut state), Some(why)) => state.stop(why),
+            _ => None,
+        };
+        if self.let_go(stopped) {
             self.tell(End::Abort);
         }
     }
+
+    /// Its deadline passed.
+    pub fn time_out(&self) {
+        self.end_soon(TIMED_OUT);
+    }
 }
 
+/// What a turn held until its end.
+type Ended = (Option<View>, Writes);
+
 impl State {
-    fn finish(&mut self, why: KvError) -> (Writes, bool) {
+    fn finish(&mut self, why: KvError) -> Ended {
         self.over = Some(why);
-        (std::mem::take(&mut self.writes), self.cleared)
+        (self.view.take(), std::mem::take(&mut self.writes))
     }
 
-    /// Whether this ended it.
-    fn stop(&mut self, why: KvError) -> bool {
-        let open = self.over.is_none();
-        if open {
-            self.finish(why);
-        }
-        open
+    /// What it held, if this ended it.
+    fn stop(&mut self, why: KvError) -> Option<Ended> {
+        self.over.is_none().then(|| self.finish(why))
     }
 
     fn has(&self, view: &View, key: &[u8]) -> Result<bool, KvError> {
@@ -166,34 +214,38 @@ impl Tx {
 
     /// As [`crate::Store::get_with`], own writes included.
     pub fn get_with<R>(&self, key: &[u8], len_max: usize, f: impl FnOnce(&[u8]) -> R) -> Result<Option<R>, KvError> {
-        self.0.with(|state| match state.writes.get(key) {
-            Some(written) => match self.0.view.live(written) {
-                Some(value) => short_enough(value.len(), len_max).map(|()| Some(f(value))),
+        // what is read again was not found before
+        let f = Cell::new(Some(f));
+        let once = |value: &[u8]| f.take().map(|f| f(value));
+        let found = self.0.read(|state, view| match state.writes.get(key) {
+            Some(written) => match view.live(written) {
+                Some(value) => short_enough(value.len(), len_max).map(|()| Some(once(value))),
                 None => Ok(None),
             },
             None if state.cleared => Ok(None),
-            None => self.0.view.find(key, len_max, f),
-        })
+            None => view.find(key, len_max, once),
+        })?;
+        Ok(found.flatten())
     }
 
     /// Whether a key is there, own writes included.
     pub fn has(&self, key: &[u8]) -> Result<bool, KvError> {
-        self.0.with(|state| state.has(&self.0.view, key))
+        self.0.read(|state, view| state.has(view, key))
     }
 
     /// As [`crate::Store::expires_ms`], own writes included.
     pub fn expires_ms(&self, key: &[u8]) -> Result<Option<u64>, KvError> {
-        self.0.with(|state| state.expires_ms(&self.0.view, key))
+        self.0.read(|state, view| state.expires_ms(view, key))
     }
 
     /// A part of a range, own writes included; see [`crate::Snapshot::page`].
     pub fn page(&self, range: &KeyRange, reverse: bool, limits: PageLimits) -> Result<Page, KvError> {
-        self.0.with(|state| page(&self.0.view, &state.writes, state.cleared, range, reverse, limits))
+        self.0.read(|state, view| page(view, &state.writes, state.cleared, range, reverse, limits))
     }
 
     /// Entries, own writes included. Looks at each write, and at what [`crate::Store::len`] looks at.
     pub fn len(&self) -> Result<u64, KvError> {
-        self.0.with(|state| state.len(&self.0.view))
+        self.0.read(|state, view| state.len(view))
     }
 
     /// Whether there is no entry.
@@ -222,7 +274,7 @@ impl Tx {
     /// Remove everything.
     pub fn clear(&self) -> Result<(), KvError> {
         self.0.with(|state| {
-            *state = State { over: None, writes: Writes::new(), cleared: true, bytes: 0 };
+            (state.writes, state.cleared, state.bytes) = (Writes::new(), true, 0);
             Ok(())
         })
     }
@@ -231,8 +283,9 @@ impl Tx {
     /// error here, `reply` is never called. Later calls answer [`KvError::Closed`].
     pub fn commit(&self, reply: Box<dyn FnOnce(Result<Committed, KvError>) + Send>) -> Result<(), KvError> {
         self.0.with(|state| {
-            let (writes, cleared) = state.finish(KvError::Closed);
-            let clear = cleared.then_some(Op::Clear);
+            let (view, writes) = state.finish(KvError::Closed);
+            self.0.let_go(Some((view, Writes::new())));
+            let clear = state.cleared.then_some(Op::Clear);
             let changes = writes.into_iter().map(|(key, Written { value, expires_ms })| match value {
                 Some(value) if expires_ms == NEVER_MS => Op::Put { key, value },
                 Some(value) => Op::PutUntil { key, value, expires_ms },
@@ -257,7 +310,7 @@ impl Tx {
     /// As [`Tx::abort`], from anywhere, when its owner is gone: never waits, and later calls answer
     /// [`KvError::Cancelled`].
     pub fn cancel(&self) {
-        self.0.cancel();
+        self.0.end_soon(CANCELLED);
     }
 }
 

@@ -76,13 +76,13 @@ impl Shared {
         let mut writer = self.writer.lock();
         let pass = self.gate.pass();
         let Ok(mut staged) = self.view() else { return answer_all(group, &KvError::Closed) };
-        let (before, stack_before) = (staged.revision, staged.stack.clone());
+        let (before, mut stack_before) = (staged.revision, staged.stack.clone());
         let own = *self.durability.lock();
         let (mut done, mut broken, mut durability) = (Vec::with_capacity(group.len()), None, Durability::None);
         let (mut heard, mut unserved) = (Vec::new(), Vec::new());
         for (mut batch, reply) in group {
             let wanted = batch.durability.unwrap_or(own);
-            match self.stage(&mut writer, &mut staged, &mut batch, &mut heard) {
+            match self.stage(&mut writer, &mut staged, &mut stack_before, &mut batch, &mut heard) {
                 Ok(committed) => {
                     durability = durability.max(wanted);
                     done.push((reply, Ok(committed)));
@@ -131,15 +131,22 @@ impl Shared {
         &self,
         writer: &mut Writer,
         staged: &mut View,
+        before: &mut Arc<Stack>,
         batch: &mut Batch,
         heard: &mut Vec<Heard>,
     ) -> Result<Committed, KvError> {
         if batch.cancel.as_ref().is_some_and(|cancel| cancel.is_cancelled()) {
             return Err(KvError::Cancelled);
         }
-        meets(staged, &batch.conditions)?;
-        if matches!(batch.ops.first(), Some(Op::Expire(_))) && !still_due(staged, &mut batch.ops)? {
-            return Ok(Committed { revision: staged.revision });
+        self.meets(staged, before, &batch.conditions)?;
+        if matches!(batch.ops.first(), Some(Op::Expire(_))) {
+            match still_due(staged, &mut batch.ops) {
+                Ok(true) => {}
+                Ok(false) => return Ok(Committed { revision: staged.revision }),
+                // the sweeper comes again
+                Err(error) if self.is_passing(&error, staged) => return Err(KvError::Cancelled),
+                Err(error) => return Err(error),
+            }
         }
         let revision = writer.epoch | writer.log.next_sequence();
         record::append(&mut writer.log, revision, &batch.ops)?;
@@ -147,6 +154,21 @@ impl Shared {
         lay_over(&mut staged.stack, std::mem::take(&mut batch.ops), revision);
         staged.revision = revision;
         Ok(Committed { revision })
+    }
+
+    /// As [`Shared::read`]: while redb is opened anew, the staged tables get the base that it has then.
+    fn meets(&self, staged: &mut View, before: &mut Arc<Stack>, conditions: &[Condition]) -> Result<(), KvError> {
+        loop {
+            match meets(staged, conditions) {
+                // nothing was cleared in this group: then the base would not be looked at
+                Err(error) if self.is_passing(&error, staged) => {
+                    std::thread::yield_now();
+                    *before = self.view()?.stack;
+                    staged.stack = before.clone();
+                }
+                met => return met,
+            }
+        }
     }
 
     fn may_write(&self) -> Result<(), KvError> {
@@ -222,28 +244,30 @@ impl Shared {
             self.threads.after(self.options.sync_interval, move || {
                 let Some(shared) = shared.upgrade() else { return };
                 shared.is_sync_due.store(false, Ordering::Release);
-                shared.submit_own(Job::Sync { freeze: false, reply: None });
+                // not in the queue, where an exclusive turn may hold it up; who fails says so to all
+                let threads = shared.threads.clone();
+                threads.write(move || drop(shared.sync(false)));
             });
         }
-    }
-
-    /// Twice what memory may hold, and a drain is on its way.
-    pub fn is_far_too_full(&self) -> bool {
-        !self.is_drain_full.load(Ordering::Acquire)
-            && self.sound().is_ok()
-            && self.state.read().stack.bytes() >= 2 * self.options.overlay_bytes_max
     }
 
     fn is_over_full(&self) -> bool {
         self.state.read().stack.bytes() >= self.options.overlay_bytes_max
     }
 
+    /// Whether only a drain makes room. Not for who is told that the disk is full, or the store broken.
+    pub fn must_wait(&self) -> bool {
+        let can_drain = !self.is_drain_full.load(Ordering::Acquire) && self.writable().is_ok();
+        can_drain && self.is_over_full() && self.frozen(0).is_some()
+    }
+
     /// After each group: let full tables be drained, room be made, and do not run ahead of either.
     /// False: the queue is paused.
     fn keep_up(self: &Arc<Self>) -> bool {
-        let (active, waiting) = {
+        let (active, waiting, table) = {
             let stack = &self.state.read().stack;
-            (stack.tables.first().map_or(0, |table| table.bytes()), stack.bytes())
+            let table = stack.tables.first();
+            (table.map_or(0, |table| table.bytes()), stack.bytes(), table.map(Arc::downgrade).unwrap_or_default())
         };
         if active >= self.options.table_bytes_max {
             // a failure here is the next writer's to hear
@@ -252,7 +276,10 @@ impl Shared {
             let shared = Arc::downgrade(self);
             self.threads.after(self.options.drain_interval, move || {
                 let Some(shared) = shared.upgrade() else { return };
-                shared.submit_own(Job::Sync { freeze: true, reply: None });
+                // a table that was full before went long ago
+                if shared.is_active(&table) {
+                    shared.submit_own(Job::Sync { freeze: true, reply: None });
+                }
             });
         }
         drain::refill(self);

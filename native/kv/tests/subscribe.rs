@@ -56,6 +56,8 @@ fn within<'o>(range: &KeyRange, ops: &'o [Op]) -> Vec<&'o Op> {
             (range.0.as_ref().map(Vec::as_slice), range.1.as_ref().map(Vec::as_slice)).contains(key.as_slice())
         }
         Op::Clear => true,
+        // nothing here expires
+        Op::Expire(_) => false,
     };
     ops.iter().filter(is_in).collect()
 }

@@ -1,0 +1,92 @@
+defmodule MaculaStorage.Crash.FullDiskTest do
+  @moduledoc """
+  A real file system that is full: a small tmpfs with a store in it. Reads go on, nothing acknowledged is
+  lost, writes come back by themselves when there is room, and a VM that is killed while it is full leaves
+  everything for the next. Mounting takes root; who may not is told, and the tests are skipped.
+  """
+  use MaculaStorage.Case, async: false
+
+  @moduletag timeout: 600_000
+
+  # Looked at when this file is compiled, which is when it is run.
+  probe = Path.join(System.tmp_dir!(), "macula_mount_#{System.pid()}")
+  File.mkdir_p!(probe)
+  mount = ["-n", "-t", "tmpfs", "-o", "size=1m", "tmpfs", probe]
+
+  case System.find_executable("mount") && System.cmd("mount", mount, stderr_to_stdout: true) do
+    {_, 0} -> {_, 0} = System.cmd("umount", [probe])
+    _ -> @moduletag skip: "a tmpfs cannot be mounted here (it takes root)"
+  end
+
+  File.rmdir!(probe)
+
+  setup do
+    dir = unique_dir("full")
+    File.mkdir_p!(dir)
+    mounted(dir, "size=48m")
+
+    on_exit(fn ->
+      # a child that was killed is gone when its port says so
+      {_, 0} = System.cmd("umount", [dir], stderr_to_stdout: true)
+      File.rm_rf!(dir)
+    end)
+
+    {:ok, dir: dir}
+  end
+
+  test "an app's store goes on when the disk has grown, and after a kill", %{dir: dir} do
+    child = start("fill()", dir)
+    first = until_full(child)
+    assert first > 1000
+    # other programs do not write either
+    assert {:error, :enospc} = File.write(Path.join(dir, "other"), :binary.copy("x", 100_000_000))
+    File.rm(Path.join(dir, "other"))
+    ChildVM.tell(child, "look")
+    assert ["whole " <> _] = ChildVM.wait_for(child, "looked")
+    mounted(dir, "remount,size=96m")
+    ChildVM.tell(child, "fill")
+    second = until_full(child)
+    assert second > first + 1000
+    ChildVM.kill(child)
+
+    child = start("look()", dir)
+    assert ["whole " <> found] = ChildVM.wait_for(child, "looked")
+    assert String.to_integer(found) >= second
+    mounted(dir, "remount,size=160m")
+    ChildVM.tell(child, "fill")
+    assert until_full(child) > second + 1000
+    ChildVM.kill(child)
+  end
+
+  test "what others leave gives writes back", %{dir: dir} do
+    ballast = Path.join(dir, "ballast")
+    File.write!(ballast, :binary.copy("x", 24_000_000))
+    child = start("fill()", dir)
+    first = until_full(child)
+    File.rm!(ballast)
+    ChildVM.tell(child, "fill")
+    assert until_full(child) > first + 1000
+    ChildVM.kill(child)
+  end
+
+  defp start(call, dir) do
+    base = Path.join(dir, "base")
+    ChildVM.start("MaculaStorage.FullChild.#{call}", base: base)
+  end
+
+  # The number of the last acknowledged write; what it says is checked by the child itself.
+  defp until_full(child) do
+    lines = ChildVM.wait_for(child, "full")
+    "ack " <> n = List.last(lines)
+    String.to_integer(n)
+  end
+
+  defp mounted(dir, options) do
+    {said, status} =
+      System.cmd("mount", ["-n", "-t", "tmpfs", "-o", options, "tmpfs", dir],
+        stderr_to_stdout: true
+      )
+
+    assert status == 0, said
+  end
+end
