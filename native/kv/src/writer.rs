@@ -217,9 +217,13 @@ impl Shared {
     pub fn sync(self: &Arc<Self>, freeze: bool) -> Result<(), KvError> {
         self.sound()?;
         let mut writer = self.writer.lock();
+        let (was_dirty, begun) = (writer.is_dirty, self.clock.monotonic());
         if let Err(error) = writer.make(Durability::Sync) {
             self.poison(&error);
             return Err(error);
+        }
+        if was_dirty {
+            self.counters.sync(self.clock.monotonic().saturating_sub(begun));
         }
         if freeze {
             self.is_freeze_due.store(false, Ordering::Release);
