@@ -133,8 +133,7 @@ fn run(disk: &FaultDisk, promise: &mut Promise, mut failed: impl FnMut(&KvError)
             Step::Turn(ops) => vec![ops.clone()],
             Step::Compact => {
                 // a compaction that fails leaves the store as it was, or says that it is poisoned
-                let mut failures = (0..3).map_while(|_| store.compact(&Task::quiet()).err());
-                while let Some(error) = failures.next() {
+                for error in (0..3).map_while(|_| store.compact(&Task::quiet()).err()) {
                     let is_as_before = matches!(error.kind(), Kind::Io) && store.sync().is_ok();
                     if !is_as_before && failed(&error).is_break() {
                         return Some(store);
