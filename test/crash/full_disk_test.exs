@@ -58,11 +58,17 @@ defmodule MaculaStorage.Crash.FullDiskTest do
     ChildVM.kill(child)
   end
 
-  test "what others leave gives writes back", %{dir: dir} do
+  test "a full disk takes deletes, and what others leave gives writes back", %{dir: dir} do
     ballast = Path.join(dir, "ballast")
     File.write!(ballast, :binary.copy("x", 24_000_000))
     child = start("fill()", dir)
     first = until_full(child)
+    ChildVM.tell(child, "delete")
+    left = first - 51
+    assert [] = ChildVM.wait_for(child, "deleted to #{left}")
+    ChildVM.kill(child)
+    child = start("look()", dir)
+    assert ["whole #{left}"] == ChildVM.wait_for(child, "looked")
     File.rm!(ballast)
     ChildVM.tell(child, "fill")
     assert until_full(child) > first + 1000

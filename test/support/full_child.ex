@@ -30,6 +30,7 @@ defmodule MaculaStorage.FullChild do
     case IO.gets("") do
       "fill\n" -> refill()
       "look\n" -> whole()
+      "delete\n" -> delete()
     end
 
     serve()
@@ -52,6 +53,14 @@ defmodule MaculaStorage.FullChild do
         # what waits in memory may make room yet
         if now() - since < @patience_ms, do: put_on(n, since), else: n - 1
     end
+  end
+
+  # without any room made by others
+  defp delete do
+    n = count()
+    :ok = CubDB.delete_multi(@app, Enum.to_list((n - 49)..n))
+    :ok = CubDB.delete(@app, n - 50)
+    IO.puts("deleted to #{n - 51}")
   end
 
   defp whole do

@@ -133,6 +133,11 @@ impl Batch {
         self.bytes() as u64 * 4 + self.ops.len() as u64 * 16_384
     }
 
+    /// Whether less is there after it.
+    pub(crate) fn only_removes(&self) -> bool {
+        self.ops.iter().all(|op| matches!(op, Op::Delete { .. } | Op::Clear))
+    }
+
     pub(crate) fn check_lens(&self) -> Result<(), KvError> {
         for op in &self.ops {
             match op {

@@ -71,7 +71,12 @@ impl Shared {
         let Some(frozen) = self.frozen(DRAIN_BYTES_MAX) else { return Ok(false) };
         self.sound()?;
         let begun = self.clock.monotonic();
-        match engine.bring(&frozen).and_then(|()| engine.base().map_err(Failed::Broken)) {
+        let brought = match frozen.revision > engine.revision {
+            true => engine.bring(&frozen),
+            // a compaction brought all of it, and more: from the log, which may be gone up to there
+            false => Ok(()),
+        };
+        match brought.and_then(|()| engine.base().map_err(Failed::Broken)) {
             Ok(base) => self.drained(&frozen, base),
             Err(Failed::Full) => return self.drain_full(engine),
             Err(Failed::Broken(error)) => {

@@ -191,7 +191,7 @@ impl Shared {
             if !matches!(queue.work, Work::Paused) {
                 return;
             }
-            if shared.must_wait() {
+            if shared.is_far_too_full() {
                 drop(queue);
                 return shared.resume_after(span);
             }

@@ -317,7 +317,7 @@ mod tests {
             }
         }
         let bytes = store.shared().view().expect("open").stack.bytes();
-        assert!((MAX..MAX + 2 * LEN).contains(&bytes), "bytes={bytes}");
+        assert!((2 * MAX..2 * MAX + 2 * LEN).contains(&bytes), "bytes={bytes}");
         drop(engine);
         answers.recv_timeout(Duration::from_secs(60)).expect("answered when there is room").expect("written");
         store.write(Batch::put("more", vec![0; LEN])).expect("goes on");

@@ -138,14 +138,12 @@ impl Shared {
         if batch.cancel.as_ref().is_some_and(|cancel| cancel.is_cancelled()) {
             return Err(KvError::Cancelled);
         }
-        self.meets(staged, before, &batch.conditions)?;
+        self.look_at_staged(staged, before, |view| meets(view, &batch.conditions))?;
         if matches!(batch.ops.first(), Some(Op::Expire(_))) {
-            match still_due(staged, &mut batch.ops) {
-                Ok(true) => {}
-                Ok(false) => return Ok(Committed { revision: staged.revision }),
-                // the sweeper comes again
-                Err(error) if self.is_passing(&error, staged) => return Err(KvError::Cancelled),
-                Err(error) => return Err(error),
+            let mut due = self.look_at_staged(staged, before, |view| still_due(view, &batch.ops))?.into_iter();
+            batch.ops.retain(|_| due.next().unwrap_or(false));
+            if batch.ops.is_empty() {
+                return Ok(Committed { revision: staged.revision });
             }
         }
         let revision = writer.epoch | writer.log.next_sequence();
@@ -156,17 +154,22 @@ impl Shared {
         Ok(Committed { revision })
     }
 
-    /// As [`Shared::read`]: while redb is opened anew, the staged tables get the base that it has then.
-    fn meets(&self, staged: &mut View, before: &mut Arc<Stack>, conditions: &[Condition]) -> Result<(), KvError> {
+    /// As [`Shared::read`], of what is staged: while redb is opened anew, the tables get its newer base.
+    fn look_at_staged<T>(
+        &self,
+        staged: &mut View,
+        before: &mut Arc<Stack>,
+        look: impl Fn(&View) -> Result<T, KvError>,
+    ) -> Result<T, KvError> {
         loop {
-            match meets(staged, conditions) {
+            match look(staged) {
                 // nothing was cleared in this group: then the base would not be looked at
                 Err(error) if self.is_passing(&error, staged) => {
                     std::thread::yield_now();
                     *before = self.view()?.stack;
                     staged.stack = before.clone();
                 }
-                met => return met,
+                result => return result,
             }
         }
     }
@@ -194,10 +197,12 @@ impl Shared {
         };
         // a drain copies each page that it changes, but no page twice
         let owed = bytes * 3 + (len * PAGES_BYTES).min(self.blocks().file_bytes());
-        let mut free = space.free.saturating_sub(self.options.reserve_bytes).saturating_sub(owed);
+        let mut free = space.free.saturating_sub(owed);
         let (mut fitting, mut refused) = (Vec::with_capacity(group.len()), Vec::new());
         for (batch, reply) in group {
-            match free.checked_sub(batch.disk_bytes()) {
+            // the reserve is there for what makes room
+            let reserve = if batch.only_removes() { 0 } else { self.options.reserve_bytes };
+            match free.checked_sub(batch.disk_bytes()).filter(|left| *left >= reserve) {
                 Some(left) => {
                     free = left;
                     fitting.push((batch, reply));
@@ -255,14 +260,15 @@ impl Shared {
         }
     }
 
-    fn is_over_full(&self) -> bool {
-        self.state.read().stack.bytes() >= self.options.overlay_bytes_max
+    /// Twice what memory may hold, and a drain is on its way.
+    pub fn is_far_too_full(&self) -> bool {
+        !self.is_drain_full.load(Ordering::Acquire)
+            && self.sound().is_ok()
+            && self.state.read().stack.bytes() >= 2 * self.options.overlay_bytes_max
     }
 
-    /// Whether only a drain makes room. Not for who is told that the disk is full, or the store broken.
-    pub fn must_wait(&self) -> bool {
-        let can_drain = !self.is_drain_full.load(Ordering::Acquire) && self.writable().is_ok();
-        can_drain && self.is_over_full() && self.frozen(0).is_some()
+    fn is_over_full(&self) -> bool {
+        self.state.read().stack.bytes() >= self.options.overlay_bytes_max
     }
 
     /// After each group: let full tables be drained, room be made, and do not run ahead of either.
@@ -359,16 +365,14 @@ fn meets(view: &View, conditions: &[Condition]) -> Result<(), KvError> {
     Ok(())
 }
 
-/// Of a sweep, what is still so; false when nothing is. Decided before the log has it, so that the log
+/// Of a sweep, what is still so. Decided before the log has it, so that the log
 /// tells what was done, whatever the clock says when it is read.
-fn still_due(view: &View, ops: &mut Vec<Op>) -> Result<bool, KvError> {
-    for op in std::mem::take(ops) {
-        match op {
-            Op::Expire(expired) if !view.is_due(&expired)? => {}
-            due => ops.push(due),
-        }
-    }
-    Ok(!ops.is_empty())
+fn still_due(view: &View, ops: &[Op]) -> Result<Vec<bool>, KvError> {
+    let due = |op: &Op| match op {
+        Op::Expire(expired) => view.is_due(expired),
+        _ => Ok(true),
+    };
+    ops.iter().map(due).collect()
 }
 
 /// Lay changes over what is there. A clear begins a new table, below which nothing counts.

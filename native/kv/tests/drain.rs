@@ -188,6 +188,15 @@ impl Life {
         })
     }
 
+    /// A new file again and again, while it goes on. What it meets, the others are told too.
+    fn compact(&self) -> u64 {
+        let mut compacted = 0;
+        while !self.is_over.load(Ordering::Acquire) {
+            compacted += u64::from(self.store.compact(&Task::quiet()).is_ok());
+        }
+        compacted
+    }
+
     /// Snapshots show whole batches, and what they showed before.
     fn read(&self) -> Seen {
         let mut seen = Seen::default();
@@ -341,11 +350,14 @@ fn live(life: u8, disk: &FaultDisk, plan: Plan, before: Model, rng: &mut fastran
         refusals_max: rng.u64(1..200),
         is_over: AtomicBool::new(false),
     };
-    let with_clears = rng.bool();
+    let (with_clears, with_compactions) = (rng.bool(), rng.bool());
     let (writers, clears, seen) = std::thread::scope(|scope| {
         let shared = &shared;
         let over = Over(&shared.is_over);
         let reader = scope.spawn(|| shared.read());
+        if with_compactions {
+            scope.spawn(|| shared.compact());
+        }
         let writers: Vec<_> = (0..WRITERS)
             .map(|writer| {
                 let rng = rng.fork();

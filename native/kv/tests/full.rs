@@ -15,6 +15,47 @@ use std::time::Duration;
 
 const LONG: Duration = Duration::from_secs(60);
 
+/// A full disk refused deletes too: then only another program could make room.
+#[test]
+fn a_full_disk_takes_deletes_and_clears() {
+    let disk = FaultDisk::new();
+    disk.set_capacity(Some(8 << 20));
+    let options = Options { table_bytes_max: 50_000, reserve_bytes: 2 << 20, ..options() };
+    let store = open_on(Arc::new(disk.clone()), drained_meanwhile(), options.clone()).expect("opens");
+    let mut written = 0_u32;
+    let mut refused_at = None;
+    loop {
+        match store.write(Batch::put(written.to_be_bytes(), vec![written as u8; 2_000])) {
+            Ok(_) => written += 1,
+            Err(error) => {
+                assert_eq!(error.kind(), Kind::DiskFull, "{error}");
+                // what waited in memory may have made room when it is drained
+                if refused_at.replace(written) == Some(written) {
+                    break;
+                }
+                store.checkpoint().expect("drains");
+            }
+        }
+    }
+    for n in 0..50_u32 {
+        store.write(Batch::delete(n.to_be_bytes())).expect("deleted");
+        store.checkpoint().expect("drained");
+    }
+    is_full(store.write(Batch::put("x", vec![0; 2_000])));
+    assert_eq!(store.len().expect("counts"), u64::from(written) - 50);
+    store.write(Batch { ops: vec![Op::Clear], ..Batch::default() }).expect("cleared");
+    let clear_and_more = vec![Op::Clear, Op::Put { key: vec![1], value: vec![1] }];
+    is_full(store.write(Batch { ops: clear_and_more, ..Batch::default() }));
+    store.close();
+    let store = open_on(Arc::new(disk), drained_meanwhile(), options).expect("opens");
+    assert_eq!(store.len().expect("counts"), 0);
+    store.verify(&Task::quiet()).expect("sound");
+}
+
+fn is_full(result: Result<macula_kv::Committed, KvError>) {
+    assert_eq!(result.expect_err("no room").kind(), Kind::DiskFull);
+}
+
 /// While `meanwhile` runs, a drain meets a full disk; on a fresh store each time, because a file that
 /// grew has room for many drains. "there" lies in redb and not in memory.
 fn filling(meanwhile: impl Fn(&Store, &AtomicBool) + Sync) {
