@@ -17,6 +17,7 @@ use crate::writer::{lay_over, SEQUENCE_BITS};
 use crate::{KvError, Store};
 use macula_core::{Cancel, Progress, Task};
 use macula_wal::{History, Replayed};
+use parking_lot::{Condvar, Mutex};
 use std::ops::Bound;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Arc;
@@ -59,7 +60,9 @@ pub struct Compacted {
 #[derive(Default)]
 pub(crate) struct Compaction {
     /// Set while one runs, to end it.
-    pub running: parking_lot::Mutex<Option<Cancel>>,
+    pub running: Mutex<Option<Cancel>>,
+    /// Told when none runs any more.
+    ended: Condvar,
     pub is_asked: AtomicBool,
     /// Changes that were drained since the last one.
     pub writes: AtomicU64,
@@ -71,6 +74,15 @@ pub(crate) struct Compaction {
 }
 
 impl Compaction {
+    /// End the one that runs, and wait for its end: it has files in the store's directory.
+    pub fn stop(&self) {
+        let mut running = self.running.lock();
+        while let Some(halt) = &*running {
+            halt.cancel();
+            self.ended.wait(&mut running);
+        }
+    }
+
     /// Whether the old file has grown so much that drains wait for the new one.
     pub fn holds_drains(&self) -> bool {
         let (file, packed) = (self.file_bytes.load(Ordering::Relaxed), self.packed_bytes.load(Ordering::Relaxed));
@@ -84,6 +96,18 @@ impl Compaction {
             true => (1.0 - packed as f64 / file as f64).max(0.0),
             false => 0.0,
         }
+    }
+}
+
+/// A compaction that panics has ended too.
+struct Running<'s>(&'s Arc<Shared>);
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.0.log_pin.store(u64::MAX, Ordering::Release);
+        *self.0.compaction.running.lock() = None;
+        self.0.compaction.ended.notify_all();
+        drain::ask(self.0);
     }
 }
 
@@ -178,10 +202,9 @@ impl Shared {
             true => Err(KvError::Cancelled),
             false => self.writable(),
         };
+        let running = Running(self);
         let compacted = self.rewrite(task, &stopped);
-        self.log_pin.store(u64::MAX, Ordering::Release);
-        *self.compaction.running.lock() = None;
-        drain::ask(self);
+        drop(running);
         compacted
     }
 
@@ -311,7 +334,7 @@ mod tests {
     use crate::reply::Reply;
     use crate::store::{wait, Options, Seams};
     use crate::{Batch, Threads};
-    use macula_core::{Gate, SystemChance, SystemClock};
+    use macula_core::{Disk, Gate, SystemChance, SystemClock};
     use macula_testkit::FaultDisk;
     use std::sync::mpsc;
 
@@ -349,6 +372,39 @@ mod tests {
         assert_eq!(found.revision().expect("reads"), store.revision().expect("reads"));
         found.close();
         store.close();
+        threads.stop();
+    }
+
+    /// It went on in the directory of a store that was closed, and perhaps opened by another.
+    #[test]
+    fn closing_waits_for_the_end_of_a_compaction() {
+        let threads = Threads::start(2, 1, Arc::new(SystemClock)).expect("threads");
+        let disk = FaultDisk::new();
+        let store = open(&disk, &threads);
+        for n in 0..6_u8 {
+            store.write(Batch::put([n], vec![n; 1 << 20])).expect("written");
+        }
+        let (begun, begins) = mpsc::channel();
+        let own = store.clone();
+        let compaction = std::thread::spawn(move || {
+            let closed = own.clone();
+            let task = Task::new(Cancel::new(), move |_| {
+                let _ = begun.send(());
+                while !closed.is_closed() {
+                    std::thread::yield_now();
+                }
+            });
+            own.compact(&task)
+        });
+        begins.recv().expect("begins");
+        store.close();
+        assert!(!store.is_compacting(), "it has ended");
+        let names = disk.list(&macula_core::RelPath::root()).expect("lists");
+        assert!(!names.iter().any(|entry| entry.name == "kv.redb.new"), "{names:?}");
+        compaction.join().expect("no panic").expect_err("it was stopped");
+        let found = open(&disk, &threads);
+        assert_eq!(found.len().expect("counts"), 6);
+        found.close();
         threads.stop();
     }
 }

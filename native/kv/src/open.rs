@@ -16,7 +16,7 @@ use crate::view::{Now, Stack};
 use crate::writer::{lay_over, Writer, SEQUENCE_BITS, SEQUENCE_MAX};
 use crate::KvError;
 use macula_core::Chance;
-use macula_wal::{Log, Replayed};
+use macula_wal::{Log, Replayed, WalError};
 use parking_lot::{Condvar, Mutex, RwLock};
 use std::sync::Arc;
 
@@ -49,7 +49,11 @@ pub(crate) fn open(seams: Seams, options: Options) -> Result<Arc<Shared>, KvErro
     let others = same_log(&engine, &log, &*chance)?;
     let epoch = begin_epoch(&mut log, revision, others + u64::from(!is_clean))?;
     // now, so that the first group does not wait for it
-    log.spares().refill()?;
+    match log.spares().refill() {
+        // who only reads needs none
+        Ok(()) | Err(WalError::DiskFull) => {}
+        Err(error) => return Err(error.into()),
+    }
     let (auto_compact, durability) = (options.auto_compact, options.durability);
     let state = State { stack, revision, poisoned: None, is_closed: false };
     let shared = Arc::new(Shared {
@@ -131,6 +135,7 @@ impl Shared {
         self.close_queue();
         self.state.write().is_closed = true;
         self.close_subscribers();
+        self.compaction.stop();
         // failing here, it is opened like after a crash
         let synced = self.sync(true);
         let mut engine = self.engine.lock();

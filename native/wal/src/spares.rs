@@ -20,6 +20,9 @@ const LEN_MAX: usize = 2;
 /// Nor do those become spares that are so many times longer than is wanted now.
 const FACTOR_MAX: u64 = 8;
 
+/// No segment is made shorter than this, however little room there is, bytes.
+const BYTES_MIN: u64 = 16 << 10;
+
 /// Shared by the log's writer and by who makes room for it.
 #[derive(Debug)]
 pub struct Spares {
@@ -123,7 +126,18 @@ impl Spares {
             short.into_iter().for_each(|spare| self.remove(&segment::path(spare.number)));
             made
         };
-        self.make(number, size)
+        self.make_what_fits(number, size, size_min)
+    }
+
+    /// As long as there is room for, so that a log can be opened, and take what makes room, on a disk
+    /// that is almost full.
+    fn make_what_fits(&self, number: u64, mut size: u64, size_min: u64) -> Result<Spare, WalError> {
+        loop {
+            match self.make(number, size) {
+                Err(WalError::DiskFull) if size / 2 >= size_min.max(BYTES_MIN) => size /= 2,
+                made => return made,
+            }
+        }
     }
 
     /// How long the next one is made, bytes.
