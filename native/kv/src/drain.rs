@@ -7,7 +7,8 @@
 use crate::engine::{Engine, Failed};
 use crate::shared::Shared;
 use crate::sweep;
-use crate::writer::SEQUENCE_MAX;
+use crate::view::View;
+use crate::writer::{PAGES_BYTES, SEQUENCE_MAX};
 use crate::KvError;
 use parking_lot::MutexGuard;
 use std::panic::{catch_unwind, AssertUnwindSafe};
@@ -17,6 +18,10 @@ use std::time::Duration;
 
 /// How long after a full disk it is tried again.
 const FULL_PAUSE: Duration = Duration::from_millis(500);
+/// For what redb writes of its own.
+const ROOM_BYTES: u64 = 1 << 20;
+/// With so much left on the disk nothing is reserved.
+const MUCH_ROOM_BYTES: u64 = 256 << 20;
 /// One commit of redb brings so much at most, bytes: while readers are on older versions it copies a
 /// page for each key.
 const DRAIN_BYTES_MAX: usize = 4 << 20;
@@ -71,6 +76,10 @@ impl Shared {
         let Some(frozen) = self.frozen(DRAIN_BYTES_MAX) else { return Ok(false) };
         self.sound()?;
         let begun = self.clock.monotonic();
+        if !self.has_room_for(&frozen, engine) {
+            self.try_again_later();
+            return Err(KvError::DiskFull);
+        }
         let brought = match frozen.revision > engine.revision {
             true => engine.bring(&frozen),
             // a compaction brought all of it, and more: from the log, which may be gone up to there
@@ -84,6 +93,7 @@ impl Shared {
                 return Err(error);
             }
         }
+        engine.blocks.give_room_back();
         self.is_drain_full.store(false, Ordering::Release);
         self.counters.drain(self.clock.monotonic().saturating_sub(begun));
         self.release_log(engine.revision);
@@ -93,9 +103,30 @@ impl Shared {
         Ok(true)
     }
 
-    /// redb met a full disk: nothing is lost, and it is tried again when there may be room.
-    fn drain_full(self: &Arc<Self>, engine: &mut Engine) -> Result<bool, KvError> {
+    /// Whether redb will meet no full disk. Where there is not much room, what it may need is reserved: a
+    /// page for each change and those above it, but no page of the file twice.
+    fn has_room_for(&self, frozen: &View, engine: &Engine) -> bool {
+        let (len, bytes) = (frozen.stack.len() as u64, frozen.stack.bytes() as u64);
+        let needed = bytes * 2 + (len * PAGES_BYTES).min(engine.blocks.file_bytes()) + ROOM_BYTES;
+        match self.disk.space() {
+            Ok(space) if space.free > needed * 2 + MUCH_ROOM_BYTES => true,
+            _ => engine.blocks.reserve(needed).is_ok(),
+        }
+    }
+
+    /// Nothing is lost, and it is tried again when there may be room.
+    fn try_again_later(self: &Arc<Self>) {
         self.is_drain_full.store(true, Ordering::Release);
+        let shared = Arc::downgrade(self);
+        self.threads.after(FULL_PAUSE, move || {
+            if let Some(shared) = shared.upgrade() {
+                ask(&shared);
+            }
+        });
+    }
+
+    /// redb met a full disk all the same.
+    fn drain_full(self: &Arc<Self>, engine: &mut Engine) -> Result<bool, KvError> {
         let revived = engine.revive().and_then(|()| engine.base());
         match revived {
             Ok(base) => {
@@ -108,12 +139,7 @@ impl Shared {
                 return Err(error);
             }
         }
-        let shared = Arc::downgrade(self);
-        self.threads.after(FULL_PAUSE, move || {
-            if let Some(shared) = shared.upgrade() {
-                ask(&shared);
-            }
-        });
+        self.try_again_later();
         Err(KvError::DiskFull)
     }
 
