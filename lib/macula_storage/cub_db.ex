@@ -560,8 +560,8 @@ defmodule MaculaStorage.CubDB do
   now). `{:error, :history_gone}` when the changes after it are not kept any more, see `:kv_history_bytes`
   in `MaculaStorage.Config`. The answer has the revision at which it begins.
 
-  Durability: tells what others see. Cost: none for writers but a copy of up to 256 KiB of what is waiting
-  to be told; waits for a write that is being synced.
+  Durability: tells what others see. Cost: waits for a write that is being synced. Writers compare each key
+  with each range (single keys are looked up), and leave a copy of up to 256 KiB; more is read from the log.
 
       iex> {:ok, ref, _revision} = MaculaStorage.CubDB.subscribe(:subscribe_doc, prefix: "user:")
       iex> MaculaStorage.CubDB.put_multi(:subscribe_doc, %{"user:1" => "Ada", "other" => 1})

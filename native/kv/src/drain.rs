@@ -54,11 +54,13 @@ pub(crate) fn refill(shared: &Arc<Shared>) {
     if shared.spares.bytes() == 0 && !shared.is_refilling.swap(true, Ordering::AcqRel) {
         let (shared, threads) = (shared.clone(), shared.threads.clone());
         threads.drain(move || {
-            // a store that is closed leaves its directory alone: the next opening makes room there
-            if let Some(false) = shared.closing.try_lock().as_deref() {
+            // closing waits for this, and whoever opens the store then has its files for itself
+            let held_open = shared.closing.try_lock().filter(|is_closed| !**is_closed);
+            if held_open.is_some() {
                 // without room, the writer says so when it needs it
                 let _ = shared.spares.refill();
             }
+            drop(held_open);
             shared.is_refilling.store(false, Ordering::Release);
         });
     }
