@@ -311,8 +311,9 @@ impl BlockFile {
         let limit = physical_len(self.len_logical.load(Ordering::Acquire)).max(end);
         let wanted = (have + (have / 16).clamp(ROOM_STEP[0], ROOM_STEP[1])).clamp(end, limit);
         let mut taken = self.file.allocate(wanted).map(|()| wanted);
-        if taken.as_ref().is_err_and(is_full) && wanted > end {
-            taken = self.file.allocate(end).map(|()| end);
+        if taken.as_ref().is_err_and(is_full) {
+            // redb may go on far behind: then there may be room for its page and not for all before it
+            taken = self.file.set_len(end).map(|()| end);
         }
         let len = self.note_full(taken)?;
         self.len_physical.store(len, Ordering::Release);

@@ -212,6 +212,9 @@ impl Shared {
         let (base, mut copy) = {
             let engine = self.engine.lock();
             stopped()?;
+            if !self.has_room(self.compaction.packed_bytes.load(Ordering::Relaxed)) {
+                return Err(KvError::DiskFull);
+            }
             // no drain comes between, so the log still has everything behind this
             self.log_pin.store(engine.revision, Ordering::Release);
             (engine.base()?, engine.begin_copy(&*self.disk, &*self.chance)?)
@@ -250,6 +253,10 @@ impl Shared {
             piece.push(Loaded { key, value, expires_ms: stored.expires_ms() });
             if bytes >= PIECE_BYTES {
                 stopped()?;
+                // what drains and the log need is not taken for this
+                if !self.has_room(bytes as u64 * 2) {
+                    return Err(KvError::DiskFull);
+                }
                 copy.load(&piece)?;
                 progress.bytes_done += bytes as u64;
                 task.report(progress);

@@ -51,7 +51,10 @@ pub(crate) fn ask(shared: &Arc<Shared>) {
 
 /// Let a thread make room for the log's next segment, if there is none.
 pub(crate) fn refill(shared: &Arc<Shared>) {
-    if shared.spares.bytes() == 0 && !shared.is_refilling.swap(true, Ordering::AcqRel) {
+    if shared.spares.bytes() == 0
+        && shared.has_room(shared.spares.next_bytes())
+        && !shared.is_refilling.swap(true, Ordering::AcqRel)
+    {
         let (shared, threads) = (shared.clone(), shared.threads.clone());
         threads.drain(move || {
             // closing waits for this, and whoever opens the store then has its files for itself

@@ -191,18 +191,10 @@ impl Shared {
     /// need room too.
     fn that_fit(self: &Arc<Self>, group: Group) -> Group {
         let Ok(space) = self.disk.space() else { return group };
-        let (len, bytes) = {
-            let stack = &self.state.read().stack;
-            (stack.len() as u64, stack.bytes() as u64)
-        };
-        // a drain copies each page that it changes, but no page twice
-        let owed = bytes * 3 + (len * PAGES_BYTES).min(self.blocks().file_bytes());
-        let mut free = space.free.saturating_sub(owed);
+        let mut free = space.free.saturating_sub(self.owed_bytes());
         let (mut fitting, mut refused) = (Vec::with_capacity(group.len()), Vec::new());
         for (batch, reply) in group {
-            // the reserve is there for what makes room
-            let reserve = if batch.only_removes() { 0 } else { self.options.reserve_bytes };
-            match free.checked_sub(batch.disk_bytes()).filter(|left| *left >= reserve) {
+            match free.checked_sub(batch.disk_bytes()).filter(|left| *left >= self.left_free(&batch)) {
                 Some(left) => {
                     free = left;
                     fitting.push((batch, reply));
@@ -265,6 +257,33 @@ impl Shared {
         !self.is_drain_full.load(Ordering::Acquire)
             && self.sound().is_ok()
             && self.state.read().stack.bytes() >= 2 * self.options.overlay_bytes_max
+    }
+
+    /// Room that a batch leaves free. A part of the reserve is there for what makes room, all of it for
+    /// drains; a segment that is not made yet is made out of the rest.
+    fn left_free(&self, batch: &Batch) -> u64 {
+        let reserve = self.options.reserve_bytes;
+        match (batch.only_removes(), self.spares.bytes()) {
+            (true, _) => reserve / 2,
+            (false, 0) if reserve > 0 => reserve + self.spares.next_bytes(),
+            (false, _) => reserve,
+        }
+    }
+
+    /// Whether so much can be taken from the disk for our own convenience. Unknown: yes.
+    pub fn has_room(&self, bytes: u64) -> bool {
+        let left = self.options.reserve_bytes.saturating_add(self.owed_bytes());
+        self.disk.space().map_or(true, |space| space.free >= left.saturating_add(bytes))
+    }
+
+    /// Room that drains of what waits in memory may need.
+    fn owed_bytes(&self) -> u64 {
+        let (stack, file_bytes) = {
+            let state = self.state.read();
+            (state.stack.clone(), state.stack.base.blocks().file_bytes())
+        };
+        // a drain copies each page that it changes, but no page twice
+        stack.bytes() as u64 * 3 + (stack.len() as u64 * PAGES_BYTES).min(file_bytes)
     }
 
     fn is_over_full(&self) -> bool {

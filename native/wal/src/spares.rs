@@ -145,6 +145,11 @@ impl Spares {
         self.state.lock().size = size;
     }
 
+    /// How long the next one is made, bytes.
+    pub fn next_bytes(&self) -> u64 {
+        self.state.lock().size
+    }
+
     /// Take over files that nobody needs any more, under new numbers, or remove them.
     ///
     /// # Errors
