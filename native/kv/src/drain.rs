@@ -19,7 +19,7 @@ use std::time::Duration;
 /// How long after a full disk it is tried again.
 const FULL_PAUSE: Duration = Duration::from_millis(500);
 /// For what redb writes of its own.
-const ROOM_BYTES: u64 = 1 << 20;
+const ROOM_BYTES: u64 = 256 << 10;
 /// With so much left on the disk nothing is reserved.
 const MUCH_ROOM_BYTES: u64 = 256 << 20;
 /// One commit of redb brings so much at most, bytes: while readers are on older versions it copies a
