@@ -132,8 +132,8 @@ defmodule MaculaStorage do
   given to `MaculaStorage.CubDB.start_link/2`, does as well as the app's.
 
   Durability: `:ok` means synced. Cost: one sync, shared with writers that come together. Errors: see
-  `MaculaStorage.CubDB`. Options: `:ttl`, the milliseconds after which the entry is gone by itself, see
-  `MaculaStorage.CubDB.put/4`.
+  `MaculaStorage.CubDB`. Options: `:ttl`, the milliseconds after which the entry is gone by itself, and
+  `:durability`, see `MaculaStorage.CubDB.put/4`.
 
       iex> MaculaStorage.data_put(:data_doc, {:user, 1}, "Ada")
       :ok

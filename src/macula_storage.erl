@@ -18,7 +18,7 @@
 -export([data_snapshot/1, data_snapshot/2, data_release_snapshot/1, data_with_snapshot/2]).
 -export([data_start_link/1, data_start_link/2, data_start/1, data_start/2, data_child_spec/1, data_stop/1, data_stop/2, data_stop/3]).
 -export([data_dir/1, data_current_db_file/1, data_file_sync/1, data_set_auto_file_sync/2]).
--export([data_compact/1, data_set_auto_compact/2, data_halt_compaction/1, data_compacting/1, data_dirt_factor/1]).
+-export([data_compact/1, data_compact/2, data_stats/1, data_set_auto_compact/2, data_halt_compaction/1, data_compacting/1, data_dirt_factor/1]).
 -export([data_back_up/2, data_check/1]).
 -export([data_subscribe/1, data_subscribe/2, data_unsubscribe/1, data_revision/1]).
 -export([sqlite_db_path/1, sqlite_open/1, sqlite_open/2, sqlite_close/1]).
@@ -112,6 +112,8 @@ data_current_db_file(App) -> ?KV:current_db_file(App).
 data_file_sync(App) -> ?KV:file_sync(App).
 data_set_auto_file_sync(App, Setting) -> ?KV:set_auto_file_sync(App, Setting).
 data_compact(App) -> ?KV:compact(App).
+data_compact(App, Options) -> ?KV:compact(App, Options).
+data_stats(App) -> ?KV:stats(App).
 data_set_auto_compact(App, Setting) -> ?KV:set_auto_compact(App, Setting).
 data_halt_compaction(App) -> ?KV:halt_compaction(App).
 data_compacting(App) -> ?KV:'compacting?'(App).

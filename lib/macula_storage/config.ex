@@ -4,7 +4,7 @@ defmodule MaculaStorage.Config do
 
       config :macula_storage,
         base_path: "/var/lib/maculaos",   # MACULA_STORAGE_BASE in the environment goes first
-        kv_cache_bytes: 16_777_216,       # cache of each app's key-value store
+        kv_cache_bytes: 67_108_864,       # memory for pages of each key-value store, at most
         kv_history_bytes: 4_194_304,      # changes that are kept for MaculaStorage.CubDB.subscribe/2
         usage_interval_ms: 10_000,        # how often files of other programs are counted at most
         timeout_ms: 15_000                # how long a call waits when it is not told
@@ -34,7 +34,7 @@ defmodule MaculaStorage.Config do
   def load do
     config = %__MODULE__{
       base_path: Path.expand(base_path()),
-      kv_cache_bytes: positive(:kv_cache_bytes, 16 * 1024 * 1024),
+      kv_cache_bytes: positive(:kv_cache_bytes, 64 * 1024 * 1024),
       kv_history_bytes: non_negative(:kv_history_bytes, 4 * 1024 * 1024),
       usage_interval_ms: positive(:usage_interval_ms, 10_000),
       timeout_ms: positive(:timeout_ms, 15_000)

@@ -55,7 +55,7 @@ defmodule MaculaStorage.CubDB do
           | {:prefix, binary | nonempty_list | tuple}
           | {:tuple_size, non_neg_integer}
           | {:reverse, boolean}
-  @type put_option :: {:ttl, pos_integer | :infinity}
+  @type put_option :: {:ttl, pos_integer | :infinity} | {:durability, :sync | :async | :none}
   @type failure :: {:error, atom | Error.t()}
 
   @transaction_ms 30_000
@@ -228,7 +228,11 @@ defmodule MaculaStorage.CubDB do
   or `update/4`, makes it stay. A wall clock that is set forward ends it early, one that is set back does not
   prolong it while the store is open.
 
-  Durability: `:ok` means synced. Cost: one sync, shared with writers that come together.
+  `:durability`: `:sync` (default: synced before anybody sees it), `:async` (seen at once, synced within a
+  second) or `:none` (seen at once, synced by whichever write or `file_sync/1` comes next). What was not
+  synced survives the death of the process; power loss takes the last of it, never one write and not those after.
+
+  Durability: `:ok` means synced, if not told otherwise. Cost: one sync, shared with writers that come together.
 
       iex> MaculaStorage.CubDB.put(:put_doc, :session, "Ada", ttl: 60_000)
       :ok
@@ -237,14 +241,16 @@ defmodule MaculaStorage.CubDB do
       true
   """
   @spec put(db, key, value, [put_option]) :: :ok | failure
-  def put(db, key, value, options \\ []),
-    do: write(db, :put, [Terms.put(key, value, Options.ttl!(options))])
+  def put(db, key, value, options \\ []) do
+    {ttl, durability} = Options.write!(options)
+    write(db, :put, [Terms.put(key, value, ttl)], [], durability)
+  end
 
   @doc "As `put/4`, unless the key is there: `{:error, :exists}`."
   @spec put_new(db, key, value, [put_option]) :: :ok | failure
   def put_new(db, key, value, options \\ []) do
-    put = Terms.put(key, value, Options.ttl!(options))
-    write(db, :put_new, [put], [{:absent, Terms.key(key)}])
+    {ttl, durability} = Options.write!(options)
+    write(db, :put_new, [Terms.put(key, value, ttl)], [{:absent, Terms.key(key)}], durability)
   end
 
   @doc "Deletes a key; one that is not there is fine. Durability and cost as `put/3`."
@@ -254,9 +260,9 @@ defmodule MaculaStorage.CubDB do
   @doc "Writes many entries (a map, keyword list or list of pairs) at once: all or none. Options, durability and cost as `put/4`."
   @spec put_multi(db, %{key => value} | [entry], [put_option]) :: :ok | failure
   def put_multi(db, entries, options \\ []) do
-    ttl = Options.ttl!(options)
+    {ttl, durability} = Options.write!(options)
     puts = Enum.map(entries || [], fn {key, value} -> Terms.put(key, value, ttl) end)
-    write(db, :put_multi, puts)
+    write(db, :put_multi, puts, [], durability)
   end
 
   @doc "Deletes many keys at once: all or none. Durability and cost as `put/3`."
@@ -554,8 +560,8 @@ defmodule MaculaStorage.CubDB do
   now). `{:error, :history_gone}` when the changes after it are not kept any more, see `:kv_history_bytes`
   in `MaculaStorage.Config`. The answer has the revision at which it begins.
 
-  Durability: tells what others see. Cost: none for writers but a copy of up to 256 KiB of what is waiting
-  to be told; waits for a write that is being synced.
+  Durability: tells what others see. Cost: waits for a write that is being synced. Writers compare each key
+  with each range (single keys are looked up), and leave a copy of up to 256 KiB; more is read from the log.
 
       iex> {:ok, ref, _revision} = MaculaStorage.CubDB.subscribe(:subscribe_doc, prefix: "user:")
       iex> MaculaStorage.CubDB.put_multi(:subscribe_doc, %{"user:1" => "Ada", "other" => 1})
@@ -577,8 +583,8 @@ defmodule MaculaStorage.CubDB do
   @spec revision(db) :: non_neg_integer
   def revision(db), do: ok!(with_source(db, :revision, &Native.kv_revision/1))
 
-  defp write(db, op, ops, conditions \\ []) do
-    with {:ok, store} <- Server.store(db), do: Store.write(store, op, ops, conditions)
+  defp write(db, op, ops, conditions \\ [], durability \\ nil) do
+    with {:ok, store} <- Server.store(db), do: Store.write(store, op, ops, conditions, durability)
   end
 
   defp with_source(db, op, fun), do: Store.read!(Server.store!(db), op, fun)

@@ -39,6 +39,18 @@ defmodule MaculaStorage.Options do
   def ttl!([]), do: :infinity
   def ttl!(options), do: validate!(options, ttl: {:infinity, :ttl}).ttl
 
+  # What those take that are a write by themselves: time to live, and how durable (`nil`: as the store is).
+  @doc false
+  @spec write!(keyword) :: {pos_integer | :infinity, :sync | :async | :none | nil}
+  def write!([]), do: {:infinity, nil}
+
+  def write!(options) do
+    durabilities = {:one_of, [:sync, :async, :none, nil]}
+    known = [ttl: {:infinity, :ttl}, durability: {nil, durabilities}]
+    %{ttl: ttl, durability: durability} = validate!(options, known)
+    {ttl, durability}
+  end
+
   # `known`: option => {default, check}. The result has every known option.
   @doc false
   @spec validate!(keyword, [{atom, {term, check}}]) :: map

@@ -29,16 +29,16 @@ defmodule MaculaStorage.ConfigTest do
   end
 
   test "the environment goes before the configuration, that before the default" do
-    assert config("/from/env", base_path: "/from/config") == "/from/env 16777216 15000"
-    assert config(nil, base_path: "/from/config/../there") == "/from/there 16777216 15000"
-    assert config(nil, []) == "/var/lib/maculaos 16777216 15000"
+    assert config("/from/env", base_path: "/from/config") == "/from/env 67108864 15000"
+    assert config(nil, base_path: "/from/config/../there") == "/from/there 67108864 15000"
+    assert config(nil, []) == "/var/lib/maculaos 67108864 15000"
     assert config("/b", kv_cache_bytes: 1_000_000, timeout_ms: 5) == "/b 1000000 5"
   end
 
   test "values that cannot be are refused by name" do
     assert config("/b", kv_cache_bytes: 0) =~ "expected kv_cache_bytes to be a positive integer"
     assert config("/b", kv_history_bytes: -1) =~ "expected kv_history_bytes"
-    assert config("/b", kv_history_bytes: 0) == "/b 16777216 15000"
+    assert config("/b", kv_history_bytes: 0) == "/b 67108864 15000"
     assert config("/b", timeout_ms: :infinity) =~ "expected timeout_ms"
     assert config("/b", usage_interval_ms: "1") =~ "expected usage_interval_ms"
     assert config(nil, base_path: :here) =~ "expected base_path to be a path"

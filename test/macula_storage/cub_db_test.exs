@@ -244,7 +244,20 @@ defmodule MaculaStorage.CubDBTest do
     assert :ok = CubDB.file_sync(db)
     assert :ok = CubDB.set_auto_file_sync(db, true)
     :ok = CubDB.put(db, 3, 3)
-    assert CubDB.stats(db).syncs == syncs + 1
+    assert CubDB.stats(db).syncs == syncs + 2
+
+    for durability <- [:none, :async] do
+      %{syncs: syncs} = CubDB.stats(db)
+      assert :ok = CubDB.put(db, durability, 1, durability: durability)
+      assert :ok = CubDB.put_new(db, {durability, 2}, 1, durability: durability)
+      assert :ok = CubDB.put_multi(db, [{{durability, 3}, 1}], durability: durability)
+      assert CubDB.get(db, {durability, 3}) == 1
+      if durability == :none, do: assert(CubDB.stats(db).syncs == syncs)
+    end
+
+    syncs = CubDB.stats(db).syncs
+    MaculaStorage.Wait.until("the sync within a second", fn -> CubDB.stats(db).syncs > syncs end)
+    assert_raise ArgumentError, ~r/durability/, fn -> CubDB.put(db, 1, 1, durability: :maybe) end
     for setting <- [true, false, {1, 0}], do: assert(:ok = CubDB.set_auto_compact(db, setting))
     assert_raise ArgumentError, ~r/auto_compact/, fn -> CubDB.set_auto_compact(db, {-1, 0.1}) end
     assert {:ok, %{bytes_before: _, bytes_after: after_bytes}} = CubDB.compact(db, wait: true)

@@ -55,7 +55,7 @@ defmodule MaculaStorage.Nif.MailboxTest do
   # The public timeout options where there are, the machinery under them for the rest.
   defp calls(app, handle, conn, base) do
     etf = :erlang.term_to_binary(:key)
-    put = &Native.kv_write(handle, &1, [{:put, etf, etf}], [])
+    put = &Native.kv_write(handle, &1, [{:put, etf, etf}], [], nil)
     sql = &Native.sqlite_run(conn, &1, "INSERT INTO t VALUES (1)", {:positional, []}, :execute, 0)
     probe = fn ms -> &Native.probe(base, &1, ms, false) end
 

@@ -32,6 +32,8 @@ pub(crate) struct BlockFile {
     len_logical: AtomicU64,
     /// What is taken from the disk; everything beyond was never written.
     len_physical: AtomicU64,
+    /// Where the last block ends that was written.
+    len_used: AtomicU64,
     blocks_read: AtomicU64,
     head: Mutex<Head>,
     first_error: Mutex<Option<KvError>>,
@@ -103,6 +105,7 @@ impl BlockFile {
             store_id,
             len_logical: len_logical.into(),
             len_physical: len_physical.into(),
+            len_used: len_physical.into(),
             blocks_read: AtomicU64::new(0),
             head: Mutex::new(head),
             first_error: Mutex::default(),
@@ -284,7 +287,9 @@ impl BlockFile {
     }
 
     fn write_blocks(&self, first: u64, bytes: &[u8]) -> io::Result<()> {
-        self.take_room(Place::Block(first).offset() + (bytes.len() / BLOCK * CELL) as u64)?;
+        let end = Place::Block(first).offset() + (bytes.len() / BLOCK * CELL) as u64;
+        self.take_room(end)?;
+        self.len_used.fetch_max(end, Ordering::AcqRel);
         for (nth, part) in bytes.chunks(RUN_BLOCKS * BLOCK).enumerate() {
             let from = first + (nth * RUN_BLOCKS) as u64;
             let mut cells = vec![0; part.len() / BLOCK * CELL];
@@ -313,6 +318,37 @@ impl BlockFile {
         let len = self.note_full(taken)?;
         self.len_physical.store(len, Ordering::Release);
         Ok(())
+    }
+
+    /// Have the disk's room for so many bytes behind everything that was written, before redb needs it.
+    ///
+    /// # Errors
+    /// `DiskFull`: nothing changed.
+    pub fn reserve(&self, bytes: u64) -> Result<(), KvError> {
+        let wanted = self.len_used.load(Ordering::Acquire) + bytes;
+        if wanted > self.len_physical.load(Ordering::Acquire) {
+            let fail = |error| KvError::io("make room for the store", error);
+            if let Err(error) = self.file.allocate(wanted) {
+                // some of it may have been taken
+                let len = self.file.len().map_err(fail)?;
+                self.len_physical.fetch_max(len, Ordering::AcqRel);
+                self.give_room_back();
+                return Err(fail(error));
+            }
+            self.len_physical.store(wanted, Ordering::Release);
+        }
+        Ok(())
+    }
+
+    /// Let go of room that was reserved and is not needed.
+    pub fn give_room_back(&self) {
+        let used = self.len_used.load(Ordering::Acquire);
+        if self.len_physical.load(Ordering::Acquire) > used + ROOM_STEP[1] || self.is_full() {
+            // what stays costs room only
+            if self.file.set_len(used).is_ok() {
+                self.len_physical.store(used, Ordering::Release);
+            }
+        }
     }
 
     fn write_head(&self, at: usize, bytes: &[u8]) -> io::Result<()> {
@@ -404,6 +440,7 @@ impl StorageBackend for Backend {
         if physical < self.0.len_physical.load(Ordering::Acquire) {
             self.0.file.set_len(physical)?;
             self.0.len_physical.store(physical, Ordering::Release);
+            self.0.len_used.fetch_min(physical, Ordering::AcqRel);
         }
         self.0.len_logical.store(len, Ordering::Release);
         Ok(())

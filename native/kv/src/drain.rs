@@ -7,7 +7,8 @@
 use crate::engine::{Engine, Failed};
 use crate::shared::Shared;
 use crate::sweep;
-use crate::writer::SEQUENCE_MAX;
+use crate::view::View;
+use crate::writer::{PAGES_BYTES, SEQUENCE_MAX};
 use crate::KvError;
 use parking_lot::MutexGuard;
 use std::panic::{catch_unwind, AssertUnwindSafe};
@@ -17,6 +18,10 @@ use std::time::Duration;
 
 /// How long after a full disk it is tried again.
 const FULL_PAUSE: Duration = Duration::from_millis(500);
+/// For what redb writes of its own.
+const ROOM_BYTES: u64 = 256 << 10;
+/// With so much left on the disk nothing is reserved.
+const MUCH_ROOM_BYTES: u64 = 256 << 20;
 /// One commit of redb brings so much at most, bytes: while readers are on older versions it copies a
 /// page for each key.
 const DRAIN_BYTES_MAX: usize = 4 << 20;
@@ -30,12 +35,12 @@ pub(crate) fn ask(shared: &Arc<Shared>) {
             shared.is_drain_asked.store(false, Ordering::Release);
             let drain = || {
                 let mut engine = shared.engine.lock();
-                // what failed was said to readers and writers through the store's state
                 while !shared.compaction.holds_drains() && shared.drain_some(&mut engine).unwrap_or(false) {
                     // a compaction may wait for the engine
                     MutexGuard::bump(&mut engine);
                 }
             };
+            // what failed was said to readers and writers through the store's state
             if catch_unwind(AssertUnwindSafe(drain)).is_err() {
                 // or writers would wait for it for ever
                 shared.poison(&KvError::Internal("the drain panicked".into()));
@@ -52,11 +57,13 @@ pub(crate) fn refill(shared: &Arc<Shared>) {
     {
         let (shared, threads) = (shared.clone(), shared.threads.clone());
         threads.drain(move || {
-            // a store that is closed leaves its directory alone: the next opening makes room there
-            if let Some(false) = shared.closing.try_lock().as_deref() {
+            // closing waits for this, and whoever opens the store then has its files for itself
+            let held_open = shared.closing.try_lock().filter(|is_closed| !**is_closed);
+            if held_open.is_some() {
                 // without room, the writer says so when it needs it
                 let _ = shared.spares.refill();
             }
+            drop(held_open);
             shared.is_refilling.store(false, Ordering::Release);
         });
     }
@@ -74,6 +81,10 @@ impl Shared {
         let Some(frozen) = self.frozen(DRAIN_BYTES_MAX) else { return Ok(false) };
         self.sound()?;
         let begun = self.clock.monotonic();
+        if !self.has_room_for(&frozen, engine) {
+            self.try_again_later();
+            return Err(KvError::DiskFull);
+        }
         let brought = match frozen.revision > engine.revision {
             true => engine.bring(&frozen),
             // a compaction brought all of it, and more: from the log, which may be gone up to there
@@ -87,6 +98,7 @@ impl Shared {
                 return Err(error);
             }
         }
+        engine.blocks.give_room_back();
         self.is_drain_full.store(false, Ordering::Release);
         self.counters.drain(self.clock.monotonic().saturating_sub(begun));
         self.release_log(engine.revision);
@@ -96,9 +108,30 @@ impl Shared {
         Ok(true)
     }
 
-    /// redb met a full disk: nothing is lost, and it is tried again when there may be room.
-    fn drain_full(self: &Arc<Self>, engine: &mut Engine) -> Result<bool, KvError> {
+    /// Whether redb will meet no full disk. Where there is not much room, what it may need is reserved: a
+    /// page for each change and those above it, but no page of the file twice.
+    fn has_room_for(&self, frozen: &View, engine: &Engine) -> bool {
+        let (len, bytes) = (frozen.stack.len() as u64, frozen.stack.bytes() as u64);
+        let needed = bytes * 2 + (len * PAGES_BYTES).min(engine.blocks.file_bytes()) + ROOM_BYTES;
+        match self.disk.space() {
+            Ok(space) if space.free > needed * 2 + MUCH_ROOM_BYTES => true,
+            _ => engine.blocks.reserve(needed).is_ok(),
+        }
+    }
+
+    /// Nothing is lost, and it is tried again when there may be room.
+    fn try_again_later(self: &Arc<Self>) {
         self.is_drain_full.store(true, Ordering::Release);
+        let shared = Arc::downgrade(self);
+        self.threads.after(FULL_PAUSE, move || {
+            if let Some(shared) = shared.upgrade() {
+                ask(&shared);
+            }
+        });
+    }
+
+    /// redb met a full disk all the same.
+    fn drain_full(self: &Arc<Self>, engine: &mut Engine) -> Result<bool, KvError> {
         let revived = engine.revive().and_then(|()| engine.base());
         match revived {
             Ok(base) => {
@@ -111,12 +144,7 @@ impl Shared {
                 return Err(error);
             }
         }
-        let shared = Arc::downgrade(self);
-        self.threads.after(FULL_PAUSE, move || {
-            if let Some(shared) = shared.upgrade() {
-                ask(&shared);
-            }
-        });
+        self.try_again_later();
         Err(KvError::DiskFull)
     }
 

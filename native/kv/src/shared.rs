@@ -88,6 +88,15 @@ impl Shared {
         }
     }
 
+    /// As [`Shared::view`], for who must not wait, not even for one who is replacing it.
+    pub fn view_now(&self) -> Result<View, KvError> {
+        match self.state.try_read() {
+            None => Err(KvError::Cold),
+            Some(state) if state.is_closed => Err(KvError::Closed),
+            Some(state) => Ok(View { stack: state.stack.clone(), revision: state.revision }),
+        }
+    }
+
     /// Read from the newest view; again while redb is being opened anew.
     pub fn read<T>(&self, read: impl Fn(&View) -> Result<T, KvError>) -> Result<T, KvError> {
         loop {

@@ -193,10 +193,10 @@ impl Store {
 
     /// As [`Store::get_with`], for a thread that must not wait: from memory, or [`KvError::Cold`].
     pub fn get_hot<R>(&self, key: &[u8], len_max: usize, f: impl FnOnce(&[u8]) -> R) -> Result<Option<R>, KvError> {
-        let view = self.0.shared.view()?;
+        let view = self.0.shared.view_now()?;
         let found = match hot::only(|| view.find(key, len_max, f)) {
             // redb is being opened anew
-            Err(KvError::Closed) => Err(KvError::Cold),
+            Err(error) if self.0.shared.is_passing(&error, &view) => Err(KvError::Cold),
             found => found,
         };
         self.0.shared.counters.hot(&found);

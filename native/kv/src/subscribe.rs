@@ -517,3 +517,31 @@ fn bytes_of(op: &Op) -> usize {
 fn as_slice(bound: &Bound<Vec<u8>>) -> Bound<&[u8]> {
     bound.as_ref().map(Vec::as_slice)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{Options, Seams};
+    use crate::view::EVERYTHING;
+    use crate::{Batch, Threads};
+    use macula_core::{Gate, SystemChance, SystemClock};
+    use macula_testkit::FaultDisk;
+
+    #[test]
+    fn nothing_is_left_of_those_who_ended() {
+        let clock = Arc::new(SystemClock);
+        let threads = Threads::start(1, 0, clock.clone()).expect("threads");
+        let (disk, gate, chance) = (Arc::new(FaultDisk::new()), Arc::new(Gate::new()), Arc::new(SystemChance));
+        let seams = Seams { disk, gate, clock, chance, threads };
+        let store = Store::open(seams, Options::default()).expect("opens");
+        let key = || (Bound::Included(b"a".to_vec()), Bound::Included(b"a".to_vec()));
+        let subscribe = |range| store.subscribe(range, None, Box::new(|_| {})).expect("subscribes");
+        let all = [subscribe(key()), subscribe(EVERYTHING), subscribe(key())];
+        let weak = all.each_ref().map(|one| Arc::downgrade(&one.subscriber));
+        store.write(Batch::put("a", "1")).expect("writes");
+        drop(all);
+        let left = store.shared().subscribers.lock();
+        assert!(left.keys.is_empty() && left.ranges.is_empty());
+        assert!(weak.iter().all(|one| one.upgrade().is_none()));
+    }
+}

@@ -27,7 +27,7 @@ pub(crate) const GROUP_LEN_MAX: usize = 1 << 16;
 /// Between two groups, when memory is full of what is not drained.
 const PAUSE_MAX: Duration = Duration::from_millis(20);
 /// What a change of one key may take in redb beside its data: its leaf and the branches above it.
-const PAGES_BYTES: u64 = 16_384;
+pub(crate) const PAGES_BYTES: u64 = 16_384;
 /// A revision is a number of openings after a crash, then the sequence in the log: so that what an
 /// unknown outcome may have used is never used again.
 pub(crate) const SEQUENCE_BITS: u32 = 40;
@@ -214,9 +214,13 @@ impl Shared {
     pub fn sync(self: &Arc<Self>, freeze: bool) -> Result<(), KvError> {
         self.sound()?;
         let mut writer = self.writer.lock();
+        let (was_dirty, begun) = (writer.is_dirty, self.clock.monotonic());
         if let Err(error) = writer.make(Durability::Sync) {
             self.poison(&error);
             return Err(error);
+        }
+        if was_dirty {
+            self.counters.sync(self.clock.monotonic().saturating_sub(begun));
         }
         if freeze {
             self.is_freeze_due.store(false, Ordering::Release);

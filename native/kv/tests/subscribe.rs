@@ -56,6 +56,7 @@ fn within<'o>(range: &KeyRange, ops: &'o [Op]) -> Vec<&'o Op> {
             (range.0.as_ref().map(Vec::as_slice), range.1.as_ref().map(Vec::as_slice)).contains(key.as_slice())
         }
         Op::Clear => true,
+        // nothing here expires
         Op::Expire(_) => false,
     };
     ops.iter().filter(is_in).collect()
@@ -407,13 +408,18 @@ fn before_it_is_started_it_hears_nothing_and_then_all() {
 fn a_sink_that_panics_ends_and_the_others_go_on() {
     common::quiet_panics();
     let store = common::open_on(Arc::new(FaultDisk::new()), drained_meanwhile(), options()).expect("opens");
-    let broken = store.subscribe(ALL, None, Box::new(|_| panic!("as told"))).expect("subscribes");
+    let calls = Arc::new(AtomicUsize::new(0));
+    let called = calls.clone();
+    let panics = move |_: Told<'_>| panic!("as told, {} times", called.fetch_add(1, Ordering::SeqCst));
+    let broken = store.subscribe(ALL, None, Box::new(panics)).expect("subscribes");
     broken.start();
     let (_good, told) = subscribe(&store, ALL, None).expect("subscribes");
     for n in 0..5 {
         let revision = write(&store, vec![put([n], 1)]);
         assert!(matches!(next(&told), Heard::Changes(found, _) if found == revision));
     }
+    drop(broken);
+    assert_eq!(calls.load(Ordering::SeqCst), 1);
 }
 
 #[test]
@@ -466,6 +472,44 @@ fn a_revision_that_power_loss_took_back_is_gone_for_ever() {
     }
     store.checkpoint().expect("drains");
     assert!(gone(lost));
+}
+
+#[test]
+fn where_only_what_came_behind_a_revision_is_kept_its_opening_tells() {
+    let disk = FaultDisk::new();
+    let open = |disk: &FaultDisk| {
+        let mut options = options();
+        options.log.history_bytes = 0;
+        // one record each
+        (options.log.segment_bytes_min, options.log.segment_bytes_max) = (8192, 8192);
+        common::open_on(Arc::new(disk.clone()), threads(), options).expect("opens")
+    };
+    let store = open(&disk);
+    write(&store, vec![put("a", 1)]);
+    let batch = Batch { durability: Some(Durability::None), ..Batch::put("lost", "1") };
+    let lost = store.write(batch).expect("writes").revision;
+    let store = open(&disk.after_crash(CrashMode::LoseAll));
+    let [instead, kept] = [2, 3].map(|n| write(&store, vec![put([n], 4000)]));
+    store.checkpoint().expect("drains");
+    assert_eq!((lost & 0xff, instead & 0xff), (2, 2));
+    assert_eq!(subscribe(&store, ALL, Some(lost)).expect_err("gone").kind(), Kind::HistoryGone);
+    let (_resumed, told) = subscribe(&store, ALL, Some(instead)).expect("resumes");
+    assert_eq!(told.try_iter().collect::<Vec<_>>(), [Heard::Changes(kept, vec![put([3], 4000)])]);
+    assert_eq!(subscribe(&store, ALL, Some(0)).expect_err("gone").kind(), Kind::HistoryGone);
+}
+
+#[test]
+fn what_is_seen_and_not_synced_can_be_resumed_from() {
+    let store = common::open_on(Arc::new(FaultDisk::new()), threads(), options()).expect("opens");
+    let write = |n: u8| {
+        let batch = Batch { durability: Some(Durability::None), ..Batch::put([n], "1") };
+        store.write(batch).expect("writes").revision
+    };
+    let revisions = [1, 2, 3].map(write);
+    for (nth, from) in revisions.iter().enumerate() {
+        let (_resumed, told) = subscribe(&store, ALL, Some(*from)).expect("resumes");
+        assert_eq!(told.try_iter().count(), 2 - nth);
+    }
 }
 
 #[test]

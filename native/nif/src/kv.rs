@@ -253,7 +253,10 @@ fn kv_get_hot<'a>(env: Env<'a>, source: Term<'a>, key: Binary) -> Term<'a> {
             Source::Tx(_) => return Err(KvError::Cold.into()),
         })
     };
-    match read() {
+    let found = read();
+    // a process that does nothing else would be held for milliseconds by what counts as one reduction
+    rustler::schedule::consume_timeslice(env, 3);
+    match found {
         Ok(Some(term)) => term,
         Ok(None) => Failure::outcome(Kind::NotFound).encode(env),
         Err(failure) if failure.is(Kind::Busy) || failure.is(Kind::TooLarge) => atoms::cold().encode(env),
