@@ -14,7 +14,8 @@ defmodule MaculaStorage.Nif.SchedulersTest do
   @tries 4
   @run_ms 1_500
   @processes 14
-  # of the calls of the kind that was called least: a kind that stalls at all stalls in each call
+  # a kind that stalls at all stalls in each call: of gets, which are the only calls that are answered
+  # where they are made, and of the others of the kind that was called least
   @stalled_share_max 0.5
   @calls_min 60
 
@@ -25,9 +26,10 @@ defmodule MaculaStorage.Nif.SchedulersTest do
       try_until(@tries, fn ->
         {idle, _} = stalls(fn -> pids(@processes, fn -> busy() end) end, &kill/1)
         {ours, done} = stalls(fn -> Load.start(app, @processes) end, &Load.stop/1, 7)
-        least = done |> Map.values() |> Enum.min()
+        least = done |> Map.delete(:get) |> Map.values() |> Enum.min()
         run = %{stalls: ours, control: idle, done: done}
-        {ours - idle <= least * @stalled_share_max, run}
+        others = ours.other - idle.other
+        {others <= least * @stalled_share_max and ours.get <= done.get * @stalled_share_max, run}
       end)
 
     assert {:ok, _} = runs
@@ -37,7 +39,7 @@ defmodule MaculaStorage.Nif.SchedulersTest do
     tuple = Tuple.duplicate(0, 12_000_000)
     test = self()
     {seen, done} = stalls(fn -> pids(2, fn -> hold(test, tuple) end) end, &kill/1, 1)
-    assert seen > done.hold * @stalled_share_max
+    assert seen.other > done.hold * @stalled_share_max
   end
 
   test "File.read! of a small file goes on while 64 writers wait" do
@@ -114,8 +116,10 @@ defmodule MaculaStorage.Nif.SchedulersTest do
   # {long schedules seen in processes of ours, operations done of each kind}: for a time, and until
   # each of so many kinds was done often enough to tell
   defp stalls(start, stop, kinds \\ 0) do
-    collector = spawn_link(fn -> collect(0) end)
     held = start.()
+    getters = if kinds > 1, do: Load.getters(held), else: []
+    classes = Map.put(Map.new(getters, &{&1, :get}), self(), :none)
+    collector = spawn_link(fn -> collect(classes, %{get: 0, other: 0, none: 0}) end)
     :erlang.system_monitor(collector, [{:long_schedule, 1}])
     done = operations(System.monotonic_time(:millisecond) + @run_ms, kinds, %{})
     :erlang.system_monitor(:undefined)
@@ -138,13 +142,16 @@ defmodule MaculaStorage.Nif.SchedulersTest do
     end
   end
 
-  defp collect(count) do
+  # Who gets and gets works without a pause, so that the system, which has our threads to run as well,
+  # takes the processor from it in the middle now and then; so does this test, which counts.
+  defp collect(classes, counts) do
     receive do
-      {:monitor, _pid, :long_schedule, info} ->
-        collect(if ours?(info[:in]) or ours?(info[:out]), do: count + 1, else: count)
+      {:monitor, pid, :long_schedule, info} ->
+        class = if ours?(info[:in]) or ours?(info[:out]), do: classes[pid] || :other, else: :none
+        collect(classes, Map.update!(counts, class, &(&1 + 1)))
 
       {:tell, to} ->
-        send(to, {:stalls, count})
+        send(to, {:stalls, counts})
     end
   end
 

@@ -24,6 +24,12 @@ defmodule MaculaStorage.Load do
     end
   end
 
+  @doc "Those of them that do nothing but get."
+  @spec getters([pid]) :: [pid]
+  def getters(pids) do
+    for {pid, kind} <- Enum.zip(pids, Stream.cycle(@kinds)), kind == :get, do: pid
+  end
+
   @doc "Ends them."
   @spec stop([pid]) :: :ok
   def stop(pids) do
