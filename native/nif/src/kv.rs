@@ -25,6 +25,8 @@ use write::TxHandle;
 const DECODED_BYTES_MAX: usize = 64 * 1024;
 /// Keys and values up to this are looked for by a scheduler itself.
 const HOT_BYTES_MAX: usize = 16 * 1024;
+/// The first byte of every external term.
+const ETF_VERSION: u8 = 131;
 /// Keys that a read on a dirty scheduler looks for at most.
 const DIRTY_KEYS_MAX: usize = 512;
 /// What a read on a dirty scheduler may bring in, bytes. A longer one is `too_large`, and then asked
@@ -241,7 +243,8 @@ fn kv_get<'a>(env: Env<'a>, source: Term<'a>, key: Binary) -> Term<'a> {
 fn kv_get_hot<'a>(env: Env<'a>, source: Term<'a>, key: Binary) -> Term<'a> {
     let read = || -> Result<Option<Term<'a>>, Failure> {
         let (source, _) = Source::of(source)?;
-        if key.len() > HOT_BYTES_MAX {
+        // what is no term at all is refused at once, however long
+        if key.len() > HOT_BYTES_MAX && key.first() == Some(&ETF_VERSION) {
             return Err(KvError::Cold.into());
         }
         let key = macula_term::encode(key.as_slice())?;
