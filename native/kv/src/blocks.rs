@@ -168,7 +168,7 @@ impl BlockFile {
     /// redb says so.
     pub fn end_building(&self) -> Result<(), KvError> {
         self.is_building.store(false, Ordering::Release);
-        self.file.sync_data().map_err(|error| KvError::io("make the new file durable", error))
+        self.sync_early()
     }
 
     /// Make durable what was written so far, though nobody relies on it yet.

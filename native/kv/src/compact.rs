@@ -13,7 +13,7 @@ use crate::shared::Shared;
 use crate::table::Table;
 use crate::value::Loaded;
 use crate::view::{Stack, View};
-use crate::writer::{lay_over, SEQUENCE_BITS};
+use crate::writer::{lay_over, SEQUENCE_MAX};
 use crate::{KvError, Store};
 use macula_core::{Cancel, Progress, Task};
 use macula_wal::{History, Replayed};
@@ -270,7 +270,7 @@ impl Shared {
 
     /// Bring what is in the log beyond it.
     fn catch_up(&self, copy: &mut Engine) -> Result<(), KvError> {
-        let from = (copy.revision & ((1 << SEQUENCE_BITS) - 1)) + 1;
+        let from = (copy.revision & SEQUENCE_MAX) + 1;
         let history = self.writer.lock().log.history(from)?;
         self.bring_history(copy, &history)
     }

@@ -24,15 +24,6 @@ const FILE_NAME_NEW: &str = "kv.redb.new";
 /// The id of the log that goes on from here, in two halves.
 const LOG_ID: [&str; 2] = ["log_low", "log_high"];
 
-impl From<Failed> for KvError {
-    fn from(failed: Failed) -> Self {
-        match failed {
-            Failed::Full => Self::DiskFull,
-            Failed::Broken(error) => error,
-        }
-    }
-}
-
 /// An opened store.
 pub(crate) struct Engine {
     db: Option<Database>,
@@ -74,6 +65,15 @@ pub(crate) enum Failed {
     Full,
     /// It cannot go on until the store is opened again.
     Broken(KvError),
+}
+
+impl From<Failed> for KvError {
+    fn from(failed: Failed) -> Self {
+        match failed {
+            Failed::Full => Self::DiskFull,
+            Failed::Broken(error) => error,
+        }
+    }
 }
 
 impl Engine {
