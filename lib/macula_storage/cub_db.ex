@@ -161,9 +161,9 @@ defmodule MaculaStorage.CubDB do
   @spec get_multi(db, [key]) :: %{key => value}
   def get_multi(db, keys), do: ok!(with_source(db, :get_multi, &Pages.get_multi(&1, keys)))
 
-  @doc "How many entries there are, with those that expired and are not freed yet. Cost: one dirty-I/O call; does not count."
+  @doc "How many entries there are, with those that expired and are not freed yet. Cost: looks for each key that is not in the file yet, on a thread of ours."
   @spec size(db) :: non_neg_integer
-  def size(db), do: ok!(with_source(db, :size, &Native.kv_len/1))
+  def size(db), do: ok!(with_source(db, :size, &Pages.size/1))
 
   @doc """
   A lazy, sorted stream of entries.

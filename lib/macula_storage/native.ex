@@ -100,9 +100,6 @@ defmodule MaculaStorage.Native do
   @spec kv_ttl(handle, key) :: {:ok, pos_integer | :infinity} | failure
   def kv_ttl(_source, _key), do: missing()
 
-  @spec kv_len(handle) :: {:ok, non_neg_integer} | failure
-  def kv_len(_source), do: missing()
-
   @spec kv_page(handle, bound, bound, boolean, pos_integer) ::
           {:ok, [{term, term}], binary | nil} | failure
   def kv_page(_source, _min, _max, _reverse, _entries_max), do: missing()

@@ -118,7 +118,7 @@ defmodule MaculaStorage.Nif.ArgumentsTest do
     assert :ok = call(&Native.app_close(base, &1, "app"))
     app = own_app(base)
     assert :ok = call(&Native.kv_write(app, &1, [:clear], [], nil))
-    assert {:ok, 0} = Native.kv_len(app)
+    assert {:ok, 0} = call(&Native.kv_count(app, &1, :none, :none))
     assert {:ok, :done} = call(&Native.probe(base, &1, 0, false))
   end
 
@@ -141,7 +141,7 @@ defmodule MaculaStorage.Nif.ArgumentsTest do
       assert {:error, {:invalid, _, _}} = Native.kv_page(app, {:incl, bad}, :none, false, 10)
     end
 
-    assert {:ok, 0} = Native.kv_len(app)
+    assert {:ok, 0} = call(&Native.kv_count(app, &1, :none, :none))
   end
 
   defp call_raw(start) do

@@ -205,12 +205,12 @@ defmodule MaculaStorage.Nif.CallerDeathTest do
     snapshot =
       killed_when_ready(fn ready ->
         {:ok, snapshot} = Native.kv_snapshot(app)
-        {:ok, 0} = Native.kv_len(snapshot)
+        {:ok, 0} = call(&Native.kv_count(snapshot, &1, :none, :none))
         ready.(snapshot)
       end)
 
     assert Wait.until("end of the snapshot", fn ->
-             Native.kv_len(snapshot) == {:error, :closed}
+             Native.kv_has(snapshot, :erlang.term_to_binary(1)) == {:error, :closed}
            end)
   end
 

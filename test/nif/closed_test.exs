@@ -119,7 +119,7 @@ defmodule MaculaStorage.Nif.ClosedTest do
 
     assert {:error, :closed} = call(&Native.kv_open(app, &1))
     assert {:error, _} = Native.kv_get(app, etf(1))
-    assert {:error, _} = Native.kv_len(app)
+    assert {:error, _} = call(&Native.kv_count(app, &1, :none, :none))
     assert {:error, _} = Native.kv_snapshot(app)
     assert {:error, _} = call(&Native.kv_write(app, &1, [:clear], [], nil))
     assert {:error, :closed} = call(&Native.sqlite_open(app, &1))

@@ -129,6 +129,9 @@ defmodule MaculaStorage.CubDB.Pages do
   def count(source, {min, max, _reverse}),
     do: Call.run(&Native.kv_count(source, &1, min, max), op: :count, timeout: :infinity)
 
+  @doc "How many entries there are."
+  def size(source), do: count(source, {:none, :none, false})
+
   # `open` gives the source when the first entry is asked for; it ends with the stream.
   @doc false
   def stream(open, {min, max, reverse}) do

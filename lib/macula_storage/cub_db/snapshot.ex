@@ -52,10 +52,10 @@ defmodule MaculaStorage.CubDB.Snapshot do
     found
   end
 
-  @doc "How many entries there are. Cost: one dirty-I/O call."
+  @doc "How many entries there are. Cost: as `MaculaStorage.CubDB.size/1`."
   @spec size(t) :: non_neg_integer
   def size(snapshot) do
-    {:ok, size} = answer!(Native.kv_len(snapshot.handle), snapshot)
+    {:ok, size} = answer!(Pages.size(snapshot.handle), snapshot)
     size
   end
 

@@ -92,7 +92,7 @@ defmodule MaculaStorage.CubDB.Tx do
   @doc "How many entries there are, the transaction's own writes counted."
   @spec size(t) :: non_neg_integer
   def size(tx) do
-    {:ok, size} = answer!(Native.kv_len(tx.handle), tx)
+    {:ok, size} = answer!(Pages.size(tx.handle), tx)
     size
   end
 

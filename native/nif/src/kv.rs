@@ -348,12 +348,6 @@ fn kv_ttl<'a>(env: Env<'a>, source: Term<'a>, key: Term<'a>) -> Term<'a> {
     error::result(env, ttl())
 }
 
-/// dirty io: how many entries there are.
-#[rustler::nif(schedule = "DirtyIo")]
-fn kv_len<'a>(env: Env<'a>, source: Term<'a>) -> Term<'a> {
-    error::result(env, Source::of(source).and_then(|(source, _)| Ok(source.len()?)))
-}
-
 /// dirty io: pin the present state for the calling process.
 #[rustler::nif(schedule = "DirtyIo")]
 fn kv_snapshot<'a>(env: Env<'a>, store: Term<'a>) -> Term<'a> {

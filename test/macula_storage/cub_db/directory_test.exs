@@ -133,7 +133,11 @@ defmodule MaculaStorage.CubDB.DirectoryTest do
 
       CubDB.transaction(db, fn tx ->
         stop.(db)
-        Wait.until("its end", fn -> match?({:error, :closed}, Native.kv_len(handle)) end)
+
+        Wait.until("its end", fn ->
+          match?({:error, :closed}, Native.kv_has(handle, :erlang.term_to_binary(:a)))
+        end)
+
         assert_raise Error, fn -> Wait.until("its end", fn -> Tx.get(tx, :a) != 1 end) end
         {:cancel, nil}
       end)
