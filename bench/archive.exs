@@ -146,9 +146,9 @@ defmodule MaculaStorage.Bench.Archive do
         for {side, name} <- @names, times = measured[{op, side}] do
           [
             if(op == :restore and side == :ours, do: "MaculaStorage", else: name),
-            Tree.seconds(median(times)),
+            Tree.seconds(Tree.median(times)),
             "#{Tree.seconds(Enum.min(times))} to #{Tree.seconds(Enum.max(times))}",
-            Tree.rate(Tree.bytes(files), median(times)),
+            Tree.rate(Tree.bytes(files), Tree.median(times)),
             if(op == :archive and sizes[side], do: Text.bytes(sizes[side]), else: "")
           ]
         end
@@ -169,10 +169,10 @@ defmodule MaculaStorage.Bench.Archive do
 
         [
           "#{op}, as fast as #{@names[side]}",
-          times(median(times) / median(ours)),
+          times(Tree.median(times) / Tree.median(ours)),
           "#{times(Enum.min(times) / Enum.min(ours))} by the fastest",
           "goal #{times(goal)}",
-          met(median(times) / median(ours) >= goal)
+          met(Tree.median(times) / Tree.median(ours) >= goal)
         ]
       end
 
@@ -188,15 +188,6 @@ defmodule MaculaStorage.Bench.Archive do
   defp times(ratio), do: "#{:erlang.float_to_binary(ratio / 1, decimals: 2)}x"
   defp met(true), do: "met"
   defp met(false), do: "MISSED"
-
-  defp median(times) do
-    sorted = Enum.sort(times)
-    middle = div(length(sorted), 2)
-
-    if rem(length(sorted), 2) == 1,
-      do: Enum.at(sorted, middle),
-      else: (Enum.at(sorted, middle - 1) + Enum.at(sorted, middle)) / 2
-  end
 end
 
 MaculaStorage.Bench.Archive.main(System.argv())

@@ -328,13 +328,13 @@ defmodule MaculaStorage.Bench.Kv do
     written = turns |> Enum.map(& &1[:written]) |> Enum.filter(& &1)
 
     %{
-      rate: median(rates),
+      rate: Tree.median(rates),
       slowest: Enum.min(rates),
       fastest: Enum.max(rates),
       p50_us: percentile_us(times, calls * 0.50),
       p99_us: percentile_us(times, calls * 0.99),
       max_us: percentile_us(times, calls),
-      written: if(written != [], do: median(written))
+      written: if(written != [], do: Tree.median(written))
     }
   end
 
@@ -345,16 +345,6 @@ defmodule MaculaStorage.Bench.Kv do
       end)
 
     System.convert_time_unit(time, :native, :nanosecond) / 1000
-  end
-
-  @doc "The middle one."
-  def median(numbers) do
-    sorted = Enum.sort(numbers)
-    middle = div(length(sorted), 2)
-
-    if rem(length(sorted), 2) == 1,
-      do: Enum.at(sorted, middle),
-      else: (Enum.at(sorted, middle - 1) + Enum.at(sorted, middle)) / 2
   end
 
   @quiet_ms 100

@@ -11,7 +11,7 @@ Code.require_file("kv.exs", __DIR__)
 defmodule MaculaStorage.Bench.KvOpen do
   @moduledoc false
 
-  alias MaculaStorage.Bench.Kv
+  alias MaculaStorage.Bench.{Kv, Tree}
   alias MaculaStorage.Operator.Text
 
   @script __ENV__.file
@@ -38,7 +38,7 @@ defmodule MaculaStorage.Bench.KvOpen do
 
     [
       side.name(),
-      Kv.duration(Kv.median(opened_us)),
+      Kv.duration(Tree.median(opened_us)),
       "#{Kv.duration(Enum.min(opened_us))} to #{Kv.duration(Enum.max(opened_us))}",
       Enum.map_join(written, ", ", &Text.count/1)
     ]

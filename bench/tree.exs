@@ -228,6 +228,16 @@ defmodule MaculaStorage.Bench.Tree do
   @doc "Bytes in a time."
   def rate(bytes, s), do: "#{Text.bytes(bytes / s)}/s"
 
+  @doc "The middle one."
+  def median(numbers) do
+    sorted = Enum.sort(numbers)
+    middle = div(length(sorted), 2)
+
+    if rem(length(sorted), 2) == 1,
+      do: Enum.at(sorted, middle),
+      else: (Enum.at(sorted, middle - 1) + Enum.at(sorted, middle)) / 2
+  end
+
   @doc "How many times."
   def times(ratio), do: "#{:erlang.float_to_binary(ratio / 1, decimals: 1)}x"
 end

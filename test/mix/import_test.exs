@@ -1,9 +1,8 @@
 defmodule Mix.Macula.ImportTest do
   @moduledoc "A CubDB database becomes an app's store: whole, counted, its source as it was."
   use MaculaStorage.Case, async: false
-  import ExUnit.CaptureIO
 
-  alias MaculaStorage.{CubDB, Error}
+  alias MaculaStorage.{CubDB, Error, TaskRun}
   alias MaculaStorage.Operator.Import
   alias Mix.Tasks.Macula.Import.Cubdb
 
@@ -16,31 +15,7 @@ defmodule Mix.Macula.ImportTest do
   defp database(dir, entries),
     do: File.write!(Path.join(dir, "0.cub"), :erlang.term_to_binary(entries))
 
-  defp mix(args) do
-    me = self()
-
-    err =
-      capture_io(:stderr, fn ->
-        out =
-          capture_io(fn ->
-            code =
-              try do
-                Cubdb.run(args)
-                0
-              catch
-                :exit, {:shutdown, code} -> code
-              end
-
-            send(me, {:code, code})
-          end)
-
-        send(me, {:out, out})
-      end)
-
-    assert_received {:code, code}
-    assert_received {:out, out}
-    {code, out, err}
-  end
+  defp mix(args), do: TaskRun.run(Cubdb, args)
 
   defp all(app), do: app |> CubDB.select() |> Enum.to_list()
 

@@ -1,9 +1,8 @@
 defmodule Mix.MaculaTest do
   @moduledoc "The operator's tasks: what they print, as text and as JSON, and their exit codes."
   use MaculaStorage.Case, async: false
-  import ExUnit.CaptureIO
 
-  alias MaculaStorage.SQLite
+  alias MaculaStorage.{SQLite, TaskRun}
 
   @tasks %{
     "backup" => Mix.Tasks.Macula.Backup,
@@ -14,31 +13,7 @@ defmodule Mix.MaculaTest do
   }
 
   # {exit code, standard output, standard error}
-  defp mix(name, args) do
-    me = self()
-
-    err =
-      capture_io(:stderr, fn ->
-        out =
-          capture_io(fn ->
-            code =
-              try do
-                Map.fetch!(@tasks, name).run(args)
-                0
-              catch
-                :exit, {:shutdown, code} -> code
-              end
-
-            send(me, {:code, code})
-          end)
-
-        send(me, {:out, out})
-      end)
-
-    assert_received {:code, code}
-    assert_received {:out, out}
-    {code, out, err}
-  end
+  defp mix(name, args), do: TaskRun.run(Map.fetch!(@tasks, name), args)
 
   # One line of JSON, read back by SQLite, which is no code of ours. `$.a.b` as in SQLite.
   defp json(out, path) do

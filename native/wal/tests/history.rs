@@ -4,28 +4,15 @@
 
 mod common;
 
+use common::given::{given, Given};
 use common::{append, count, open, open_with, options, payload, seed, Model, KIND};
 use macula_core::{Disk, Kind, Kinded, Open, RealDisk, RelPath};
 use macula_testkit::{CrashMode, Fault, FaultDisk, SeededChance};
-use macula_wal::{History, Log, Options, Replayed, WalError};
+use macula_wal::{History, Log, Options, WalError};
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{sync_channel, Receiver, SyncSender};
 use std::sync::Arc;
-
-/// What was given, in order.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Given {
-    Record(u64, Vec<u8>),
-    Truncated(u64),
-}
-
-fn given(replayed: Replayed<'_>) -> Given {
-    match replayed {
-        Replayed::Record(record) => Given::Record(record.sequence, record.payload.to_vec()),
-        Replayed::Truncated { from } => Given::Truncated(from),
-    }
-}
 
 fn read(history: &History) -> Result<Vec<Given>, WalError> {
     let mut all = Vec::new();

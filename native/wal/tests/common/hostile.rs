@@ -4,6 +4,10 @@
 //! (docs/formats.md says how) a run without a gap. Whatever opens goes on, tells its history, and
 //! opens again as it was left.
 
+#[path = "given.rs"]
+mod given;
+
+use given::{given, Given};
 use macula_core::{Disk, Open, RelPath};
 use macula_testkit::{FaultDisk, SeededChance, SimClock};
 use macula_wal::{Log, Options, Replayed, WalError};
@@ -14,19 +18,6 @@ use xxhash_rust::xxh3::{xxh3_128, xxh3_128_with_seed, xxh3_64_with_seed};
 type Files = BTreeMap<Vec<u8>, Vec<u8>>;
 
 const FILE_LEN_MAX: usize = 40_000;
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Given {
-    Record(u64, Vec<u8>),
-    Truncated(u64),
-}
-
-fn given(replayed: Replayed<'_>) -> Given {
-    match replayed {
-        Replayed::Record(record) => Given::Record(record.sequence, record.payload.to_vec()),
-        Replayed::Truncated { from } => Given::Truncated(from),
-    }
-}
 
 /// What was given, also before an error.
 fn open(disk: &FaultDisk) -> (Result<Log, WalError>, Vec<Given>) {
