@@ -13,6 +13,9 @@ defmodule MaculaStorage.CubDB.Subscription do
 
     * `{:put, key, value}`, with the value as it was written, of whatever size, also when it was the same before
     * `{:delete, key}`, also when the key was not there
+    * `{:expired, key}`, when the store freed an entry whose time to live was over: nobody read it any more
+      from that time on, but what lies in memory only is freed after it was brought into the file, which may take
+      half a minute
     * `:clear`, of all keys
 
   Only what is in the subscription's range is in the list; `:clear` is in every range. Other kinds may

@@ -136,6 +136,18 @@ defmodule MaculaStorage.CubDB.TtlTest do
     assert {:ok, %{entries: 3}} = CubDB.check(db)
   end
 
+  test "subscribers are told that it expired, not that it was deleted", %{db: db} do
+    {:ok, ref, _revision} = CubDB.subscribe(db, key: :short)
+    :ok = CubDB.put(db, :short, 1, ttl: 1)
+    :ok = CubDB.put(db, :other, 1, ttl: 1)
+    assert_receive {CubDB, ^ref, _revision, [{:put, :short, 1}]}, 5_000
+    # into the file: what lies in memory is swept after that
+    {:ok, _} = CubDB.check(db)
+    assert_receive {CubDB, ^ref, _revision, [{:expired, :short}]}, 10_000
+    :ok = CubDB.unsubscribe(ref)
+    refute_received {CubDB, ^ref, _revision, _changes}
+  end
+
   test "it goes on over a restart, and in a copy", %{db: db} do
     :ok = CubDB.put(db, :session, 1, ttl: @hour)
     :ok = CubDB.put(db, :gone, 1, ttl: 1)
