@@ -1,5 +1,6 @@
 //! What goes into the queue and what comes back.
 
+use crate::room::PAGES_BYTES;
 use crate::KvError;
 use macula_core::Cancel;
 
@@ -130,7 +131,7 @@ impl Batch {
     /// Room on the disk that it may take, generously: in the log, and in redb, where each change may
     /// rewrite its leaf and the branches above it, beside the pages that the old version keeps.
     pub(crate) fn disk_bytes(&self) -> u64 {
-        self.bytes() as u64 * 4 + self.ops.len() as u64 * 16_384
+        self.bytes() as u64 * 4 + self.ops.len() as u64 * PAGES_BYTES
     }
 
     /// Whether less is there after it.

@@ -7,8 +7,7 @@
 use crate::engine::{Engine, Failed};
 use crate::shared::Shared;
 use crate::sweep;
-use crate::view::View;
-use crate::writer::{PAGES_BYTES, SEQUENCE_MAX};
+use crate::writer::SEQUENCE_MAX;
 use crate::KvError;
 use parking_lot::MutexGuard;
 use std::panic::{catch_unwind, AssertUnwindSafe};
@@ -18,10 +17,6 @@ use std::time::Duration;
 
 /// How long after a full disk it is tried again.
 const FULL_PAUSE: Duration = Duration::from_millis(500);
-/// For what redb writes of its own.
-const ROOM_BYTES: u64 = 256 << 10;
-/// With so much left on the disk nothing is reserved.
-const MUCH_ROOM_BYTES: u64 = 256 << 20;
 /// One commit of redb brings so much at most, bytes: while readers are on older versions it copies a
 /// page for each key.
 const DRAIN_BYTES_MAX: usize = 4 << 20;
@@ -106,18 +101,6 @@ impl Shared {
         // a file that cannot be looked at is named by who reads it
         let _ = self.compact_if_due(engine, frozen.stack.len() as u64);
         Ok(true)
-    }
-
-    /// Whether redb will meet no full disk. Where there is not much room, what it may need is reserved: a
-    /// page for each change and those above it, but no page of the file twice.
-    fn has_room_for(&self, frozen: &View, engine: &Engine) -> bool {
-        let (len, bytes) = (frozen.stack.len() as u64, frozen.stack.bytes() as u64);
-        let needed = bytes * 2 + (len * PAGES_BYTES).min(engine.blocks.file_bytes()) + ROOM_BYTES;
-        match self.disk.space() {
-            Ok(space) if space.free > needed * 2 + MUCH_ROOM_BYTES => true,
-            // what else may fail, the drain meets and names
-            _ => !matches!(engine.blocks.reserve(needed), Err(KvError::DiskFull)),
-        }
     }
 
     /// Nothing is lost, and it is tried again when there may be room.

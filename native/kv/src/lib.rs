@@ -21,6 +21,7 @@ mod queue;
 mod record;
 mod records;
 mod reply;
+mod room;
 mod scan;
 mod shared;
 mod stats;

@@ -26,8 +26,6 @@ use std::time::Duration;
 pub(crate) const GROUP_LEN_MAX: usize = 1 << 16;
 /// Between two groups, when memory is full of what is not drained.
 const PAUSE_MAX: Duration = Duration::from_millis(20);
-/// What a change of one key may take in redb beside its data: its leaf and the branches above it.
-pub(crate) const PAGES_BYTES: u64 = 16_384;
 /// A revision is a number of openings after a crash, then the sequence in the log: so that what an
 /// unknown outcome may have used is never used again.
 pub(crate) const SEQUENCE_BITS: u32 = 40;
@@ -42,7 +40,7 @@ pub(crate) struct Writer {
     pub is_dirty: bool,
 }
 
-type Group = Vec<(Batch, Reply<Committed>)>;
+pub(crate) type Group = Vec<(Batch, Reply<Committed>)>;
 
 impl Shared {
     /// Do what was taken from the queue. False: nobody works on it for now.
@@ -187,29 +185,6 @@ impl Shared {
         }
     }
 
-    /// Refuses what the disk has no room for, before log or redb meet it. What waits in memory will
-    /// need room too.
-    fn that_fit(self: &Arc<Self>, group: Group) -> Group {
-        let Ok(space) = self.disk.space() else { return group };
-        let mut free = space.free.saturating_sub(self.owed_bytes());
-        let (mut fitting, mut refused) = (Vec::with_capacity(group.len()), Vec::new());
-        for (batch, reply) in group {
-            match free.checked_sub(batch.disk_bytes()).filter(|left| *left >= self.left_free(&batch)) {
-                Some(left) => {
-                    free = left;
-                    fitting.push((batch, reply));
-                }
-                None => refused.push(reply),
-            }
-        }
-        if !refused.is_empty() {
-            // what waits in memory takes less room once it is drained
-            let _ = self.sync(true);
-        }
-        refused.into_iter().for_each(|reply| reply.give(Err(KvError::DiskFull)));
-        fitting
-    }
-
     /// Make everything durable that was written; with `freeze`, let it be drained.
     pub fn sync(self: &Arc<Self>, freeze: bool) -> Result<(), KvError> {
         self.sound()?;
@@ -257,33 +232,6 @@ impl Shared {
         !self.is_drain_full.load(Ordering::Acquire)
             && self.sound().is_ok()
             && self.state.read().stack.bytes() >= 2 * self.options.overlay_bytes_max
-    }
-
-    /// Room that a batch leaves free. A part of the reserve is there for what makes room, all of it for
-    /// drains; a segment that is not made yet is made out of the rest.
-    fn left_free(&self, batch: &Batch) -> u64 {
-        let reserve = self.options.reserve_bytes;
-        match (batch.only_removes(), self.spares.bytes()) {
-            (true, _) => reserve / 2,
-            (false, 0) if reserve > 0 => reserve + self.spares.next_bytes(),
-            (false, _) => reserve,
-        }
-    }
-
-    /// Whether so much can be taken from the disk for our own convenience. Unknown: yes.
-    pub fn has_room(&self, bytes: u64) -> bool {
-        let left = self.options.reserve_bytes.saturating_add(self.owed_bytes());
-        self.disk.space().map_or(true, |space| space.free >= left.saturating_add(bytes))
-    }
-
-    /// Room that drains of what waits in memory may need.
-    fn owed_bytes(&self) -> u64 {
-        let (stack, file_bytes) = {
-            let state = self.state.read();
-            (state.stack.clone(), state.stack.base.blocks().file_bytes())
-        };
-        // a drain copies each page that it changes, but no page twice
-        stack.bytes() as u64 * 3 + (stack.len() as u64 * PAGES_BYTES).min(file_bytes)
     }
 
     fn is_over_full(&self) -> bool {

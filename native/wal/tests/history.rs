@@ -3,9 +3,11 @@
 #![allow(clippy::disallowed_methods)]
 
 mod common;
+#[path = "common/given.rs"]
+mod given;
 
-use common::given::{given, Given};
 use common::{append, count, open, open_with, options, payload, seed, Model, KIND};
+use given::{given, Given};
 use macula_core::{Disk, Kind, Kinded, Open, RealDisk, RelPath};
 use macula_testkit::{CrashMode, Fault, FaultDisk, SeededChance};
 use macula_wal::{History, Log, Options, WalError};

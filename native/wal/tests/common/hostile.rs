@@ -10,7 +10,7 @@ mod given;
 use given::{given, Given};
 use macula_core::{Disk, Open, RelPath};
 use macula_testkit::{FaultDisk, SeededChance, SimClock};
-use macula_wal::{Log, Options, Replayed, WalError};
+use macula_wal::{Log, Options, WalError};
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 use xxhash_rust::xxh3::{xxh3_128, xxh3_128_with_seed, xxh3_64_with_seed};

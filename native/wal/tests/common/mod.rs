@@ -1,8 +1,6 @@
 //! What the tests of the log share: a log on a simulated disk beside what it must hold.
 #![allow(dead_code, clippy::disallowed_methods)]
 
-pub mod given;
-
 use macula_core::{Clock, Disk};
 use macula_testkit::{FaultDisk, SeededChance, SimClock};
 use macula_wal::{Log, Options, Replayed, WalError};
