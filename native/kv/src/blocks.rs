@@ -298,6 +298,8 @@ impl BlockFile {
                 seal(cell, Place::Block(from + at as u64), &self.store_id);
             }
             self.note_full(self.file.write_all_at(&cells, Place::Block(from).offset()))?;
+            // a commit writes thousands, one after the other
+            std::thread::yield_now();
         }
         Ok(())
     }

@@ -11,6 +11,7 @@ use crate::engine::Engine;
 use crate::record;
 use crate::shared::Shared;
 use crate::table::Table;
+use crate::threads::Courtesy;
 use crate::value::Loaded;
 use crate::view::{Stack, View};
 use crate::writer::{lay_over, SEQUENCE_MAX};
@@ -28,6 +29,11 @@ const PIECE_BYTES: usize = 4 << 20;
 const FILE_BYTES_MIN: u64 = 8 << 20;
 /// Drains wait for a compaction when the file is so many times as large as a packed one.
 const HOLD_FACTOR: u64 = 3;
+/// Of redb.
+const PAGE_BYTES: u64 = 4096;
+/// Of each page that drains copy again and again, the file has room for so many, as redb counts: the one
+/// that is read, the one before it and the next, none of them packed, in a file that doubles to grow.
+const VERSIONS: u64 = 8;
 /// A packed file is larger than what lives in it: keys and values, and so much for each entry, bytes.
 const ENTRY_BYTES: u64 = 24;
 
@@ -81,6 +87,15 @@ impl Compaction {
             halt.cancel();
             self.ended.wait(&mut running);
         }
+    }
+
+    /// Look at the file, which has `len` entries.
+    pub fn measure(&self, engine: &Engine, len: u64) -> Result<(), KvError> {
+        let live = engine.live_bytes()?;
+        self.live_bytes.store(live, Ordering::Relaxed);
+        self.file_bytes.store(engine.blocks.file_bytes(), Ordering::Relaxed);
+        self.packed_bytes.store(live + len * ENTRY_BYTES, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Whether the old file has grown so much that drains wait for the new one.
@@ -166,15 +181,18 @@ impl Shared {
     pub fn compact_if_due(self: &Arc<Self>, engine: &Engine, writes: u64) -> Result<(), KvError> {
         let compaction = &self.compaction;
         let len = self.view().map_or(0, |view| view.stack.base.len);
-        let live = engine.live_bytes()?;
-        let packed = live + len * ENTRY_BYTES;
-        compaction.live_bytes.store(live, Ordering::Relaxed);
-        compaction.file_bytes.store(engine.blocks.file_bytes(), Ordering::Relaxed);
-        compaction.packed_bytes.store(packed, Ordering::Relaxed);
+        compaction.measure(engine, len)?;
+        let packed = compaction.packed_bytes.load(Ordering::Relaxed);
+        // what the next drains would take again; while somebody reads the old, they take more each time
+        let churn = match engine.is_held() {
+            true => 0,
+            false => VERSIONS * (writes * PAGE_BYTES).min(packed),
+        };
+        let dirt = compaction.dirt();
         let writes = compaction.writes.fetch_add(writes, Ordering::Relaxed) + writes;
         let Some(auto) = *self.auto_compact.lock() else { return Ok(()) };
-        let due =
-            writes >= auto.writes_min.max(len / 8) && compaction.dirt() > 0.0 && compaction.dirt() >= auto.dirt_min;
+        let gain = engine.blocks.file_bytes().saturating_sub(packed);
+        let due = writes >= auto.writes_min.max(len / 8) && dirt > 0.0 && dirt >= auto.dirt_min && gain > churn;
         if due && !compaction.is_asked.swap(true, Ordering::AcqRel) {
             let shared = self.clone();
             let queued = self.threads.compact(move || {
@@ -246,8 +264,10 @@ impl Shared {
     ) -> Result<(), KvError> {
         let mut scan = base.scan(Bound::Unbounded, Bound::Unbounded, false)?;
         let (mut piece, mut bytes, mut progress) = (Vec::new(), 0, Progress::default());
+        let mut courtesy = Courtesy::default();
         while let Some((key, stored)) = scan.step()? {
             let value = base.value(&stored, usize::MAX, <[u8]>::to_vec)?;
+            courtesy.step();
             bytes += key.len() + value.len();
             progress.entries_done += 1;
             piece.push(Loaded { key, value, expires_ms: stored.expires_ms() });

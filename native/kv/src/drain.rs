@@ -5,6 +5,7 @@
 //! record goes only when redb holds it durably.
 
 use crate::engine::{Engine, Failed};
+use crate::room::MUCH_BYTES;
 use crate::shared::Shared;
 use crate::sweep;
 use crate::writer::SEQUENCE_MAX;
@@ -17,9 +18,10 @@ use std::time::Duration;
 
 /// How long after a full disk it is tried again.
 const FULL_PAUSE: Duration = Duration::from_millis(500);
-/// One commit of redb brings so much at most, bytes: while readers are on older versions it copies a
-/// page for each key.
-const DRAIN_BYTES_MAX: usize = 4 << 20;
+/// In a store of up to so many bytes, keys that wait share pages: see [`Shared::drain_bytes`].
+const SMALL_STORE_BYTES: u64 = 32 << 20;
+/// Memory of all stores that waits to be drained, bytes: above it, every full table is drained at once.
+const WAITING_BYTES_MAX: usize = 64 << 20;
 
 /// Let a thread drain what is frozen. Never waits.
 pub(crate) fn ask(shared: &Arc<Shared>) {
@@ -41,6 +43,16 @@ pub(crate) fn ask(shared: &Arc<Shared>) {
                 shared.poison(&KvError::Internal("the drain panicked".into()));
             }
         });
+    }
+}
+
+/// Let a thread drain what is frozen, when that is enough for a drain, or waiting is not affordable.
+pub(crate) fn ask_if_due(shared: &Arc<Shared>) {
+    // writers slow down at half of what memory may hold
+    let enough = shared.drain_bytes().min(shared.options.overlay_bytes_max / 2);
+    let is_enough = shared.frozen_bytes() >= enough;
+    if is_enough || shared.threads.waiting_bytes() > WAITING_BYTES_MAX || !shared.has_room(MUCH_BYTES) {
+        ask(shared);
     }
 }
 
@@ -71,9 +83,19 @@ impl Shared {
         Ok(())
     }
 
+    /// What one drain brings, bytes of memory. It copies each page that it changes: of a small store about
+    /// all, once for all keys that it brings. In a large one hardly two keys share a page, and more at
+    /// once would be more room and a longer burst between the syncs of writers, for nothing.
+    fn drain_bytes(&self) -> usize {
+        match self.compaction.packed_bytes.load(Ordering::Relaxed) <= SMALL_STORE_BYTES {
+            true => self.options.drain_bytes,
+            false => self.options.drain_bytes.min(self.options.table_bytes_max),
+        }
+    }
+
     /// Drain the oldest of what is frozen; false: nothing is.
     fn drain_some(self: &Arc<Self>, engine: &mut Engine) -> Result<bool, KvError> {
-        let Some(frozen) = self.frozen(DRAIN_BYTES_MAX) else { return Ok(false) };
+        let Some(frozen) = self.frozen(self.drain_bytes()) else { return Ok(false) };
         self.sound()?;
         let begun = self.clock.monotonic();
         if !self.has_room_for(&frozen, engine) {
@@ -97,9 +119,11 @@ impl Shared {
         self.is_drain_full.store(false, Ordering::Release);
         self.counters.drain(self.clock.monotonic().saturating_sub(begun));
         self.release_log(engine.revision);
-        sweep::ask(self, frozen.stack.len());
+        let writes = frozen.stack.len();
+        drop(frozen);
+        sweep::ask(self, writes);
         // a file that cannot be looked at is named by who reads it
-        let _ = self.compact_if_due(engine, frozen.stack.len() as u64);
+        let _ = self.compact_if_due(engine, writes as u64);
         Ok(true)
     }
 

@@ -7,7 +7,7 @@ use crate::base::Base;
 use crate::blocks::{Backend, BlockFile};
 use crate::fence::fence;
 use crate::scan::Scan;
-use crate::threads::Threads;
+use crate::threads::{Courtesy, Threads};
 use crate::value::{Loaded, Tables, LIVE_BYTES, META, REVISION};
 use crate::view::View;
 use crate::KvError;
@@ -169,6 +169,11 @@ impl Engine {
         *self.keeper.0.lock() = self.db.take().map(|db| (db, self.blocks.clone(), threads.clone()));
     }
 
+    /// Whether somebody reads what it held before: beside its newest base there is another.
+    pub fn is_held(&self) -> bool {
+        Arc::strong_count(&self.keeper) > 2
+    }
+
     /// Of all keys and values, bytes.
     pub fn live_bytes(&self) -> Result<u64, KvError> {
         Ok(self.meta(LIVE_BYTES)?.unwrap_or(0))
@@ -250,10 +255,12 @@ impl Engine {
                 tables = tables.clear()?;
             }
             let mut scan = Scan::over_base(view);
+            let mut courtesy = Courtesy::default();
             while let Some(item) = scan.step().map_err(|error| redb::Error::Corrupted(error.to_string()))? {
                 if let Some(written) = item.written() {
                     tables.bring(item.key(), written)?;
                 }
+                courtesy.step();
             }
             drop(scan);
             tables.finish(view.revision)

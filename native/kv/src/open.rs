@@ -54,6 +54,8 @@ pub(crate) fn open(seams: Seams, options: Options) -> Result<Arc<Shared>, KvErro
         Ok(()) | Err(WalError::DiskFull) => {}
         Err(error) => return Err(error.into()),
     }
+    let compaction = Compaction::default();
+    compaction.measure(&engine, stack.base.len)?;
     let (auto_compact, durability) = (options.auto_compact, options.durability);
     let state = State { stack, revision, poisoned: None, is_closed: false };
     let shared = Arc::new(Shared {
@@ -78,7 +80,7 @@ pub(crate) fn open(seams: Seams, options: Options) -> Result<Arc<Shared>, KvErro
         is_freeze_due: false.into(),
         is_sync_due: false.into(),
         log_pin: u64::MAX.into(),
-        compaction: Compaction::default(),
+        compaction,
         auto_compact: Mutex::new(auto_compact),
         durability: Mutex::new(durability),
         counters: Default::default(),

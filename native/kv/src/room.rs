@@ -4,6 +4,7 @@
 //! its room when it is drained; where there is not much, that is reserved before redb is touched.
 
 use crate::batch::Batch;
+use crate::drain;
 use crate::engine::Engine;
 use crate::shared::Shared;
 use crate::view::{Stack, View};
@@ -16,7 +17,7 @@ pub(crate) const PAGES_BYTES: u64 = 16_384;
 /// For what redb writes of its own.
 const OWN_BYTES: u64 = 256 << 10;
 /// With so much left on the disk nothing is reserved.
-const MUCH_BYTES: u64 = 256 << 20;
+pub(crate) const MUCH_BYTES: u64 = 256 << 20;
 
 /// Pages that a drain of `stack` copies: those that it changes and those above, but none of the file twice.
 fn page_bytes(stack: &Stack, file_bytes: u64) -> u64 {
@@ -42,6 +43,7 @@ impl Shared {
         if !refused.is_empty() {
             // what waits in memory takes less room once it is drained
             let _ = self.sync(true);
+            drain::ask(self);
         }
         refused.into_iter().for_each(|reply| reply.give(Err(KvError::DiskFull)));
         fitting

@@ -147,9 +147,9 @@ impl Shared {
         state.stack = Arc::new(stack);
     }
 
-    /// Whether writers write into it.
-    pub fn is_active(&self, table: &Weak<Table>) -> bool {
-        self.state.read().stack.tables.first().is_some_and(|active| std::ptr::eq(Arc::as_ptr(active), table.as_ptr()))
+    /// The table that writers write into.
+    pub fn active(&self) -> Weak<Table> {
+        self.state.read().stack.tables.first().map(Arc::downgrade).unwrap_or_default()
     }
 
     /// The same, over another base with the same content.
@@ -159,6 +159,11 @@ impl Shared {
         let old = std::mem::replace(&mut state.stack, Arc::new(stack));
         drop(state);
         drop(old);
+    }
+
+    /// Memory of the tables that wait to be drained, bytes.
+    pub fn frozen_bytes(&self) -> usize {
+        self.state.read().stack.tables.iter().skip(1).map(|table| table.bytes()).sum()
     }
 
     /// The oldest of the tables that wait to be drained, as a view of nothing else.
@@ -251,7 +256,13 @@ mod tests {
     fn open(threads: &Threads, overlay_bytes_max: usize) -> Store {
         let (disk, gate, threads) = (Arc::new(FaultDisk::new()), Arc::new(Gate::new()), threads.clone());
         let seams = Seams { disk, gate, clock: Arc::new(SystemClock), chance: Arc::new(SystemChance), threads };
-        let options = Options { table_bytes_max: 4_000, reserve_bytes: 0, overlay_bytes_max, ..Options::default() };
+        let options = Options {
+            table_bytes_max: 4_000,
+            drain_bytes: 0,
+            reserve_bytes: 0,
+            overlay_bytes_max,
+            ..Options::default()
+        };
         Store::open(seams, options).expect("opens")
     }
 

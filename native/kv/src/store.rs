@@ -52,6 +52,9 @@ pub struct Options {
     pub table_bytes_max: usize,
     /// Memory of what was written and is not drained, bytes. Writers slow down above half of it.
     pub overlay_bytes_max: usize,
+    /// What a drain brings into a small store at once, bytes of that memory. Less waits for more, while
+    /// there is room on the disk and in the memory of all stores.
+    pub drain_bytes: usize,
     /// How long what was written stays in memory and log only, when little is written.
     pub drain_interval: Duration,
     /// When the file is compacted without being asked; `None`: never.
@@ -75,6 +78,7 @@ impl Default for Options {
             sync_interval: Duration::from_secs(1),
             table_bytes_max: 1 << 20,
             overlay_bytes_max: 32 << 20,
+            drain_bytes: 12 << 20,
             drain_interval: Duration::from_secs(30),
             auto_compact: Some(AutoCompact::default()),
             sweep_interval: Duration::from_secs(60),

@@ -109,6 +109,8 @@ pub(crate) struct Table {
     pub cleared: Option<u64>,
     bytes: AtomicUsize,
     len: AtomicUsize,
+    /// What it adds to the waiting of all stores.
+    waiting_bytes: AtomicUsize,
     /// Set when nothing more comes.
     last_revision: AtomicU64,
     threads: Threads,
@@ -119,8 +121,9 @@ pub(crate) type Seen<'t> = Entry<'t, Version, Written>;
 
 impl Table {
     pub fn new(threads: &Threads) -> Self {
-        let (bytes, len, last_revision) = Default::default();
-        Self { entries: Some(SkipMap::new()), cleared: None, bytes, len, last_revision, threads: threads.clone() }
+        let (bytes, len, waiting_bytes, last_revision) = Default::default();
+        let (entries, threads) = (Some(SkipMap::new()), threads.clone());
+        Self { entries, cleared: None, bytes, len, waiting_bytes, last_revision, threads }
     }
 
     /// The one that goes on after `revision` removed everything.
@@ -133,6 +136,8 @@ impl Table {
     /// Nothing after `revision` comes into it.
     pub fn freeze(&self, revision: u64) {
         self.last_revision.store(revision, atomic::Ordering::Release);
+        self.waiting_bytes.store(self.bytes(), atomic::Ordering::Relaxed);
+        self.threads.add_waiting(self.bytes());
     }
 
     /// The newest batch that is in it, once it is frozen.
@@ -220,6 +225,7 @@ fn visible(mut entry: Seen<'_>, revision: u64) -> Option<Seen<'_>> {
 
 impl Drop for Table {
     fn drop(&mut self) {
+        self.threads.remove_waiting(*self.waiting_bytes.get_mut());
         // a hundred thousand entries take milliseconds, and the last reader may be a scheduler thread
         if let Some(entries) = self.entries.take().filter(|entries| !entries.is_empty()) {
             self.threads.dispose(Box::new(entries));

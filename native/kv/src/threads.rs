@@ -13,6 +13,7 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::io;
 use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -25,6 +26,9 @@ thread_local! {
 
 /// Threads that tell subscribers, where there are any that drain.
 const TELLERS: usize = 2;
+
+/// Some 100 us of work.
+const COURTESY_KEYS: u32 = 32;
 
 /// The threads. Clones share them; they end with [`Threads::stop`], or when nobody has them.
 #[derive(Clone)]
@@ -39,6 +43,8 @@ struct Inner {
     /// As the drains.
     tellers: Mutex<Option<Sender<Work>>>,
     alarms: Mutex<Option<Sender<Alarm>>>,
+    /// Memory of all stores that is not drained, bytes.
+    waiting_bytes: AtomicUsize,
     joins: Mutex<Vec<JoinHandle<()>>>,
     clock: Arc<dyn Clock>,
 }
@@ -67,7 +73,8 @@ impl Threads {
         let (writers, alarms) = (Mutex::new(Some(writers)), Mutex::new(Some(alarms)));
         let (drains, compacts, tellers) = (Mutex::new(drains), Mutex::new(compacts), Mutex::new(tellers));
         let joins = Mutex::new(joins);
-        Ok(Self(Arc::new(Inner { writers, drains, compacts, tellers, alarms, joins, clock })))
+        let waiting_bytes = AtomicUsize::new(0);
+        Ok(Self(Arc::new(Inner { writers, drains, compacts, tellers, alarms, waiting_bytes, joins, clock })))
     }
 
     /// Let a store write.
@@ -109,6 +116,21 @@ impl Threads {
         }
     }
 
+    /// So much more of a store's memory waits to be drained.
+    pub(crate) fn add_waiting(&self, bytes: usize) {
+        self.0.waiting_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// It does not any more.
+    pub(crate) fn remove_waiting(&self, bytes: usize) {
+        self.0.waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    /// Memory of all stores that is frozen and not freed, bytes.
+    pub(crate) fn waiting_bytes(&self) -> usize {
+        self.0.waiting_bytes.load(Ordering::Relaxed)
+    }
+
     /// Drop something large where nobody waits.
     pub(crate) fn dispose(&self, rubbish: Box<dyn Any + Send>) {
         self.drain(move || drop(rubbish));
@@ -134,6 +156,21 @@ impl Threads {
         let own = std::thread::current().id();
         for thread in self.0.joins.lock().drain(..).filter(|thread| thread.thread().id() != own) {
             let _ = thread.join();
+        }
+    }
+}
+
+/// Long work gives its processor up now and then. A kernel that preempts by the clock would let it have
+/// 4 ms at a time, and on a small machine those who write, and the VM, wait for it.
+#[derive(Default)]
+pub(crate) struct Courtesy(u32);
+
+impl Courtesy {
+    /// One more key was done.
+    pub fn step(&mut self) {
+        self.0 = self.0.wrapping_add(1);
+        if self.0.is_multiple_of(COURTESY_KEYS) {
+            std::thread::yield_now();
         }
     }
 }

@@ -19,7 +19,7 @@ use crate::KvError;
 use macula_core::Kinded;
 use macula_wal::Log;
 use std::sync::atomic::Ordering;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 /// Batches in one group at most.
@@ -52,6 +52,9 @@ impl Shared {
             Some(Job::End(End::Abort)) => {}
             Some(Job::Sync { freeze, reply }) => {
                 let synced = self.sync(freeze);
+                if freeze {
+                    drain::ask(self);
+                }
                 if freeze && reply.is_none() {
                     self.slim();
                 }
@@ -185,7 +188,7 @@ impl Shared {
         }
     }
 
-    /// Make everything durable that was written; with `freeze`, let it be drained.
+    /// Make everything durable that was written; with `freeze`, fit to be drained too.
     pub fn sync(self: &Arc<Self>, freeze: bool) -> Result<(), KvError> {
         self.sound()?;
         let mut writer = self.writer.lock();
@@ -198,10 +201,7 @@ impl Shared {
             self.counters.sync(self.clock.monotonic().saturating_sub(begun));
         }
         if freeze {
-            self.is_freeze_due.store(false, Ordering::Release);
             self.begin_table();
-            drop(writer);
-            drain::ask(self);
         }
         Ok(())
     }
@@ -241,23 +241,17 @@ impl Shared {
     /// After each group: let full tables be drained, room be made, and do not run ahead of either.
     /// False: the queue is paused.
     fn keep_up(self: &Arc<Self>) -> bool {
-        let (active, waiting, table) = {
+        let (active, waiting) = {
             let stack = &self.state.read().stack;
-            let table = stack.tables.first();
-            (table.map_or(0, |table| table.bytes()), stack.bytes(), table.map(Arc::downgrade).unwrap_or_default())
+            (stack.tables.first().map_or(0, |table| table.bytes()), stack.bytes())
         };
         if active >= self.options.table_bytes_max {
             // a failure here is the next writer's to hear
             let _ = self.sync(true);
-        } else if active > 0 && !self.is_freeze_due.swap(true, Ordering::AcqRel) {
-            let shared = Arc::downgrade(self);
-            self.threads.after(self.options.drain_interval, move || {
-                let Some(shared) = shared.upgrade() else { return };
-                // a table that was full before went long ago
-                if shared.is_active(&table) {
-                    shared.submit_own(Job::Sync { freeze: true, reply: None });
-                }
-            });
+            drain::ask_if_due(self);
+        }
+        if waiting > 0 {
+            self.drain_later();
         }
         drain::refill(self);
         match self.pause_for(waiting) {
@@ -267,6 +261,27 @@ impl Shared {
             }
             None => true,
         }
+    }
+
+    /// What is in memory is drained after a while, though it is little.
+    fn drain_later(self: &Arc<Self>) {
+        if self.is_freeze_due.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let (shared, table) = (Arc::downgrade(self), self.active());
+        self.threads.after(self.options.drain_interval, move || {
+            let Some(shared) = shared.upgrade() else { return };
+            shared.is_freeze_due.store(false, Ordering::Release);
+            let active = shared.active();
+            if Weak::ptr_eq(&active, &table) {
+                return shared.submit_own(Job::Sync { freeze: true, reply: None });
+            }
+            // it was full before: what came later gets its time
+            drain::ask(&shared);
+            if active.upgrade().is_some_and(|active| !active.is_blank()) {
+                shared.drain_later();
+            }
+        });
     }
 
     /// How long writers wait for the drain, the more the fuller the memory is: in many small steps, so

@@ -323,7 +323,8 @@ fn small(rng: &mut fastrand::Rng) -> Options {
     };
     let table_bytes_max = rng.usize(4_000..20_000);
     let overlay_bytes_max = if rng.bool() { 1 << 20 } else { 4 * table_bytes_max };
-    Options { table_bytes_max, overlay_bytes_max, queue_len_max: 64, log, ..options() }
+    let drain_bytes = rng.usize(0..2) * 3 * table_bytes_max;
+    Options { table_bytes_max, overlay_bytes_max, drain_bytes, queue_len_max: 64, log, ..options() }
 }
 
 fn open_small(disk: &FaultDisk, rng: &mut fastrand::Rng) -> Result<Store, KvError> {

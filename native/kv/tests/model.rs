@@ -26,16 +26,17 @@ struct Life {
 }
 
 /// Small tables, so that there are several, and drains between the steps.
-fn open_on(disk: &FaultDisk, clock: &Arc<SimClock>) -> Store {
-    let options = Options { table_bytes_max: 6_000, overlay_bytes_max: 1 << 20, ..options() };
+fn open_on(disk: &FaultDisk, clock: &Arc<SimClock>, rng: &mut fastrand::Rng) -> Store {
+    let drain_bytes = if rng.bool() { 0 } else { 20_000 };
+    let options = Options { table_bytes_max: 6_000, overlay_bytes_max: 1 << 20, drain_bytes, ..options() };
     common::open_at(Arc::new(disk.clone()), common::drained_meanwhile(), clock.clone(), options).expect("opens")
 }
 
 impl Life {
     fn new(seed: u64) -> Self {
         let (disk, clock) = (FaultDisk::new(), Arc::new(SimClock::default()));
-        let store = open_on(&disk, &clock);
-        let rng = fastrand::Rng::with_seed(seed);
+        let mut rng = fastrand::Rng::with_seed(seed);
+        let store = open_on(&disk, &clock, &mut rng);
         Self { rng, disk, clock, store, model: Timed::new(), snapshots: Vec::new(), revision: 0 }
     }
 
@@ -212,12 +213,12 @@ impl Life {
             0 => {
                 // another process finds the file as a dead one left it
                 self.disk = self.disk.kill();
-                self.store = open_on(&self.disk, &self.clock);
+                self.store = open_on(&self.disk, &self.clock, &mut self.rng);
             }
             1 => {
                 self.store.sync().expect("what was written without a sync is durable now");
                 self.disk = self.disk.after_crash(CrashMode::Random(self.rng.u64(..)));
-                self.store = open_on(&self.disk, &self.clock);
+                self.store = open_on(&self.disk, &self.clock, &mut self.rng);
             }
             2 => {
                 let mut stream = Vec::new();
@@ -226,11 +227,11 @@ impl Life {
                 self.disk = FaultDisk::new();
                 let disk: Arc<dyn Disk> = Arc::new(self.disk.clone());
                 Store::import(disk, &SystemChance, &mut &stream[..], &Task::quiet()).expect("imports");
-                self.store = open_on(&self.disk, &self.clock);
+                self.store = open_on(&self.disk, &self.clock, &mut self.rng);
             }
             _ => {
                 self.store.close();
-                self.store = open_on(&self.disk, &self.clock);
+                self.store = open_on(&self.disk, &self.clock, &mut self.rng);
             }
         }
         self.same();

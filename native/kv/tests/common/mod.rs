@@ -13,7 +13,7 @@ pub type Model = BTreeMap<Vec<u8>, Vec<u8>>;
 pub const ALL: (Bound<Vec<u8>>, Bound<Vec<u8>>) = (Bound::Unbounded, Bound::Unbounded);
 
 pub fn options() -> Options {
-    Options { cache_bytes: 1 << 20, reserve_bytes: 0, ..Options::default() }
+    Options { cache_bytes: 1 << 20, reserve_bytes: 0, drain_bytes: 0, ..Options::default() }
 }
 
 pub fn open_with(disk: Arc<dyn Disk>, options: Options) -> Result<Store, KvError> {
