@@ -3,7 +3,8 @@ defmodule MaculaStorage.CubDB do
   The ordered key-value store of an app, or of a directory, with the functions of CubDB 2.
 
   Keys and values are any Erlang terms. Entries are sorted in Erlang's term order; `1` and `1.0` are
-  different keys that stand side by side.
+  different keys that stand side by side. Values of 1 KiB and more lie compressed in the file (zstd) where
+  that saves an eighth.
 
   The first argument of each function is an app (atom or string), or the pid or name of a store
   started by `start_link/2`. An atom or string is looked up among the stores' names first, then it

@@ -41,7 +41,7 @@ defmodule MaculaStorage.House do
     "rusqlite" => ~w(sqlite),
     "openraft" => ~w(raft),
     "tar" => ~w(archive),
-    "zstd" => ~w(archive)
+    "zstd" => ~w(archive kv)
   }
 
   @name "keep the name a string, or look it up in a map of the known ones"

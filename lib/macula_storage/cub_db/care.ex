@@ -68,7 +68,8 @@ defmodule MaculaStorage.CubDB.Care do
 
   @doc """
   When the store compacts by itself: `true` (the default: after 1,000 changes and an eighth of its
-  entries, when 60 % of the file would come back), `false` (never) or `{changes, dirt_factor}`.
+  entries, when 40 % of the file would come back, and more than such writes take again), `false`
+  (never) or `{changes, dirt_factor}`.
 
   Durability: nothing is written. Cost: no access to the disk. It holds until the store is closed.
   """

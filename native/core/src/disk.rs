@@ -142,6 +142,12 @@ pub trait DiskFile: Send + Sync + Debug {
     fn allocate(&self, len: u64) -> io::Result<()>;
     /// Make content and length durable (`fdatasync`).
     fn sync_data(&self) -> io::Result<()>;
+    /// Hand what was written there to the device and wait until it took it, so that a later sync of the file
+    /// holds up nobody else's. Nothing is durable by it. An error counts as a failed sync: that one may not
+    /// say it again.
+    fn write_out(&self, _offset: u64, _len: u64) -> io::Result<()> {
+        Ok(())
+    }
     /// As `fstat`.
     fn stat(&self) -> io::Result<Stat>;
     /// Permission bits.

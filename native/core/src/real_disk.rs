@@ -254,6 +254,19 @@ impl DiskFile for RealFile {
         self.0.sync_data()
     }
 
+    fn write_out(&self, offset: u64, len: u64) -> io::Result<()> {
+        let how = libc::SYNC_FILE_RANGE_WAIT_BEFORE | libc::SYNC_FILE_RANGE_WRITE | libc::SYNC_FILE_RANGE_WAIT_AFTER;
+        // SAFETY: takes numbers, and a descriptor that is open while self is
+        match unsafe { libc::sync_file_range(self.0.as_raw_fd(), offset as i64, len as i64, how) } {
+            0 => Ok(()),
+            _ => match io::Error::last_os_error() {
+                // where it is not there, the sync does all
+                error if error.raw_os_error() == Some(libc::ENOSYS) => Ok(()),
+                error => Err(error),
+            },
+        }
+    }
+
     fn stat(&self) -> io::Result<Stat> {
         Ok(to_stat(&fs::fstat(&self.0)?))
     }

@@ -4,6 +4,7 @@
 //! the base is dropped; whoever keeps one for long makes the file grow.
 
 use crate::blocks::BlockFile;
+use crate::compress::decompress;
 use crate::engine::Keeper;
 use crate::fence::fence;
 use crate::value::{split_expiry_key, Body, Cell, DATA, EXPIRY, LONG};
@@ -45,15 +46,20 @@ impl Tables {
         len_max: usize,
         f: impl FnOnce(&[u8]) -> R,
     ) -> Result<Result<R, KvError>, redb::Error> {
-        let (number, len) = match Cell::decode(cell)?.body {
-            Body::Short(value) => return Ok(short_enough(value.len(), len_max).map(|()| f(value))),
-            Body::Long { number, len } => (number, len),
-        };
-        if let Err(error) = short_enough(len as usize, len_max) {
+        let cell = Cell::decode(cell)?;
+        if let Err(error) = short_enough(cell.value_len() as usize, len_max) {
             return Ok(Err(error));
         }
+        let whole = |stored: &[u8]| match cell.full_len {
+            Some(len) => Ok(Ok(f(&decompress(stored, len)?))),
+            None => Ok(Ok(f(stored))),
+        };
+        let (number, len) = match cell.body {
+            Body::Short(stored) => return whole(stored),
+            Body::Long { number, len } => (number, len),
+        };
         match self.txn.open_table(LONG)?.get(number)? {
-            Some(bytes) if bytes.value().len() as u64 == len => Ok(Ok(f(bytes.value()))),
+            Some(bytes) if bytes.value().len() as u64 == len => whole(bytes.value()),
             _ => Err(redb::Error::Corrupted(format!("no long value of its length: number={number} len={len}"))),
         }
     }

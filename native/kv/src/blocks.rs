@@ -19,6 +19,8 @@ use std::sync::Arc;
 
 /// Blocks moved by one system call at most.
 const RUN_BLOCKS: usize = 64;
+/// Of a long sync, bytes that the device gets at once.
+const PIECE_BYTES: u64 = 1 << 20;
 /// Room is taken from the disk in steps of a sixteenth of the file, but not less and not more, bytes.
 const ROOM_STEP: [u64; 2] = [64 << 10, 16 << 20];
 
@@ -34,6 +36,8 @@ pub(crate) struct BlockFile {
     len_physical: AtomicU64,
     /// Where the last block ends that was written.
     len_used: AtomicU64,
+    /// Where something was written since the last sync, and how much: physical offset, bytes.
+    written: Mutex<Vec<(u64, u64)>>,
     blocks_read: AtomicU64,
     head: Mutex<Head>,
     first_error: Mutex<Option<KvError>>,
@@ -106,6 +110,7 @@ impl BlockFile {
             len_logical: len_logical.into(),
             len_physical: len_physical.into(),
             len_used: len_physical.into(),
+            written: Mutex::default(),
             blocks_read: AtomicU64::new(0),
             head: Mutex::new(head),
             first_error: Mutex::default(),
@@ -173,7 +178,7 @@ impl BlockFile {
 
     /// Make durable what was written so far, though nobody relies on it yet.
     pub fn sync_early(&self) -> Result<(), KvError> {
-        self.file.sync_data().map_err(|error| KvError::io("make the new file durable", error))
+        self.sync().map_err(|error| KvError::io("make the new file durable", error))
     }
 
     /// Record that everything was written and synced. Nothing may be written afterwards.
@@ -297,11 +302,29 @@ impl BlockFile {
                 cell[..BLOCK].copy_from_slice(block);
                 seal(cell, Place::Block(from + at as u64), &self.store_id);
             }
-            self.note_full(self.file.write_all_at(&cells, Place::Block(from).offset()))?;
+            let offset = Place::Block(from).offset();
+            self.note_full(self.file.write_all_at(&cells, offset))?;
+            self.written.lock().push((offset, cells.len() as u64));
             // a commit writes thousands, one after the other
             std::thread::yield_now();
         }
         Ok(())
+    }
+
+    /// Sync, in pieces: a log on the same device that syncs meanwhile waits for one piece, not for all.
+    fn sync(&self) -> io::Result<()> {
+        let mut written = std::mem::take(&mut *self.written.lock());
+        written.sort_unstable();
+        let (mut from, mut bytes) = (None, 0);
+        for (offset, len) in written {
+            let from_here = *from.get_or_insert(offset);
+            bytes += len;
+            if bytes >= PIECE_BYTES {
+                self.file.write_out(from_here, offset + len - from_here)?;
+                (from, bytes) = (None, 0);
+            }
+        }
+        self.file.sync_data()
     }
 
     /// Have the disk's room up to `end`, and some more, so that a write does not meet a full disk.
@@ -451,7 +474,7 @@ impl StorageBackend for Backend {
     fn sync_data(&self) -> io::Result<()> {
         let mut head = self.0.head.lock();
         if !self.0.is_building.load(Ordering::Acquire) {
-            self.0.file.sync_data()?;
+            self.0.sync()?;
         }
         head.dirty = false;
         Ok(())

@@ -28,12 +28,14 @@ const PIECE_BYTES: usize = 4 << 20;
 /// Files below this are left as they are, bytes.
 const FILE_BYTES_MIN: u64 = 8 << 20;
 /// Drains wait for a compaction when the file is so many times as large as a packed one.
-const HOLD_FACTOR: u64 = 3;
+const HOLD_FACTOR: u64 = 2;
 /// Of redb.
 const PAGE_BYTES: u64 = 4096;
-/// Of each page that drains copy again and again, the file has room for so many, as redb counts: the one
-/// that is read, the one before it and the next, none of them packed, in a file that doubles to grow.
-const VERSIONS: u64 = 8;
+/// Of each page that drains copy again and again the file has so many: the one that is read, the one
+/// before it and the next, none of them packed.
+const VERSIONS: u64 = 4;
+/// The new file is caught up in pieces of as much memory, bytes: it copies a page for each key.
+const CATCH_UP_BYTES: usize = 1 << 20;
 /// A packed file is larger than what lives in it: keys and values, and so much for each entry, bytes.
 const ENTRY_BYTES: u64 = 24;
 
@@ -47,9 +49,9 @@ pub struct AutoCompact {
 }
 
 impl Default for AutoCompact {
-    /// A tree that is written at random stands at a dirt of a half: that is no reason.
+    /// A tree that is written at random stands at a dirt of a third: that is no reason.
     fn default() -> Self {
-        Self { writes_min: 1000, dirt_min: 0.6 }
+        Self { writes_min: 1000, dirt_min: 0.4 }
     }
 }
 
@@ -91,10 +93,9 @@ impl Compaction {
 
     /// Look at the file, which has `len` entries.
     pub fn measure(&self, engine: &Engine, len: u64) -> Result<(), KvError> {
-        let live = engine.live_bytes()?;
-        self.live_bytes.store(live, Ordering::Relaxed);
+        self.live_bytes.store(engine.live_bytes()?, Ordering::Relaxed);
         self.file_bytes.store(engine.blocks.file_bytes(), Ordering::Relaxed);
-        self.packed_bytes.store(live + len * ENTRY_BYTES, Ordering::Relaxed);
+        self.packed_bytes.store(engine.stored_bytes()? + len * ENTRY_BYTES, Ordering::Relaxed);
         Ok(())
     }
 
@@ -304,7 +305,7 @@ impl Shared {
                 lay_over(&mut view.stack, ops, revision);
                 view.revision = revision;
             }
-            if view.stack.bytes() >= PIECE_BYTES {
+            if view.stack.bytes() >= CATCH_UP_BYTES {
                 copy.bring(&view).map_err(KvError::from)?;
                 view = self.nothing(copy)?;
             }

@@ -8,7 +8,7 @@ use crate::blocks::{Backend, BlockFile};
 use crate::fence::fence;
 use crate::scan::Scan;
 use crate::threads::{Courtesy, Threads};
-use crate::value::{Loaded, Tables, LIVE_BYTES, META, REVISION};
+use crate::value::{Loaded, Tables, LIVE_BYTES, META, REVISION, STORED_BYTES};
 use crate::view::View;
 use crate::KvError;
 use macula_core::{Chance, Disk, Open, RelPath};
@@ -24,6 +24,15 @@ const FILE_NAME_NEW: &str = "kv.redb.new";
 /// The id of the log that goes on from here, in two halves.
 const LOG_ID: [&str; 2] = ["log_low", "log_high"];
 
+/// How a file is kept.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Tuning {
+    /// Memory for its pages, bytes.
+    pub cache_bytes: usize,
+    /// Values of so many bytes are compressed.
+    pub compress_len_min: usize,
+}
+
 /// An opened store.
 pub(crate) struct Engine {
     db: Option<Database>,
@@ -31,7 +40,7 @@ pub(crate) struct Engine {
     pub blocks: Arc<BlockFile>,
     /// The newest batch that is in it.
     pub revision: u64,
-    cache_bytes: usize,
+    tuning: Tuning,
 }
 
 /// Held by every base of one database: what it holds in the end is closed when the last of them goes.
@@ -78,20 +87,20 @@ impl From<Failed> for KvError {
 
 impl Engine {
     /// Open the store of `disk`, or create it when there is no file. Whether it was closed properly.
-    pub fn open(disk: &dyn Disk, chance: &dyn Chance, cache_bytes: usize) -> Result<(Self, bool), KvError> {
+    pub fn open(disk: &dyn Disk, chance: &dyn Chance, tuning: Tuning) -> Result<(Self, bool), KvError> {
         let path = RelPath::literal(FILE_NAME);
         // costs room only, when it cannot be removed
         let _ = remove_unfinished(disk);
         let file = match disk.open(&path, Open::ReadWrite) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                Self::build(disk, chance, cache_bytes, |_| Ok(()))?;
+                Self::build(disk, chance, tuning, |_| Ok(()))?;
                 disk.open(&path, Open::ReadWrite)
             }
             file => file,
         };
         let file = file.map_err(|error| KvError::io("open the store", error))?;
         let (blocks, is_clean) = BlockFile::open(file, FILE_NAME)?;
-        let mut engine = Self::over(Arc::new(blocks), cache_bytes)?;
+        let mut engine = Self::over(Arc::new(blocks), tuning)?;
         engine.revision =
             engine.meta(REVISION)?.ok_or_else(|| KvError::corrupt(engine.blocks.name(), None, "no revision"))?;
         Ok((engine, is_clean))
@@ -101,12 +110,12 @@ impl Engine {
     pub fn build<T>(
         disk: &dyn Disk,
         chance: &dyn Chance,
-        cache_bytes: usize,
+        tuning: Tuning,
         fill: impl FnOnce(&mut Self) -> Result<T, KvError>,
     ) -> Result<T, KvError> {
         let (path, path_new) = (RelPath::literal(FILE_NAME), RelPath::literal(FILE_NAME_NEW));
         let fail = |error| KvError::io("create the store", error);
-        let built = Self::begin(disk, chance, cache_bytes).and_then(|mut engine| {
+        let built = Self::begin(disk, chance, tuning).and_then(|mut engine| {
             let value = fill(&mut engine)?;
             engine.close()?;
             disk.rename(&path_new, &path).map_err(fail)?;
@@ -123,20 +132,25 @@ impl Engine {
     }
 
     /// An empty one in a new file under another name, none of it durable.
-    fn begin(disk: &dyn Disk, chance: &dyn Chance, cache_bytes: usize) -> Result<Self, KvError> {
+    fn begin(disk: &dyn Disk, chance: &dyn Chance, tuning: Tuning) -> Result<Self, KvError> {
         let fail = |error| KvError::io("create the store", error);
         remove_unfinished(disk).map_err(fail)?;
         let file = disk.open(&RelPath::literal(FILE_NAME_NEW), Open::CreateNew).map_err(fail)?;
         let mut store_id = [0; 16];
         chance.fill(&mut store_id);
-        let mut engine = Self::over(Arc::new(BlockFile::create(file, FILE_NAME, store_id)?), cache_bytes)?;
-        engine.write_revision(0)?;
+        let mut engine = Self::over(Arc::new(BlockFile::create(file, FILE_NAME, store_id)?), tuning)?;
+        engine.write(|txn| {
+            let tables = Tables::open(txn, tuning.compress_len_min)?;
+            tables.pad()?;
+            tables.finish(0)
+        })?;
+        engine.trim()?;
         Ok(engine)
     }
 
     /// As [`Engine::begin`], for a store that is open: [`Engine::replace`] makes it that store's.
     pub fn begin_copy(&self, disk: &dyn Disk, chance: &dyn Chance) -> Result<Self, KvError> {
-        let copy = Self::begin(disk, chance, self.cache_bytes)?;
+        let copy = Self::begin(disk, chance, self.tuning)?;
         if let Some(id) = self.log_id()? {
             copy.set_log_id(id)?;
         }
@@ -151,10 +165,10 @@ impl Engine {
         disk.sync_dir(&RelPath::root()).map_err(fail)
     }
 
-    fn over(blocks: Arc<BlockFile>, cache_bytes: usize) -> Result<Self, KvError> {
-        let db = open_db(&blocks, cache_bytes)?;
+    fn over(blocks: Arc<BlockFile>, tuning: Tuning) -> Result<Self, KvError> {
+        let db = open_db(&blocks, tuning.cache_bytes)?;
         let keeper = Arc::new(Keeper(Mutex::new(None)));
-        Ok(Self { db: Some(db), keeper, blocks, revision: 0, cache_bytes })
+        Ok(Self { db: Some(db), keeper, blocks, revision: 0, tuning })
     }
 
     /// Give a copy up that was begun.
@@ -177,6 +191,11 @@ impl Engine {
     /// Of all keys and values, bytes.
     pub fn live_bytes(&self) -> Result<u64, KvError> {
         Ok(self.meta(LIVE_BYTES)?.unwrap_or(0))
+    }
+
+    /// The same with values as they are stored.
+    pub fn stored_bytes(&self) -> Result<u64, KvError> {
+        self.meta(STORED_BYTES)?.map_or_else(|| self.live_bytes(), Ok)
     }
 
     fn meta(&self, name: &str) -> Result<Option<u64>, KvError> {
@@ -220,9 +239,19 @@ impl Engine {
         self.db.as_ref().ok_or(KvError::Closed)
     }
 
+    /// Let redb take no more pages for its own than there are.
+    fn trim(&mut self) -> Result<(), KvError> {
+        let Some(db) = self.db.as_mut() else { return Err(KvError::Closed) };
+        fence(&self.blocks, || {
+            db.compact()?;
+            Ok(())
+        })
+    }
+
     /// Set the revision durably, creating the tables when they are not there.
     pub fn write_revision(&mut self, revision: u64) -> Result<(), KvError> {
-        self.write(|txn| Tables::open(txn)?.finish(revision))?;
+        let compress_len_min = self.tuning.compress_len_min;
+        self.write(|txn| Tables::open(txn, compress_len_min)?.finish(revision))?;
         self.revision = revision;
         Ok(())
     }
@@ -233,7 +262,7 @@ impl Engine {
         fence(&self.blocks, || {
             let mut txn = db.begin_write()?;
             txn.set_durability(redb::Durability::None)?;
-            let mut tables = Tables::open(&txn)?;
+            let mut tables = Tables::open(&txn, self.tuning.compress_len_min)?;
             tables.append(entries)?;
             tables.finish(0)?;
             Ok(txn.commit()?)
@@ -249,8 +278,9 @@ impl Engine {
     /// view's own base is not looked at.
     pub fn bring(&mut self, view: &View) -> Result<(), Failed> {
         self.blocks.forget_full();
+        let compress_len_min = self.tuning.compress_len_min;
         let brought = self.write(|txn| {
-            let mut tables = Tables::open(txn)?;
+            let mut tables = Tables::open(txn, compress_len_min)?;
             if view.stack.is_cleared() {
                 tables = tables.clear()?;
             }
@@ -277,7 +307,7 @@ impl Engine {
     /// Closes every base: the pages of the old ones are not safe from the new database.
     pub fn revive(&mut self) -> Result<(), KvError> {
         self.drop_db();
-        self.db = Some(open_db(&self.blocks, self.cache_bytes)?);
+        self.db = Some(open_db(&self.blocks, self.tuning.cache_bytes)?);
         self.revision = self.meta(REVISION)?.unwrap_or(self.revision);
         Ok(())
     }

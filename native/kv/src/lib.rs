@@ -10,6 +10,7 @@ mod base;
 mod batch;
 mod blocks;
 mod compact;
+mod compress;
 mod drain;
 mod engine;
 mod error;

@@ -6,7 +6,7 @@
 
 use crate::compact::Compaction;
 use crate::drain;
-use crate::engine::Engine;
+use crate::engine::{Engine, Tuning};
 use crate::record;
 use crate::shared::{Shared, State};
 use crate::store::{Options, Seams};
@@ -26,7 +26,8 @@ const COPY_EPOCHS: u8 = 64;
 /// Open what is there, or create it.
 pub(crate) fn open(seams: Seams, options: Options) -> Result<Arc<Shared>, KvError> {
     let Seams { disk, gate, clock, chance, threads } = seams;
-    let (engine, is_clean) = Engine::open(&*disk, &*chance, options.cache_bytes)?;
+    let tuning = Tuning { cache_bytes: options.cache_bytes, compress_len_min: options.compress_len_min };
+    let (engine, is_clean) = Engine::open(&*disk, &*chance, tuning)?;
     let now = Arc::new(Now::new(clock.clone()));
     let table = Arc::new(Table::new(&threads));
     let mut stack = Arc::new(Stack { tables: vec![table], base: engine.base()?, now: now.clone() });

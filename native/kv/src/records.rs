@@ -4,7 +4,8 @@
 //! Invariant: an import gives exactly what was exported or an error, and nothing is visible before
 //! the end record was checked and the new file is durable.
 
-use crate::engine::{Engine, FILE_NAME};
+use crate::compress::COMPRESS_LEN_MIN;
+use crate::engine::{Engine, Tuning, FILE_NAME};
 use crate::format::le;
 use crate::scan::Scan;
 use crate::value::Loaded;
@@ -29,8 +30,8 @@ const CHUNK_LEN: usize = 256 << 10;
 const CHUNK_LEN_MAX: u64 = (CHUNK_LEN + RECORD_HEAD + KEY_LEN_MAX + VALUE_LEN_MAX) as u64;
 /// Entries are given to redb in transactions of as many bytes.
 const LOAD_LEN: usize = 4 << 20;
-/// Memory for pages while loading.
-const LOAD_CACHE: usize = 64 << 20;
+/// How the file is kept while loading.
+const LOAD: Tuning = Tuning { cache_bytes: 64 << 20, compress_len_min: COMPRESS_LEN_MIN };
 /// How errors name the stream.
 const NAME: &str = "kv.records";
 
@@ -118,7 +119,7 @@ impl Store {
             Err(error) => return Err(KvError::io("look for a store", error)),
         }
         let mut source = Source::open(input)?;
-        Engine::build(&*disk, chance, LOAD_CACHE, |engine| fill(engine, &mut source, task))
+        Engine::build(&*disk, chance, LOAD, |engine| fill(engine, &mut source, task))
     }
 }
 

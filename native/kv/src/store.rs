@@ -5,6 +5,7 @@
 
 use crate::batch::{Batch, Committed, Durability};
 use crate::compact::AutoCompact;
+use crate::compress::COMPRESS_LEN_MIN;
 use crate::hot;
 use crate::open;
 use crate::queue::Job;
@@ -34,6 +35,8 @@ const HISTORY_SEGMENTS_OLD_MAX: usize = 2;
 pub struct Options {
     /// Memory for pages of the file, bytes.
     pub cache_bytes: usize,
+    /// Values of so many bytes lie compressed in the file, where that pays.
+    pub compress_len_min: usize,
     /// Batches and turns waiting; one more is `Busy`.
     pub queue_len_max: usize,
     /// Bytes waiting; more is `Busy`, except for the only batch in the queue.
@@ -69,6 +72,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             cache_bytes: 16 << 20,
+            compress_len_min: COMPRESS_LEN_MIN,
             queue_len_max: 1024,
             queue_bytes_max: 64 << 20,
             batch_bytes_max: 8 << 20,

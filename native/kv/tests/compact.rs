@@ -123,6 +123,21 @@ fn one_at_a_time_cancelled_and_closed() {
     assert_eq!(store.compact(&Task::quiet()).expect_err("closed").kind(), Kind::Closed);
 }
 
+/// redb doubles its file, and took pages from its end first: a file was up to twice as long as what it held.
+#[test]
+fn a_compacted_file_is_hardly_longer_than_what_is_in_it() {
+    let (_dir, store) = fresh(small());
+    for step in 0..10_u32 {
+        let keys = step * 7_000..(step + 1) * 7_000;
+        store.write(Batch { ops: keys.map(|n| put(n, 100, 0)).collect(), ..Batch::default() }).expect("put");
+        store.checkpoint().expect("drains");
+        store.compact(&Task::quiet()).expect("compacts");
+        let stats = store.stats().expect("open");
+        eprintln!("live={} file={}", stats.live_bytes, stats.file_bytes);
+        assert!(stats.file_bytes < stats.live_bytes * 13 / 10 + (1 << 20), "{stats:?}");
+    }
+}
+
 /// 100,000 keys under one long reader made a file of 373 times what lived in it, for good.
 #[test]
 fn growth_under_a_long_reader_stops_by_itself() {

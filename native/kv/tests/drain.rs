@@ -324,7 +324,8 @@ fn small(rng: &mut fastrand::Rng) -> Options {
     let table_bytes_max = rng.usize(4_000..20_000);
     let overlay_bytes_max = if rng.bool() { 1 << 20 } else { 4 * table_bytes_max };
     let drain_bytes = rng.usize(0..2) * 3 * table_bytes_max;
-    Options { table_bytes_max, overlay_bytes_max, drain_bytes, queue_len_max: 64, log, ..options() }
+    let compress_len_min = if rng.bool() { 50 } else { usize::MAX };
+    Options { table_bytes_max, overlay_bytes_max, drain_bytes, compress_len_min, queue_len_max: 64, log, ..options() }
 }
 
 fn open_small(disk: &FaultDisk, rng: &mut fastrand::Rng) -> Result<Store, KvError> {

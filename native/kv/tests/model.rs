@@ -28,7 +28,9 @@ struct Life {
 /// Small tables, so that there are several, and drains between the steps.
 fn open_on(disk: &FaultDisk, clock: &Arc<SimClock>, rng: &mut fastrand::Rng) -> Store {
     let drain_bytes = if rng.bool() { 0 } else { 20_000 };
-    let options = Options { table_bytes_max: 6_000, overlay_bytes_max: 1 << 20, drain_bytes, ..options() };
+    let compress_len_min = if rng.bool() { 30 } else { usize::MAX };
+    let overlay_bytes_max = 1 << 20;
+    let options = Options { table_bytes_max: 6_000, overlay_bytes_max, drain_bytes, compress_len_min, ..options() };
     common::open_at(Arc::new(disk.clone()), common::drained_meanwhile(), clock.clone(), options).expect("opens")
 }
 

@@ -50,6 +50,21 @@ impl FaultFile {
         }
     }
 
+    /// A step that makes the disk write: where it fails, what was not synced is in nobody's hands.
+    fn sync_step(&self, operation: &'static str) -> io::Result<MutexGuard<'_, Core>> {
+        let mut core = self.core.lock();
+        match core.step(operation) {
+            Ok(()) => Ok(core),
+            Err(Fault::Crash) => Err(fault_error(Fault::Crash)),
+            Err(fault) => {
+                if let Some(Body::File(data)) = core.tree.nodes.get_mut(&self.ino).map(|node| &mut node.body) {
+                    data.fail_sync();
+                }
+                Err(fault_error(fault))
+            }
+        }
+    }
+
     fn change_meta(&self, operation: &'static str, change: impl FnOnce(&mut Meta)) -> io::Result<()> {
         let mut core = self.step(operation)?;
         let now = core.now();
@@ -106,18 +121,13 @@ impl DiskFile for FaultFile {
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        let mut core = self.core.lock();
-        match core.step("sync_data") {
-            Ok(()) => core.sync_file(self.ino),
-            Err(Fault::Crash) => return Err(fault_error(Fault::Crash)),
-            Err(fault) => {
-                if let Some(Body::File(data)) = core.tree.nodes.get_mut(&self.ino).map(|node| &mut node.body) {
-                    data.fail_sync();
-                }
-                return Err(fault_error(fault));
-            }
-        }
+        self.sync_step("sync_data")?.sync_file(self.ino);
         Ok(())
+    }
+
+    /// What reached the device may be lost with the power all the same, as if it had not.
+    fn write_out(&self, _offset: u64, _len: u64) -> io::Result<()> {
+        self.sync_step("write_out").map(drop)
     }
 
     fn stat(&self) -> io::Result<Stat> {

@@ -13,7 +13,9 @@ pub type Model = BTreeMap<Vec<u8>, Vec<u8>>;
 pub const ALL: (Bound<Vec<u8>>, Bound<Vec<u8>>) = (Bound::Unbounded, Bound::Unbounded);
 
 pub fn options() -> Options {
-    Options { cache_bytes: 1 << 20, reserve_bytes: 0, drain_bytes: 0, ..Options::default() }
+    // values that compress well would not fill a disk
+    let compress_len_min = usize::MAX;
+    Options { cache_bytes: 1 << 20, reserve_bytes: 0, drain_bytes: 0, compress_len_min, ..Options::default() }
 }
 
 pub fn open_with(disk: Arc<dyn Disk>, options: Options) -> Result<Store, KvError> {
