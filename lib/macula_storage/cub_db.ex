@@ -205,7 +205,7 @@ defmodule MaculaStorage.CubDB do
   How many entries a `select/2` with these options has now.
 
   Without options it is `size/1`. Durability: counts what is durable. Cost: reads the range on a thread
-  of ours, values too, in pages and at one instant; ends when the caller dies. Raises as reads do.
+  of ours, keys only, in pages and at one instant; ends when the caller dies. Raises as reads do.
 
       iex> MaculaStorage.CubDB.put_multi(:count_doc, for(n <- 1..100, do: {{:row, n}, n}))
       :ok

@@ -49,4 +49,4 @@ pub use table::NEVER_MS;
 pub use threads::Threads;
 pub use turn::Tx;
 pub use verify::Verified;
-pub use view::{Entry, KeyRange, Page, PageLimits};
+pub use view::{Counted, Entry, KeyRange, Page, PageLimits};

@@ -30,25 +30,17 @@ pub(crate) fn open(seams: Seams, options: Options) -> Result<Arc<Shared>, KvErro
     let (engine, is_clean) = Engine::open(&*disk, &*chance, tuning)?;
     let now = Arc::new(Now::new(clock.clone()));
     let table = Arc::new(Table::new(&threads));
-    let mut stack = Arc::new(Stack { tables: vec![table], base: engine.base()?, now: now.clone() });
-    let mut revision = engine.revision;
-    let mut replay = |replayed: Replayed<'_>| {
-        let Replayed::Record(record) = replayed else {
-            return Err(KvError::corrupt("the log", None, "records taken back, which a store never does"));
-        };
-        let (found, ops) = record::decode(&record)?;
-        if found <= revision || found & SEQUENCE_MAX != record.sequence {
-            let reason = format!("revision {found} in record {} after revision {revision}", record.sequence);
-            return Err(KvError::corrupt("the log", None, reason));
-        }
-        revision = found;
-        lay_over(&mut stack, ops, revision);
-        Ok(())
+    let mut state = State {
+        stack: Arc::new(Stack { tables: vec![table], base: engine.base()?, now: now.clone() }),
+        revision: engine.revision,
+        poisoned: None,
+        is_closed: false,
     };
     let after = engine.revision & SEQUENCE_MAX;
+    let mut replay = |replayed: Replayed<'_>| replay(&mut state, replayed);
     let mut log = Log::open(disk.clone(), clock.clone(), &*chance, options.log.clone(), after, &mut replay)?;
     let others = same_log(&engine, &log, &*chance)?;
-    let epoch = begin_epoch(&mut log, revision, others + u64::from(!is_clean))?;
+    let epoch = begin_epoch(&mut log, state.revision, others + u64::from(!is_clean))?;
     // now, so that the first group does not wait for it
     match log.spares().refill() {
         // who only reads needs none
@@ -56,9 +48,8 @@ pub(crate) fn open(seams: Seams, options: Options) -> Result<Arc<Shared>, KvErro
         Err(error) => return Err(error.into()),
     }
     let compaction = Compaction::default();
-    compaction.measure(&engine, stack.base.len)?;
+    compaction.measure(&engine, state.stack.base.len)?;
     let (auto_compact, durability) = (options.auto_compact, options.durability);
-    let state = State { stack, revision, poisoned: None, is_closed: false };
     let shared = Arc::new(Shared {
         state: RwLock::new(state),
         queue: Mutex::default(),
@@ -95,6 +86,21 @@ pub(crate) fn open(seams: Seams, options: Options) -> Result<Arc<Shared>, KvErro
     }
     sweep::ask(&shared, 0);
     Ok(shared)
+}
+
+/// Lay what a record of the log says over what is there.
+fn replay(state: &mut State, replayed: Replayed<'_>) -> Result<(), KvError> {
+    let Replayed::Record(record) = replayed else {
+        return Err(KvError::corrupt("the log", None, "records taken back, which a store never does"));
+    };
+    let (found, ops) = record::decode(&record)?;
+    if found <= state.revision || found & SEQUENCE_MAX != record.sequence {
+        let reason = format!("revision {found} in record {} after revision {}", record.sequence, state.revision);
+        return Err(KvError::corrupt("the log", None, reason));
+    }
+    state.revision = found;
+    lay_over(&mut state.stack, ops, found);
+    Ok(())
 }
 
 /// A store whose log was removed would open without what was acknowledged last. How many epochs to

@@ -13,7 +13,7 @@ use crate::reply::Reply;
 use crate::shared::Shared;
 use crate::threads::Threads;
 use crate::turn::Tx;
-use crate::view::{KeyRange, Page, PageLimits, View};
+use crate::view::{Counted, KeyRange, Page, PageLimits, View};
 use crate::KvError;
 use crossbeam_channel::bounded;
 use macula_core::{Chance, Clock, Disk, Gate};
@@ -392,6 +392,11 @@ impl Snapshot {
     /// The first entries of `range`, or the last when `reverse`; go on from [`Page::next`].
     pub fn page(&self, range: &KeyRange, reverse: bool, limits: PageLimits) -> Result<Page, KvError> {
         self.view()?.page(range, reverse, limits)
+    }
+
+    /// How many entries `range` has, `entries_max` at most; go on from [`Counted::next`]. No value is read.
+    pub fn count(&self, range: &KeyRange, entries_max: u64) -> Result<Counted, KvError> {
+        self.view()?.count(range, entries_max)
     }
 
     /// Let go of it now, whoever else holds a clone.

@@ -9,7 +9,7 @@ use crate::batch::{check_key, check_value, Batch, Committed, Op};
 use crate::reply::Reply;
 use crate::shared::Shared;
 use crate::table::{Written, NEVER_MS};
-use crate::view::{page, KeyRange, Page, PageLimits, View, Writes};
+use crate::view::{count, page, Counted, KeyRange, Page, PageLimits, View, Writes};
 use crate::KvError;
 use parking_lot::Mutex;
 use std::cell::Cell;
@@ -241,6 +241,11 @@ impl Tx {
     /// A part of a range, own writes included; see [`crate::Snapshot::page`].
     pub fn page(&self, range: &KeyRange, reverse: bool, limits: PageLimits) -> Result<Page, KvError> {
         self.0.read(|state, view| page(view, &state.writes, state.cleared, range, reverse, limits))
+    }
+
+    /// Of a part of a range, own writes included; see [`crate::Snapshot::count`].
+    pub fn count(&self, range: &KeyRange, entries_max: u64) -> Result<Counted, KvError> {
+        self.0.read(|state, view| count(view, &state.writes, state.cleared, range, entries_max))
     }
 
     /// Entries, own writes included. Looks at each write, and at what [`crate::Store::len`] looks at.

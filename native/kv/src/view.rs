@@ -47,6 +47,15 @@ pub struct Page {
     pub next: Option<Vec<u8>>,
 }
 
+/// A part of a range that was counted.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Counted {
+    /// How many are there.
+    pub entries: u64,
+    /// When there may be more: the last key that was counted, to go on after (exclusively).
+    pub next: Option<Vec<u8>>,
+}
+
 /// The wall clock, made to go forward only, so that what expired stays expired; and to go on when the
 /// wall clock was set back, so that a time to live given then is neither cut short nor endless.
 #[derive(Debug)]
@@ -178,6 +187,10 @@ impl View {
         page(self, &Writes::new(), false, range, reverse, limits)
     }
 
+    pub fn count(&self, range: &KeyRange, entries_max: u64) -> Result<Counted, KvError> {
+        count(self, &Writes::new(), false, range, entries_max)
+    }
+
     /// Entries; those that expired and were not swept yet are counted. Looks at what lies in memory,
     /// and for each key there once into redb.
     pub fn len(&self) -> Result<u64, KvError> {
@@ -190,6 +203,29 @@ impl View {
         }
         Ok(len)
     }
+}
+
+/// As [`page`], without a look at any value.
+pub(crate) fn count(
+    view: &View,
+    writes: &Writes,
+    is_cleared: bool,
+    range: &KeyRange,
+    entries_max: u64,
+) -> Result<Counted, KvError> {
+    let mut counted = Counted::default();
+    if is_empty(range) {
+        return Ok(counted);
+    }
+    let mut scan = Scan::new(view, writes, is_cleared, range, false)?;
+    while let Some(item) = scan.next()? {
+        counted.entries += 1;
+        if counted.entries >= entries_max {
+            counted.next = Some(item.into_key());
+            break;
+        }
+    }
+    Ok(counted)
 }
 
 /// A page of `view` (as if it were empty, if `is_cleared`) with `writes` laid over it.

@@ -5,7 +5,7 @@ mod common;
 
 use common::{count, everything, options, seed, until, Model};
 use macula_core::{Clock, Disk, Kind, Kinded, SystemChance, Task};
-use macula_kv::{Batch, Condition, Durability, Op, Options, PageLimits, Snapshot, Store, NEVER_MS};
+use macula_kv::{Batch, Condition, Counted, Durability, KeyRange, Op, Options, PageLimits, Snapshot, Store, NEVER_MS};
 use macula_testkit::{CrashMode, FaultDisk, SimClock};
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -155,6 +155,7 @@ impl Life {
         let (range, reverse, limits) = self.range();
         let live = self.live(&model);
         same_page(tx.page(&range, reverse, limits).expect("page"), &live, &range, reverse, limits);
+        same_count(|range, max| tx.count(range, max).expect("count"), &live, &range, limits);
         if self.rng.bool() {
             let committed = tx.commit_wait().expect("commit");
             self.committed(committed.revision);
@@ -162,7 +163,7 @@ impl Life {
         }
     }
 
-    fn range(&mut self) -> (macula_kv::KeyRange, bool, PageLimits) {
+    fn range(&mut self) -> (KeyRange, bool, PageLimits) {
         let range = (self.bound(), self.bound());
         let limits = PageLimits {
             entries_max: self.rng.usize(1..20),
@@ -177,6 +178,8 @@ impl Life {
         let page = self.store.snapshot().expect("snapshot").page(&range, reverse, limits).expect("page");
         let live = self.live(&self.model);
         same_page(page, &live, &range, reverse, limits);
+        let snapshot = self.store.snapshot().expect("snapshot");
+        same_count(|range, max| snapshot.count(range, max).expect("count"), &live, &range, limits);
         let keys: Vec<_> = (0..3).map(|_| self.key()).collect();
         let expected: Vec<_> = keys.iter().map(|key| live.get(key).cloned()).collect();
         assert_eq!(self.store.get_many(&keys).expect("get"), expected);
@@ -263,22 +266,37 @@ impl Life {
     }
 }
 
-fn same_page(page: macula_kv::Page, model: &Model, range: &macula_kv::KeyRange, reverse: bool, limits: PageLimits) {
-    let inside = |key: &&Vec<u8>| {
-        let low = match &range.0 {
-            Bound::Unbounded => true,
-            Bound::Included(low) => *key >= low,
-            Bound::Excluded(low) => *key > low,
-        };
-        let high = match &range.1 {
-            Bound::Unbounded => true,
-            Bound::Included(high) => *key <= high,
-            Bound::Excluded(high) => *key < high,
-        };
-        low && high
+fn is_inside(range: &KeyRange, key: &[u8]) -> bool {
+    let low = match &range.0 {
+        Bound::Unbounded => true,
+        Bound::Included(low) => key >= &low[..],
+        Bound::Excluded(low) => key > &low[..],
     };
+    let high = match &range.1 {
+        Bound::Unbounded => true,
+        Bound::Included(high) => key <= &high[..],
+        Bound::Excluded(high) => key < &high[..],
+    };
+    low && high
+}
+
+fn same_count(count: impl Fn(&KeyRange, u64) -> Counted, model: &Model, range: &KeyRange, limits: PageLimits) {
+    let expected = model.keys().filter(|key| is_inside(range, key)).count() as u64;
+    let (mut range, mut entries) = (range.clone(), 0);
+    loop {
+        let counted = count(&range, limits.entries_max as u64);
+        entries += counted.entries;
+        match counted.next {
+            Some(next) => range.0 = Bound::Excluded(next),
+            None => break,
+        }
+    }
+    assert_eq!(entries, expected);
+}
+
+fn same_page(page: macula_kv::Page, model: &Model, range: &KeyRange, reverse: bool, limits: PageLimits) {
     let mut expected: Vec<_> =
-        model.iter().filter(|(key, _)| inside(key)).map(|(k, v)| (k.clone(), v.clone())).collect();
+        model.iter().filter(|(key, _)| is_inside(range, key)).map(|(k, v)| (k.clone(), v.clone())).collect();
     if reverse {
         expected.reverse();
     }

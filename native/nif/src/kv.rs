@@ -16,7 +16,7 @@ use crate::handle::{dispose, Handle};
 use crate::options::list;
 use crate::runtime::Runtime;
 use macula_core::Kind;
-use macula_store::kv::{KeyRange, KvError, Page, PageLimits, Snapshot, Store, Tx, NEVER_MS};
+use macula_store::kv::{Counted, KeyRange, KvError, Page, PageLimits, Snapshot, Store, Tx, NEVER_MS};
 use rustler::{Atom, Binary, Encoder, Env, LocalPid, Monitor, NewBinary, OwnedBinary, Resource, ResourceArc, Term};
 use std::sync::Arc;
 use write::TxHandle;
@@ -205,6 +205,14 @@ impl Source {
             Source::Store(store) => store.len(),
             Source::Snapshot(snapshot) => snapshot.len(),
             Source::Tx(tx) => tx.len(),
+        }
+    }
+
+    fn count(&self, range: &KeyRange, entries_max: u64) -> Result<Counted, KvError> {
+        match self {
+            Source::Store(store) => store.snapshot()?.count(range, entries_max),
+            Source::Snapshot(snapshot) => snapshot.count(range, entries_max),
+            Source::Tx(tx) => tx.count(range, entries_max),
         }
     }
 

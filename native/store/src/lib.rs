@@ -42,7 +42,7 @@ pub use usage::Usage;
 /// The key-value engine's own words, for those who may know only the store.
 pub mod kv {
     pub use macula_kv::{
-        AutoCompact, Batch, Committed, Compacted, Condition, Durability, KeyRange, KvError, Op, Options, Page,
+        AutoCompact, Batch, Committed, Compacted, Condition, Counted, Durability, KeyRange, KvError, Op, Options, Page,
         PageLimits, Seams, Snapshot, Stats, Store, Subscription, Threads, Told, Tx, Verified, NEVER_MS,
     };
 }

@@ -8,8 +8,10 @@ defmodule MaculaStorage.CubDB.BackUpTest do
   setup do
     db = unique_app()
     entries = for n <- 1..3_000, do: {{:key, n}, {n, "value"}}
-    :ok = CubDB.put_multi(db, [{:large, :binary.copy("x", 2_000_000)} | entries])
-    %{db: db, dir: unique_dir("back_up")}
+    # noise, which is not compressed, and of which a file has each part once
+    large = :crypto.strong_rand_bytes(2_000_000)
+    :ok = CubDB.put_multi(db, [{:large, large} | entries])
+    %{db: db, dir: unique_dir("back_up"), large: large}
   end
 
   defp all(db), do: db |> CubDB.select() |> Enum.to_list()
@@ -116,14 +118,18 @@ defmodule MaculaStorage.CubDB.BackUpTest do
     assert :ok = CubDB.back_up(db, Path.join(dir, "again"))
   end
 
-  test "check: how much was read, and which is damaged", %{db: db} do
+  test "check: how much was read, and which is damaged", %{db: db, large: large} do
     assert {:ok, %{entries: 3_001, blocks: blocks}} = CubDB.check(db)
     assert blocks > 500
     # in the large value, under the open store
     file = CubDB.current_db_file(db)
-    {at, _} = :binary.match(File.read!(file), :binary.copy("x", 1_000))
+    bytes = File.read!(file)
+    # one of them, at least, lies in one block
+    {at, _} =
+      :binary.match(bytes, for(n <- [0, 1_000], do: binary_part(large, 1_000_000 + n, 100)))
+
     {:ok, device} = :file.open(file, [:read, :write, :raw])
-    :ok = :file.pwrite(device, at, "y")
+    :ok = :file.pwrite(device, at, <<Bitwise.bxor(:binary.at(bytes, at), 1)>>)
     :ok = :file.close(device)
     assert {:error, %Error{kind: :corrupt, message: message}} = CubDB.check(db)
     assert message =~ "kv.redb"

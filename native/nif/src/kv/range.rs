@@ -14,7 +14,7 @@ use std::ops::Bound;
 /// Bytes of one page.
 const PAGE_BYTES_MAX: usize = 256 * 1024;
 /// Entries of a page that is only counted.
-const COUNTED_ENTRIES_MAX: usize = 4096;
+const COUNTED_ENTRIES_MAX: u64 = 4096;
 
 /// dirty io: one page of a range, and the key to go on behind; `too_large` when its first entry is
 /// for `kv_page_long`.
@@ -92,13 +92,12 @@ fn count(source: Source, mut range: KeyRange, cancel: &Cancel) -> Result<u64, Kv
         return source.len();
     }
     let source = source.pinned()?;
-    let limits = PageLimits { entries_max: COUNTED_ENTRIES_MAX, bytes_max: 1 << 20, value_len_max: usize::MAX };
-    let mut counted = 0;
+    let mut entries = 0;
     loop {
-        let page = source.page(&range, false, limits)?;
-        counted += page.entries.len() as u64;
-        match page.next {
-            None => return Ok(counted),
+        let counted = source.count(&range, COUNTED_ENTRIES_MAX)?;
+        entries += counted.entries;
+        match counted.next {
+            None => return Ok(entries),
             Some(_) if cancel.is_cancelled() => return Err(KvError::Cancelled),
             Some(next) => range.0 = Bound::Excluded(next),
         }
