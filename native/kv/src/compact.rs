@@ -22,6 +22,7 @@ use parking_lot::{Condvar, Mutex};
 use std::ops::Bound;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Entries are given to the new file in pieces of as many bytes.
 const PIECE_BYTES: usize = 4 << 20;
@@ -29,6 +30,9 @@ const PIECE_BYTES: usize = 4 << 20;
 const FILE_BYTES_MIN: u64 = 8 << 20;
 /// Drains wait for a compaction when the file is so many times as large as a packed one.
 const HOLD_FACTOR: u64 = 2;
+/// What the last step of catching up may take, about.
+const MOMENT: Duration = Duration::from_millis(250);
+const CATCH_UP_ROUNDS_MAX: usize = 20;
 /// Of redb.
 const PAGE_BYTES: u64 = 4096;
 /// Of each page that drains copy again and again the file has so many: the one that is read, the one
@@ -72,6 +76,7 @@ pub(crate) struct Compaction {
     /// Told when none runs any more.
     ended: Condvar,
     pub is_asked: AtomicBool,
+    is_catching_up: AtomicBool,
     /// Changes that were drained since the last one.
     pub writes: AtomicU64,
     /// Bytes of the file and of what a packed one would have, at the last drain.
@@ -99,10 +104,16 @@ impl Compaction {
         Ok(())
     }
 
-    /// Whether the old file has grown so much that drains wait for the new one.
-    pub fn holds_drains(&self) -> bool {
+    /// Whether the old file has grown so much that drains of `memory_bytes` wait for the new one: as long as
+    /// memory has room, of which half is for the time when the new one is caught up.
+    pub fn holds_drains(&self, memory_bytes: usize, overlay_bytes_max: usize) -> bool {
         let (file, packed) = (self.file_bytes.load(Ordering::Relaxed), self.packed_bytes.load(Ordering::Relaxed));
-        file > FILE_BYTES_MIN && file > packed * HOLD_FACTOR && self.running.lock().is_some()
+        let memory_max = match self.is_catching_up.load(Ordering::Acquire) {
+            true => overlay_bytes_max / 2 * 3,
+            false => overlay_bytes_max / 2,
+        };
+        let is_large = file > FILE_BYTES_MIN && file > packed * HOLD_FACTOR;
+        is_large && memory_bytes < memory_max && self.running.lock().is_some()
     }
 
     /// The part of the file that a compaction would give back.
@@ -121,6 +132,7 @@ struct Running<'s>(&'s Arc<Shared>);
 impl Drop for Running<'_> {
     fn drop(&mut self) {
         self.0.log_pin.store(u64::MAX, Ordering::Release);
+        self.0.compaction.is_catching_up.store(false, Ordering::Release);
         *self.0.compaction.running.lock() = None;
         self.0.compaction.ended.notify_all();
         drain::ask(self.0);
@@ -240,11 +252,8 @@ impl Shared {
         };
         let result = self.fill(&mut copy, &base, task, stopped).and_then(|()| {
             drop(base);
-            // most of it, while drains go on
-            self.catch_up(&mut copy)?;
-            copy.blocks.sync_early()?;
-            self.catch_up(&mut copy)?;
-            stopped()
+            self.compaction.is_catching_up.store(true, Ordering::Release);
+            self.come_near(&mut copy, stopped)
         });
         match result {
             Ok(()) => self.swap(copy),
@@ -287,6 +296,21 @@ impl Shared {
         }
         copy.load(&piece)?;
         copy.write_revision(base.revision)
+    }
+
+    /// Catch up until what is left takes a moment only: drains wait for that, and memory fills.
+    fn come_near(&self, copy: &mut Engine, stopped: &dyn Fn() -> Result<(), KvError>) -> Result<(), KvError> {
+        for _ in 0..CATCH_UP_ROUNDS_MAX {
+            stopped()?;
+            copy.blocks.sync_early()?;
+            let begun = self.clock.monotonic();
+            self.catch_up(copy)?;
+            if self.clock.monotonic().saturating_sub(begun) <= MOMENT {
+                return stopped();
+            }
+        }
+        // more is written than it can take: later
+        Err(KvError::Busy)
     }
 
     /// Bring what is in the log beyond it.

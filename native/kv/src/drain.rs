@@ -32,7 +32,7 @@ pub(crate) fn ask(shared: &Arc<Shared>) {
             shared.is_drain_asked.store(false, Ordering::Release);
             let drain = || {
                 let mut engine = shared.engine.lock();
-                while !shared.compaction.holds_drains() && shared.drain_some(&mut engine).unwrap_or(false) {
+                while !shared.is_drain_held() && shared.drain_some(&mut engine).unwrap_or(false) {
                     // a compaction may wait for the engine
                     MutexGuard::bump(&mut engine);
                 }
@@ -77,6 +77,11 @@ pub(crate) fn refill(shared: &Arc<Shared>) {
 }
 
 impl Shared {
+    fn is_drain_held(&self) -> bool {
+        let memory_bytes = self.state.read().stack.bytes();
+        self.compaction.holds_drains(memory_bytes, self.options.overlay_bytes_max)
+    }
+
     /// Drain everything that is frozen.
     pub fn drain(self: &Arc<Self>, engine: &mut Engine) -> Result<(), KvError> {
         while self.drain_some(engine)? {}
