@@ -38,7 +38,8 @@ defmodule MaculaStorage.CubDB.Care do
   `{:ok, %{bytes_before: n, bytes_after: n}}`.
 
   Errors: `{:error, :pending_compaction}` when one is running; with `wait: true` also `:cancelled`
-  (`halt_compaction/1`), `:disk_full`, `:closed`: the store is as before.
+  (`halt_compaction/1`), `:disk_full`, `:closed`, `:busy` when more is written meanwhile than it can
+  catch up with: the store is as before.
 
   Durability: the new file is durable before it takes the old one's place. Cost: reads and writes all that
   is live, on a thread of ours. Snapshots that are held keep the old file's room until they end.

@@ -12,7 +12,7 @@ use crate::writer::SEQUENCE_MAX;
 use crate::KvError;
 use parking_lot::MutexGuard;
 use std::panic::{catch_unwind, AssertUnwindSafe};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,26 +23,44 @@ const SMALL_STORE_BYTES: u64 = 32 << 20;
 /// Memory of all stores that waits to be drained, bytes: above it, every full table is drained at once.
 const WAITING_BYTES_MAX: usize = 64 << 20;
 
+/// Whether somebody drains a store.
+#[derive(Default)]
+pub(crate) struct Asked(AtomicU8);
+
+const NOBODY: u8 = 0;
+const SOMEBODY: u8 = 1;
+/// Somebody, who looks once more at the end.
+const AGAIN: u8 = 2;
+
 /// Let a thread drain what is frozen. Never waits.
 pub(crate) fn ask(shared: &Arc<Shared>) {
-    if !shared.is_drain_asked.swap(true, Ordering::AcqRel) {
-        let shared = shared.clone();
-        let threads = shared.threads.clone();
-        threads.drain(move || {
-            shared.is_drain_asked.store(false, Ordering::Release);
-            let drain = || {
-                let mut engine = shared.engine.lock();
-                while !shared.is_drain_held() && shared.drain_some(&mut engine).unwrap_or(false) {
-                    // a compaction may wait for the engine
-                    MutexGuard::bump(&mut engine);
-                }
-            };
-            // what failed was said to readers and writers through the store's state
-            if catch_unwind(AssertUnwindSafe(drain)).is_err() {
-                // or writers would wait for it for ever
-                shared.poison(&KvError::Internal("the drain panicked".into()));
-            }
+    if shared.drain_asked.0.swap(AGAIN, Ordering::AcqRel) == NOBODY {
+        work_later(shared.clone());
+    }
+}
+
+fn work_later(shared: Arc<Shared>) {
+    let threads = shared.threads.clone();
+    threads.drain(move || work(shared));
+}
+
+/// Drain until nothing is frozen, or others wait for this thread: another store, or memory that is to be
+/// freed. One thread works on a store, however long that takes.
+fn work(shared: Arc<Shared>) {
+    let asked = &shared.drain_asked.0;
+    loop {
+        asked.swap(SOMEBODY, Ordering::AcqRel);
+        let is_more = catch_unwind(AssertUnwindSafe(|| shared.drain_unless_held())).unwrap_or_else(|_| {
+            // or writers would wait for it for ever
+            shared.poison(&KvError::Internal("the drain panicked".into()));
+            false
         });
+        if is_more && shared.threads.has_waiting_drains() {
+            return work_later(shared.clone());
+        }
+        if !is_more && asked.compare_exchange(SOMEBODY, NOBODY, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+            return;
+        }
     }
 }
 
@@ -77,9 +95,18 @@ pub(crate) fn refill(shared: &Arc<Shared>) {
 }
 
 impl Shared {
-    fn is_drain_held(&self) -> bool {
+    /// Drain the oldest of what is frozen, unless a compaction comes first. Whether there may be more.
+    fn drain_unless_held(self: &Arc<Self>) -> bool {
         let memory_bytes = self.state.read().stack.bytes();
-        self.compaction.holds_drains(memory_bytes, self.options.overlay_bytes_max)
+        if self.compaction.holds_drains(memory_bytes, self.options.overlay_bytes_max) {
+            return false;
+        }
+        let mut engine = self.engine.lock();
+        // what failed was said to readers and writers through the store's state
+        let is_more = self.drain_some(&mut engine).unwrap_or(false);
+        // a compaction may wait for the engine
+        MutexGuard::unlock_fair(engine);
+        is_more
     }
 
     /// Drain everything that is frozen.

@@ -66,7 +66,7 @@ pub(crate) fn open(seams: Seams, options: Options) -> Result<Arc<Shared>, KvErro
         chance,
         options,
         now,
-        is_drain_asked: false.into(),
+        drain_asked: Default::default(),
         is_drain_full: false.into(),
         is_refilling: false.into(),
         is_freeze_due: false.into(),

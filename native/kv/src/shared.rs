@@ -8,6 +8,7 @@ use crate::base::Base;
 use crate::batch::Durability;
 use crate::blocks::BlockFile;
 use crate::compact::{AutoCompact, Compaction};
+use crate::drain;
 use crate::engine::Engine;
 use crate::queue::Queue;
 use crate::stats::Counters;
@@ -43,8 +44,7 @@ pub(crate) struct Shared {
     pub chance: Arc<dyn Chance>,
     pub options: Options,
     pub now: Arc<Now>,
-    /// A drain was asked for and did not begin.
-    pub is_drain_asked: AtomicBool,
+    pub drain_asked: drain::Asked,
     /// The last drain found no room; overlay and log keep what was acknowledged.
     pub is_drain_full: AtomicBool,
     /// Room for a later segment is being made.

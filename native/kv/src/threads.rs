@@ -102,6 +102,11 @@ impl Threads {
         send(&self.0.drains, Box::new(work));
     }
 
+    /// Whether other work waits for those who drain.
+    pub(crate) fn has_waiting_drains(&self) -> bool {
+        self.0.drains.lock().as_ref().is_some_and(|drains| !drains.is_empty())
+    }
+
     /// Work of seconds or minutes, one at a time. False: nobody is there for it.
     pub(crate) fn compact(&self, work: impl FnOnce() + Send + 'static) -> bool {
         self.0.compacts.lock().as_ref().is_some_and(|queue| queue.send(Box::new(work)).is_ok())

@@ -3,9 +3,10 @@
 mod common;
 
 use common::{drained_meanwhile, everything, open_on, options, real_disk, until};
-use macula_core::Disk;
-use macula_kv::{Batch, Options, Stats, Store};
+use macula_core::{Clock, Disk, SystemClock};
+use macula_kv::{Batch, Op, Options, Stats, Store, Threads};
 use macula_testkit::FaultDisk;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -74,4 +75,43 @@ fn many_stores_do_not_wait_together() {
     }
     let waiting = || stores.iter().map(|store| stats(store).memory_bytes).sum::<u64>();
     until("some are drained", || waiting() <= 66 << 20);
+}
+
+/// Those who drain were with one busy store as long as it was busy: other stores' memory was not drained,
+/// and no memory was freed, 3 GB in five minutes.
+#[test]
+fn a_busy_store_leaves_those_who_drain_to_others() {
+    let threads = Threads::start(2, 1, Arc::new(SystemClock)).expect("threads");
+    let small = Options { table_bytes_max: 2_000, overlay_bytes_max: 4 << 20, auto_compact: None, ..options() };
+    let open = |options| open_on(Arc::new(FaultDisk::new()), threads.clone(), options).expect("opens");
+    let (busy, other) = (open(small.clone()), open(small));
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for writer in 0..4_u32 {
+            let (busy, is_over) = (&busy, &is_over);
+            scope.spawn(move || {
+                let mut n = 0_u32;
+                while !is_over.load(Ordering::Relaxed) {
+                    n += 1;
+                    let ops = (0..20_u32).map(|at| Op::Put {
+                        key: [writer, n % 500 * 20 + at].map(u32::to_be_bytes).concat(),
+                        value: vec![n as u8; 100],
+                    });
+                    busy.write(Batch { ops: ops.collect(), ..Batch::default() }).expect("written");
+                }
+            });
+        }
+        until("it is busy", || stats(&busy).memory_bytes > 1 << 20);
+        for n in 0..20_u32 {
+            other.write(Batch::put(n.to_be_bytes(), vec![7; 2_500])).expect("written");
+        }
+        let begun = SystemClock.monotonic();
+        while stats(&other).memory_bytes > 0 && SystemClock.monotonic() - begun < Duration::from_secs(20) {
+            std::thread::yield_now();
+        }
+        is_over.store(true, Ordering::Relaxed);
+    });
+    assert_eq!(stats(&other).drains, 20);
+    drop((busy, other));
+    threads.stop();
 }
