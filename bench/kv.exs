@@ -351,8 +351,8 @@ defmodule MaculaStorage.Bench.Kv do
   @quiet_times 3
   @quiet_tries 100
 
-  # Waits until nothing is written to the device for a while (ten seconds at most).
-  defp settle(dir) do
+  @doc "Returns when nobody has anything left to write, or after 10 s."
+  def settle(dir) do
     if written = written_bytes(), do: quiet(written, @quiet_times, @quiet_tries)
     Tree.run!("sync", ["-f", dir])
   end

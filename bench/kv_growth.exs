@@ -43,6 +43,8 @@ defmodule MaculaStorage.Bench.KvGrowth do
   end
 
   defp rows(bench, side, store) do
+    # of its load
+    Kv.settle(bench.base)
     before = sample(bench, side, "before", 0, nil)
     parent = self()
     reader = Task.async(fn -> read(side, store, parent) end)
