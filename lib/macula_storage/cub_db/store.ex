@@ -87,8 +87,9 @@ defmodule MaculaStorage.CubDB.Store do
     end
   end
 
+  # formatters of Elixir 1.14 and 1.17 do not agree on how a function type without arguments is written
   @doc "Runs `fun` as the only way in which this process may write to the store."
-  @spec alone(t, (() -> result)) :: result when result: any
+  @spec alone(t, fun) :: any
   def alone(store, fun) do
     refuse_nested!(store)
     Process.put({__MODULE__, store}, true)
