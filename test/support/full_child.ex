@@ -76,7 +76,11 @@ defmodule MaculaStorage.FullChild do
     end)
   end
 
-  defp content(n), do: String.duplicate("#{n};", 100 + rem(n * 37, 500))
+  # noise, the same each time: what compresses would not fill a disk
+  defp content(n) do
+    {noise, _} = :rand.bytes_s(500 + rem(n * 37, 2500), :rand.seed_s(:exsss, n))
+    noise
+  end
 
   defp now, do: System.monotonic_time(:millisecond)
 end
