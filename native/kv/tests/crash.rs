@@ -327,6 +327,36 @@ fn a_failed_sync_poisons_and_reopening_decides_for_good() {
     assert!(unknown > 10, "unknown={unknown}");
 }
 
+/// The pieces in which a long sync goes out count as syncs: one that fails poisons, and nothing is lost.
+#[test]
+fn a_long_sync_that_stops_between_its_pieces_loses_nothing() {
+    let life = |disk: &FaultDisk| {
+        let store = open(Arc::new(disk.clone())).expect("opens");
+        let written = store.write(Batch::put("long", vec![7; 3 << 20]));
+        let drained = written.and_then(|_| store.checkpoint());
+        (store, drained)
+    };
+    let whole = FaultDisk::new();
+    life(&whole).1.expect("drains");
+    let pieces: Vec<_> = (1..=whole.operations()).filter(|n| whole.operation(*n) == Some("write_out")).collect();
+    assert!(pieces.len() >= 2, "{pieces:?}");
+    let promise = Promise { acknowledged: [(b"long".to_vec(), vec![7; 3 << 20])].into(), ..Promise::default() };
+    for n in pieces {
+        for fault in [Fault::Io, Fault::Crash] {
+            let disk = FaultDisk::new();
+            disk.fail_at(n, fault);
+            let (store, drained) = life(&disk);
+            drained.expect_err("the drain fails");
+            let refused = store.write(Batch::put("x", "y")).expect_err("poisoned");
+            assert_eq!(refused.kind(), Kind::Poisoned, "{refused}");
+            drop(store);
+            for mode in [CrashMode::LoseAll, CrashMode::Random(n), CrashMode::KeepAll] {
+                survives(&disk.after_crash(mode), &promise, &format!("piece {n}, {fault:?}, {mode:?}"));
+            }
+        }
+    }
+}
+
 #[test]
 fn a_failed_write_changes_nothing_or_is_unknown() {
     let (operations, whole) = operations();
