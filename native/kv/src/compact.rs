@@ -8,6 +8,7 @@
 use crate::base::Base;
 use crate::drain;
 use crate::engine::Engine;
+use crate::format::BLOCK;
 use crate::record;
 use crate::shared::Shared;
 use crate::table::Table;
@@ -33,8 +34,6 @@ const HOLD_FACTOR: u64 = 2;
 /// What the last step of catching up may take, about.
 const MOMENT: Duration = Duration::from_millis(250);
 const CATCH_UP_ROUNDS_MAX: usize = 20;
-/// Of redb.
-const PAGE_BYTES: u64 = 4096;
 /// Of each page that drains copy again and again the file has so many: the one that is read, the one
 /// before it and the next, none of them packed.
 const VERSIONS: u64 = 4;
@@ -199,7 +198,7 @@ impl Shared {
         // what the next drains would take again; while somebody reads the old, they take more each time
         let churn = match engine.is_held() {
             true => 0,
-            false => VERSIONS * (writes * PAGE_BYTES).min(packed),
+            false => VERSIONS * (writes * BLOCK as u64).min(packed),
         };
         let dirt = compaction.dirt();
         let writes = compaction.writes.fetch_add(writes, Ordering::Relaxed) + writes;
