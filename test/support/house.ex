@@ -38,7 +38,8 @@ defmodule MaculaStorage.House do
     "rustler" => ~w(nif),
     "tokio" => ~w(raft mesh net nif cli),
     "redb" => ~w(kv raft),
-    "rusqlite" => ~w(sqlite),
+    # testkit: the disk that forgets, under SQLite
+    "rusqlite" => ~w(sqlite testkit),
     "openraft" => ~w(raft),
     "tar" => ~w(archive),
     "zstd" => ~w(archive kv)

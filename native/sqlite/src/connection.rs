@@ -38,7 +38,7 @@ impl Connection {
         crate::syscalls::install()?;
         let flags =
             OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_NOFOLLOW;
-        let sql = rusqlite::Connection::open_with_flags_and_vfs(path, flags, c"unix").map_err(classify)?;
+        let sql = rusqlite::Connection::open_with_flags_and_vfs(path, flags, options.vfs).map_err(classify)?;
         let mut connection = Self { sql, watch, policy: Arc::default(), options: options.clone(), poison: None };
         connection.install_callbacks().map_err(classify)?;
         connection.watch.begin(crate::request::Patience::default(), options.busy_timeout);

@@ -1,5 +1,6 @@
 //! The bounds of one database. The defaults suit a small machine that runs many apps.
 
+use std::ffi::CStr;
 use std::time::Duration;
 
 /// When a commit is synced.
@@ -37,6 +38,8 @@ pub struct Options {
     pub transaction_idle_max: Duration,
     /// The log is checkpointed and cut when the writer had nothing to do for so long.
     pub checkpoint_after_idle: Duration,
+    /// The registered VFS beneath, by name; tests put a failing disk here.
+    pub vfs: &'static CStr,
 }
 
 impl Default for Options {
@@ -53,6 +56,7 @@ impl Default for Options {
             busy_timeout: Duration::from_secs(5),
             transaction_idle_max: Duration::from_secs(5),
             checkpoint_after_idle: Duration::from_secs(1),
+            vfs: c"unix",
         }
     }
 }
