@@ -17,6 +17,10 @@ defmodule MaculaStorage.Bench.Measure do
 
   # Enough for an hour in nanoseconds, see slot/2.
   @time_slots 32 * 512 + 1024
+  # Nothing was written so many times in a row.
+  @quiet_ms 100
+  @quiet_times 3
+  @quiet_tries 100
   # What Debian's packages bring.
   @packaged ~w(mnesia bitcask p1_sqlite3)
 
@@ -96,14 +100,15 @@ defmodule MaculaStorage.Bench.Measure do
   entries a call is about, `bytes` how many bytes. `%{side => figures}`.
   """
   def rounds(bench, sides, ask) do
-    settle(bench.base)
+    quiet_times = Map.get(bench, :quiet_times, @quiet_times)
+    settle(bench.base, quiet_times)
 
     turns =
       for round <- 1..bench.rounds, side <- turned(sides, round) do
         {clients, bytes, per, prepare} = ask.(side)
         before = written_bytes()
         turn = turn(clients, bench.options.seconds, bench.keys, prepare)
-        settle(bench.base)
+        settle(bench.base, quiet_times)
         written = before && (written_bytes() - before) / max(turn.calls * bytes, 1)
         {side, Map.merge(turn, %{rate: turn.calls * per / turn.s, written: written})}
       end
@@ -266,10 +271,6 @@ defmodule MaculaStorage.Bench.Measure do
 
     System.convert_time_unit(time, :native, :nanosecond) / 1000
   end
-
-  @quiet_ms 100
-  @quiet_times 3
-  @quiet_tries 100
 
   @doc "Returns when nobody has anything left to write, or after 10 s."
   def settle(dir, quiet_times \\ @quiet_times) do
