@@ -56,18 +56,22 @@ defmodule MaculaStorage.Bench.Sqlite do
   def main(args, names, settings, work) do
     {own, defaults} = Map.split(Map.new(settings), [:strict, :fill])
     {given, [], []} = OptionParser.parse(args, strict: @options ++ Map.get(own, :strict, []))
-    levels = Map.get(defaults, :synchronous, [:full])
-
-    options =
-      @defaults |> Map.merge(defaults) |> Map.merge(Map.new(given)) |> Map.put(:levels, levels)
-
+    levels = levels(Map.get(defaults, :synchronous, [:full]), given[:synchronous])
+    options = @defaults |> Map.merge(defaults) |> Map.merge(Map.new(given))
     :persistent_term.put(__MODULE__, :crypto.strong_rand_bytes(100))
 
     Measure.main("macula_bench_sqlite", fn base ->
-      for level <- levels, given[:synchronous] in [nil, "#{level}"] do
-        run(base, level, options, names, own[:fill], work)
-      end
+      for level <- levels, do: run(base, level, options, names, own[:fill], work)
     end)
+  end
+
+  defp levels(levels, nil), do: levels
+
+  defp levels(levels, given) do
+    case Enum.filter(levels, &("#{&1}" == given)) do
+      [] -> raise "--synchronous #{given}: one of #{inspect(levels)}"
+      levels -> levels
+    end
   end
 
   defp run(base, synchronous, options, names, fill?, work) do

@@ -67,10 +67,8 @@ defmodule MaculaStorage.Bench.SqliteGet do
     turns =
       for round <- 1..bench.rounds,
           side <- Measure.turned([:idle | bench.stores], round),
-          {what, turn} <- turns(bench, side) do
-        Sqlite.settle(bench)
-        {{what, side}, turn}
-      end
+          {what, turn} <- turns(bench, side),
+          do: {{what, side}, turn}
 
     turns
     |> Enum.group_by(&elem(&1, 0), &elem(&1, 1))
@@ -101,6 +99,7 @@ defmodule MaculaStorage.Bench.SqliteGet do
     turns = Measure.go(clients, bench.options.seconds)
     {written_then, failed_then} = Sqlite.written(writers)
     Sqlite.stop(writers)
+    Sqlite.settle(bench)
     s = turns |> Enum.map(& &1.s) |> Enum.max()
     {turns, %{writes: (written_then - written) / s, write_errors: failed_then - failed}}
   end
