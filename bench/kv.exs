@@ -21,10 +21,7 @@ defmodule MaculaStorage.Bench.Kv do
     "cubdb" => CubDB
   }
   @defaults %{keys: 100_000, rounds: 3, seconds: 1, cache_mb: nil, only: nil}
-  @value_bytes 100
   @key_bytes 16
-  @pool_offset_max 0xFFFF
-  @pool_bytes @pool_offset_max + @value_bytes
   @batch 5000
 
   @doc """
@@ -70,7 +67,6 @@ defmodule MaculaStorage.Bench.Kv do
       do: Application.put_env(:macula_storage, :kv_cache_bytes, megabytes * 1_048_576)
 
     Measure.start(base)
-    :persistent_term.put({__MODULE__, :pool}, :crypto.strong_rand_bytes(@pool_bytes))
   end
 
   @doc "The module of a side."
@@ -127,19 +123,11 @@ defmodule MaculaStorage.Bench.Kv do
   @doc "The key of an entry: 16 bytes, scattered over the order of keys (the factor makes it one to one)."
   def key(n), do: <<"user", n * 2_654_435_761 &&& 0xFFFFFFFF::32, n::64>>
 
-  @doc """
-  A value: 100 bytes that begin with the number and do not compress.
-
-  Each time another one: DETS, for one, writes nothing when what is there already is put.
-  """
-  def value(n) do
-    pool = :persistent_term.get({__MODULE__, :pool})
-    at = :erlang.monotonic_time() &&& @pool_offset_max
-    <<n::64, binary_part(pool, at, @value_bytes - 8)::binary>>
-  end
+  @doc "A value, each time another one."
+  defdelegate value(n), to: Measure
 
   @doc "Bytes of an entry as the caller sees it."
-  def entry_bytes, do: @key_bytes + @value_bytes
+  def entry_bytes, do: @key_bytes + Measure.value_bytes()
 
   @doc """
   Asks every side in turn, `rounds` times: `ask.(side, store)` answers, in each client's own process, the

@@ -21,6 +21,9 @@ defmodule MaculaStorage.Bench.Measure do
   @quiet_ms 100
   @quiet_times 3
   @quiet_tries 100
+  @value_bytes 100
+  @pool_offset_max 0xFFFF
+  @pool_bytes @pool_offset_max + @value_bytes
   # What Debian's packages bring.
   @packaged ~w(mnesia bitcask p1_sqlite3)
 
@@ -58,6 +61,7 @@ defmodule MaculaStorage.Bench.Measure do
     # Without --no-start it runs already, elsewhere.
     Application.stop(:macula_storage)
     {:ok, _} = Application.ensure_all_started(:macula_storage)
+    :persistent_term.put(__MODULE__, :crypto.strong_rand_bytes(@pool_bytes))
     peers()
   end
 
@@ -134,6 +138,18 @@ defmodule MaculaStorage.Bench.Measure do
 
     {1, bytes, per, prepare}
   end
+
+  @doc """
+  A value: 100 bytes that begin with the number and do not compress.
+
+  Each time another one: DETS and SQLite, for two, write nothing when what is there already is put.
+  """
+  def value(n) do
+    at = :erlang.monotonic_time() &&& @pool_offset_max
+    <<n::64, binary_part(:persistent_term.get(__MODULE__), at, @value_bytes - 8)::binary>>
+  end
+
+  def value_bytes, do: @value_bytes
 
   @doc "So that no side always comes after the same other."
   def turned(sides, round) do

@@ -40,12 +40,10 @@ defmodule MaculaStorage.Bench.Sqlite do
   def insert, do: "INSERT INTO kv (name, value) VALUES (?, ?)"
 
   @doc "Parameters of an insert."
-  def row(n), do: ["user #{n}", {:blob, value()}]
-
-  defp value, do: :persistent_term.get(__MODULE__)
+  def row(n), do: ["user #{n}", {:blob, Measure.value(n)}]
 
   @doc "Bytes of such a row as the caller sees it."
-  def row_bytes, do: byte_size(value()) + byte_size("user 12345")
+  def row_bytes, do: Measure.value_bytes() + byte_size("user 12345")
 
   @doc """
   Runs a bench: `work` gets what the other functions here call `bench`, once for each of
@@ -58,7 +56,6 @@ defmodule MaculaStorage.Bench.Sqlite do
     {given, [], []} = OptionParser.parse(args, strict: @options ++ Map.get(own, :strict, []))
     levels = levels(Map.get(defaults, :synchronous, [:full]), given[:synchronous])
     options = @defaults |> Map.merge(defaults) |> Map.merge(Map.new(given))
-    :persistent_term.put(__MODULE__, :crypto.strong_rand_bytes(100))
 
     Measure.main("macula_bench_sqlite", fn base ->
       for level <- levels, do: run(base, level, options, names, own[:fill], work)
