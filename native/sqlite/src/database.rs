@@ -93,6 +93,9 @@ impl Database {
             options,
         });
         let connection = open_writer(&shared)?;
+        if let Some(file) = path.to_str().and_then(crate::registry::file_id) {
+            crate::registry::enter(file, &shared);
+        }
         let rival = Rival::new(path, shared.clock.monotonic());
         let writer = Writer { connection, shared: shared.clone(), rival, committed: true, log_checkpointed: 0 };
         let thread = spawn("macula-sql-w", path, move || writer.run())?;
