@@ -51,6 +51,10 @@ defmodule MaculaStorage.Apps do
   @spec with_conn(String.t(), (reference -> result)) :: result | {:error, term} when result: any
   def with_conn(name, use), do: with_handle({:conn, name}, fn -> conn(name) end, use)
 
+  @doc "An app's connection, if it is there already."
+  @spec opened_conn(String.t()) :: {:ok, reference} | :none | :no_table
+  def opened_conn(name), do: find({:conn, name})
+
   defp with_handle(key, get, use) do
     with {:ok, handle} <- get.() do
       case use.(handle) do
@@ -178,6 +182,7 @@ defmodule MaculaStorage.Apps do
         config.base_path,
         config.kv_cache_bytes,
         config.kv_history_bytes,
+        config.sqlite_synchronous,
         config.usage_interval_ms
       ),
       :open,

@@ -6,6 +6,7 @@ defmodule MaculaStorage.Config do
         base_path: "/var/lib/maculaos",   # MACULA_STORAGE_BASE in the environment goes first
         kv_cache_bytes: 67_108_864,       # memory for pages of each key-value store, at most
         kv_history_bytes: 4_194_304,      # changes that are kept for MaculaStorage.CubDB.subscribe/2
+        sqlite_synchronous: :full,        # :normal: apps' databases sync at checkpoints, not at each commit
         usage_interval_ms: 10_000,        # how often files of other programs are counted at most
         timeout_ms: 15_000                # how long a call waits when it is not told
 
@@ -14,13 +15,21 @@ defmodule MaculaStorage.Config do
 
   @default_base "/var/lib/maculaos"
 
-  @enforce_keys [:base_path, :kv_cache_bytes, :kv_history_bytes, :usage_interval_ms, :timeout_ms]
+  @enforce_keys [
+    :base_path,
+    :kv_cache_bytes,
+    :kv_history_bytes,
+    :sqlite_synchronous,
+    :usage_interval_ms,
+    :timeout_ms
+  ]
   defstruct @enforce_keys
 
   @type t :: %__MODULE__{
           base_path: String.t(),
           kv_cache_bytes: pos_integer,
           kv_history_bytes: non_neg_integer,
+          sqlite_synchronous: :full | :normal,
           usage_interval_ms: pos_integer,
           timeout_ms: pos_integer
         }
@@ -36,6 +45,7 @@ defmodule MaculaStorage.Config do
       base_path: Path.expand(base_path()),
       kv_cache_bytes: positive(:kv_cache_bytes, 64 * 1024 * 1024),
       kv_history_bytes: non_negative(:kv_history_bytes, 4 * 1024 * 1024),
+      sqlite_synchronous: one_of(:sqlite_synchronous, [:full, :normal]),
       usage_interval_ms: positive(:usage_interval_ms, 10_000),
       timeout_ms: positive(:timeout_ms, 15_000)
     }
@@ -61,6 +71,18 @@ defmodule MaculaStorage.Config do
       path when is_binary(path) and path != "" -> path
       other -> raise ArgumentError, "expected base_path to be a path, got: #{inspect(other)}"
     end
+  end
+
+  defp one_of(name, [default | _] = values) do
+    value = Application.get_env(:macula_storage, name, default)
+
+    if value in values,
+      do: value,
+      else:
+        raise(
+          ArgumentError,
+          "expected #{name} to be one of #{inspect(values)}, got: #{inspect(value)}"
+        )
   end
 
   defp non_negative(name, default) do

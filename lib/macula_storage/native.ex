@@ -39,8 +39,10 @@ defmodule MaculaStorage.Native do
 
   # base and apps
 
-  @spec base_open(binary, pos_integer, non_neg_integer, pos_integer) :: {:ok, handle} | failure
-  def base_open(_path, _kv_cache_bytes, _kv_history_bytes, _usage_interval_ms), do: missing()
+  @spec base_open(binary, pos_integer, non_neg_integer, :full | :normal, pos_integer) ::
+          {:ok, handle} | failure
+  def base_open(_path, _kv_cache_bytes, _kv_history_bytes, _sqlite_synchronous, _usage_ms),
+    do: missing()
 
   @spec base_close(handle, reference) :: call
   def base_close(_base, _ref), do: missing()
@@ -204,6 +206,21 @@ defmodule MaculaStorage.Native do
           non_neg_integer
         ) :: call
   def sqlite_run_large(_target, _ref, _sql, _params, _kind, _timeout_ms), do: missing()
+
+  @spec sqlite_query_hot(handle, binary, list) ::
+          {:ok, {[String.t()], [list], non_neg_integer, integer}} | :cold
+  def sqlite_query_hot(_conn, _sql, _values), do: missing()
+
+  @spec sqlite_run_many(handle, reference, binary, [list], non_neg_integer) :: call
+  def sqlite_run_many(_target, _ref, _sql, _sets, _timeout_ms), do: missing()
+
+  @spec sqlite_batch(
+          handle,
+          reference,
+          [{binary, {:positional | :named, list}}],
+          non_neg_integer
+        ) :: call
+  def sqlite_batch(_target, _ref, _statements, _timeout_ms), do: missing()
 
   @spec sqlite_begin(handle, reference, pos_integer) :: call
   def sqlite_begin(_conn, _ref, _deadline_ms), do: missing()

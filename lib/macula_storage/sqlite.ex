@@ -39,6 +39,9 @@ defmodule MaculaStorage.SQLite do
   @type failure :: {:error, atom | Error.t()}
 
   @transaction_ms 30_000
+  # of rows that are put in: what is copied at once, and how long all of them may hold the writer
+  @rows_per_part 5_000
+  @many_ms 3_600_000
 
   @doc """
   The path of an app's database. Touches no disk.
@@ -91,8 +94,155 @@ defmodule MaculaStorage.SQLite do
   Durability: `{:ok, result}` of a statement that writes means synced. Cost: a thread of ours.
   """
   @spec query(target, iodata, list | map, keyword) :: {:ok, Result.t()} | failure
-  def query(target, sql, params \\ [], options \\ []),
-    do: run(target, :query, sql, params, options)
+  def query(target, sql, params \\ [], options \\ [])
+
+  def query(target, sql, params, []) when is_binary(sql) and byte_size(sql) <= 4096 do
+    case query_hot(target, sql, params) do
+      :cold -> run(target, :query, sql, params, [])
+      found -> result(found)
+    end
+  end
+
+  def query(target, sql, params, options), do: run(target, :query, sql, params, options)
+
+  # a short read that memory answers, at once
+  defp query_hot({:tx, _}, _sql, _params), do: :cold
+
+  defp query_hot(target, sql, params) do
+    with {:positional, values} <- Params.encode!(params),
+         false <- Params.large?(sql, {:positional, values}),
+         {:ok, conn} <- hot_conn(target) do
+      Native.sqlite_query_hot(conn, sql, values)
+    else
+      _ -> :cold
+    end
+  end
+
+  defp hot_conn(conn) when is_reference(conn), do: {:ok, conn}
+  defp hot_conn(app), do: Apps.opened_conn(Options.app!(app))
+
+  @doc """
+  Runs one statement once for each list of values, all in one transaction, and returns how many rows
+  changed: the fast way to put many rows in.
+
+  `rows` is any enumerable of lists, taken in parts, so that its memory is not the caller's. Rows that
+  the statement would return are left out. Options: `:timeout` in milliseconds, of each part.
+
+  Durability: `{:ok, changes}` means synced; an error means that nothing was changed. Cost: a dirty
+  scheduler copies the values, a thread of ours runs them; holds the writer, one sync.
+
+      iex> alias MaculaStorage.SQLite
+      iex> SQLite.execute(:sqlite_many_doc, "CREATE TABLE IF NOT EXISTS t (id INTEGER PRIMARY KEY, v)")
+      :ok
+      iex> rows = for n <- 1..1000, do: [n, "value"]
+      iex> SQLite.execute_many(:sqlite_many_doc, "INSERT OR REPLACE INTO t VALUES (?, ?)", rows)
+      {:ok, 1000}
+  """
+  @spec execute_many(target, iodata, Enumerable.t(), keyword) ::
+          {:ok, non_neg_integer} | failure
+  def execute_many(target, sql, rows, options \\ []) do
+    options = Options.validate!(options, timeout: {nil, :timeout})
+    sql = IO.iodata_to_binary(sql)
+
+    # one more than a part: whether there is another is known before the first is sent
+    case Enum.take(rows, @rows_per_part + 1) do
+      [] -> {:ok, 0}
+      some when length(some) <= @rows_per_part -> run_many(target, sql, some, options)
+      _many -> run_parts(target, sql, rows, options)
+    end
+  end
+
+  defp run_parts({:tx, _} = tx, sql, rows, options) do
+    rows
+    |> Stream.chunk_every(@rows_per_part)
+    |> Enum.reduce_while({:ok, 0}, fn part, {:ok, sum} ->
+      case run_many(tx, sql, part, options) do
+        {:ok, changes} -> {:cont, {:ok, sum + changes}}
+        {:error, _} = error -> {:halt, error}
+      end
+    end)
+  end
+
+  defp run_parts(target, sql, rows, options) do
+    inside = fn tx ->
+      case run_parts(tx, sql, rows, options) do
+        {:ok, changes} -> changes
+        {:error, reason} -> rollback(tx, reason)
+      end
+    end
+
+    transaction(target, inside, timeout: @many_ms)
+  end
+
+  defp run_many(target, sql, rows, options) do
+    sets = Enum.map(rows, &Params.values!/1)
+    {rust_ms, wait_ms} = deadlines(options.timeout)
+    start = fn handle -> &Native.sqlite_run_many(handle, &1, sql, sets, rust_ms) end
+
+    with {:ok, {_columns, _rows, changes, _rowid}} <-
+           on_target(target, :execute_many, wait_ms, start),
+         do: {:ok, changes}
+  end
+
+  @doc """
+  Runs statements as one transaction, in one crossing, and returns a result for each.
+
+  A statement is SQL, or `{sql, params}`. When one fails nothing of the batch is changed. Batches and
+  statements that wait together share a sync, each failing alone. Options: `:timeout` in milliseconds.
+
+  Durability: `{:ok, results}` means synced. Cost: waits for the writer; one sync.
+
+      iex> alias MaculaStorage.SQLite
+      iex> {:ok, [_, _, last]} =
+      ...>   SQLite.batch(:sqlite_batch_doc, [
+      ...>     "CREATE TABLE IF NOT EXISTS t (id INTEGER PRIMARY KEY, v)",
+      ...>     {"INSERT OR REPLACE INTO t VALUES (?, ?)", [1, "a"]},
+      ...>     "SELECT * FROM t"
+      ...>   ])
+      iex> last.rows
+      [[1, "a"]]
+  """
+  @spec batch(target, [iodata | {iodata, list | map}], keyword) ::
+          {:ok, [Result.t()]} | failure
+  def batch(target, statements, options \\ []) when is_list(statements) do
+    options = Options.validate!(options, timeout: {nil, :timeout})
+    statements = Enum.map(statements, &statement!/1)
+    {rust_ms, wait_ms} = deadlines(options.timeout)
+    start = fn handle -> &Native.sqlite_batch(handle, &1, statements, rust_ms) end
+
+    with [_ | _] <- statements,
+         {:ok, results} <- on_target(target, :batch, wait_ms, start) do
+      {:ok, for(found <- results, {:ok, result} = result({:ok, found}), do: result)}
+    else
+      [] -> {:ok, []}
+      {:error, _} = error -> error
+    end
+  end
+
+  defp statement!({sql, params}), do: {IO.iodata_to_binary(sql), Params.encode!(params)}
+  defp statement!(sql), do: {IO.iodata_to_binary(sql), {:positional, []}}
+
+  @doc """
+  The rows of a statement that reads, one after the other, as they are asked for: an enumerable of lists,
+  whatever its size, in memory of a page.
+
+  It reads what was committed when it was begun, on a connection of its own, which ends with the
+  enumeration or its process; meanwhile the write-ahead log can not be reused. Options: `:page_rows`, rows
+  that cross at once at most (default 1,000; about 1 MiB in any case). Raises `MaculaStorage.Error` where
+  `query/4` returns an error.
+
+  Cost: opens a connection; a page is a thread of ours.
+
+      iex> alias MaculaStorage.SQLite
+      iex> SQLite.stream(:sqlite_stream_doc, "SELECT value FROM json_each('[1, 2, 3]')") |> Enum.to_list()
+      [[1], [2], [3]]
+  """
+  @spec stream(atom | String.t(), iodata, list | map, keyword) :: Enumerable.t()
+  def stream(app, sql, params \\ [], options \\ []) do
+    app = Options.app!(app)
+    options = Options.validate!(options, page_rows: {1000, :positive})
+    MaculaStorage.SQLite.Stream.new(app, IO.iodata_to_binary(sql), params, options.page_rows)
+  end
 
   @doc """
   Runs `fun` inside one write transaction and returns `{:ok, its result}`.
@@ -182,21 +332,26 @@ defmodule MaculaStorage.SQLite do
     options = Options.validate!(options, timeout: {nil, :timeout})
     sql = IO.iodata_to_binary(sql)
     params = Params.encode!(params)
-    timeout = options.timeout || MaculaStorage.Config.get().timeout_ms
-    rust_ms = MaculaStorage.rust_ms(timeout)
+    {rust_ms, wait_ms} = deadlines(options.timeout)
     # large arguments are copied on a dirty scheduler
     run =
       if Params.large?(sql, params), do: &Native.sqlite_run_large/6, else: &Native.sqlite_run/6
 
     start = fn handle -> &run.(handle, &1, sql, params, kind, rust_ms) end
 
-    # Rust interrupts the statement at the deadline; the wait is a little longer, to hear of it
-    case target do
-      {:tx, handle} -> Call.run(start.(handle), op: kind, timeout: MaculaStorage.wait_ms(timeout))
-      _ -> on_conn(target, kind, MaculaStorage.wait_ms(timeout), start)
-    end
-    |> result()
+    target |> on_target(kind, wait_ms, start) |> result()
   end
+
+  # Rust interrupts the statement at the deadline; the wait is a little longer, to hear of it
+  defp deadlines(timeout) do
+    timeout = timeout || MaculaStorage.Config.get().timeout_ms
+    {MaculaStorage.rust_ms(timeout), MaculaStorage.wait_ms(timeout)}
+  end
+
+  defp on_target({:tx, handle}, op, wait_ms, start),
+    do: Call.run(start.(handle), op: op, timeout: wait_ms)
+
+  defp on_target(target, op, wait_ms, start), do: on_conn(target, op, wait_ms, start)
 
   defp result({:ok, {columns, rows, changes, rowid}}) do
     {:ok, %Result{columns: columns, rows: rows, changes: changes, last_insert_rowid: rowid}}

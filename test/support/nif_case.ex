@@ -21,7 +21,7 @@ defmodule MaculaStorage.NifCase do
   @spec own_base() :: reference
   def own_base do
     dir = MaculaStorage.Case.unique_dir("base")
-    {:ok, base} = Native.base_open(dir, 4_194_304, 4_194_304, 60_000)
+    {:ok, base} = Native.base_open(dir, 4_194_304, 4_194_304, :full, 60_000)
 
     ExUnit.Callbacks.on_exit(fn ->
       assert call(&Native.base_close(base, &1)) in [:ok, {:error, :closed}]

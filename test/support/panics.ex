@@ -12,7 +12,9 @@ defmodule MaculaStorage.Nif.Panics do
   @doc "Panics twice on each thread, then holds them all at once."
   @spec run() :: :ok
   def run do
-    {:ok, base} = Native.base_open(System.fetch_env!("MACULA_STORAGE_BASE"), 1_048_576, 0, 60_000)
+    {:ok, base} =
+      Native.base_open(System.fetch_env!("MACULA_STORAGE_BASE"), 1_048_576, 0, :full, 60_000)
+
     probe = fn ms, panics -> Call.run(&Native.probe(base, &1, ms, panics), timeout: 60_000) end
 
     for _ <- 1..(2 * @workers) do

@@ -24,6 +24,13 @@ defmodule MaculaStorage.SQLite.Params do
           "expected parameters as a list, keyword list or map, got: #{inspect(other, limit: 5)}"
   end
 
+  @doc false
+  def values!(values) when is_list(values), do: Enum.map(values, &value!/1)
+
+  def values!(other),
+    do:
+      raise(ArgumentError, "expected a row as a list of values, got: #{inspect(other, limit: 5)}")
+
   @large_bytes 65_536
 
   @doc false

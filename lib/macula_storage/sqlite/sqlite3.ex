@@ -194,6 +194,10 @@ defmodule MaculaStorage.SQLite.Sqlite3 do
     with {:ok, names} <- param_names(stmt), do: length(names)
   end
 
+  @doc "Names of a statement's parameters, prefix included; `nil` for those that have none. Cost: memory."
+  @spec parameter_names(statement) :: [String.t() | nil] | {:error, reason}
+  def parameter_names(stmt), do: with({:ok, names} <- param_names(stmt), do: names)
+
   @doc """
   Resets a statement and binds values to its parameters: a list by position, a map by name (prefix
   included), `nil` for none. Takes what exqlite takes: numbers, strings and iodata, `{:blob, iodata}`,

@@ -3,14 +3,14 @@
 use crate::atoms;
 use crate::error::{self, Failure};
 use crate::handle::{dispose, Handle};
-use crate::options::{app_name, kv_options, machine_path};
+use crate::options::{app_name, kv_options, machine_path, sqlite_options};
 use crate::reply::Reply;
 use crate::runtime::{seams, Runtime};
 use crossbeam_channel::{bounded, RecvTimeoutError, Sender};
 use macula_core::{Kind, SystemChance};
 use macula_store::{App, Base, Options, Owner, StoreError};
 use parking_lot::Mutex;
-use rustler::{Binary, Encoder, Env, Resource, ResourceArc, Term};
+use rustler::{Atom, Binary, Encoder, Env, Resource, ResourceArc, Term};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -65,13 +65,20 @@ fn base_open<'a>(
     path: Binary,
     kv_cache_bytes: usize,
     kv_history_bytes: u64,
+    sqlite_synchronous: Atom,
     usage_interval_ms: u64,
 ) -> Term<'a> {
-    let opened = open(&path, kv_options(kv_cache_bytes, kv_history_bytes), Duration::from_millis(usage_interval_ms));
+    let (kv, sqlite) = (kv_options(kv_cache_bytes, kv_history_bytes), sqlite_options(sqlite_synchronous));
+    let opened = open(&path, kv, sqlite, Duration::from_millis(usage_interval_ms));
     error::result(env, opened.map(|opened| ResourceArc::new(BaseHandle::new(opened))))
 }
 
-fn open(path: &Binary, kv: macula_store::kv::Options, usage_interval: Duration) -> Result<Arc<Opened>, Failure> {
+fn open(
+    path: &Binary,
+    kv: macula_store::kv::Options,
+    sqlite: macula_sqlite::Options,
+    usage_interval: Duration,
+) -> Result<Arc<Opened>, Failure> {
     let path = machine_path(path)?;
     let mut current = CURRENT.lock();
     if let Some(opened) = &*current {
@@ -82,7 +89,7 @@ fn open(path: &Binary, kv: macula_store::kv::Options, usage_interval: Duration) 
     let pid = std::process::id();
     let socket = macula_control::socket_name(pid, &SystemChance);
     let owner = Owner { pid, socket: Some(socket.clone()) };
-    let options = Options { kv, usage_interval, owner };
+    let options = Options { kv, sqlite, usage_interval, owner };
     let threads = |error: std::io::Error| Failure::internal(format!("no threads could be started: {error}"));
     let base = Base::open(&path, options, seams()?)?;
     let control = macula_control::Server::start(base.clone(), &base.layout().run(), &socket)?;

@@ -2,9 +2,11 @@
 //!
 //! Elixir has validated shapes already; what is wrong here is answered, never trusted.
 
+use crate::atoms;
 use crate::error::Failure;
 use macula_core::{AppName, RelPath};
-use rustler::{Binary, Term};
+use macula_sqlite::Synchronous;
+use rustler::{Atom, Binary, Term};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -42,6 +44,13 @@ pub fn list(term: Term) -> Result<Vec<Term>, Failure> {
 /// How a key-value store behaves, as far as Elixir says.
 pub fn kv_options(cache_bytes: usize, history_bytes: u64) -> macula_store::kv::Options {
     macula_store::kv::Options { cache_bytes, ..Default::default() }.keeping(history_bytes)
+}
+
+/// How an app's database behaves, as far as Elixir says.
+pub fn sqlite_options(synchronous: Atom) -> macula_sqlite::Options {
+    let normal = synchronous == atoms::normal();
+    let synchronous = if normal { Synchronous::Normal } else { Synchronous::Full };
+    macula_sqlite::Options { synchronous, ..Default::default() }
 }
 
 /// Milliseconds; 0 is no limit.

@@ -44,6 +44,12 @@ impl Reply {
         self.send(|env| crate::error::done(env, result));
     }
 
+    /// A term in the reply's environment, for [`Reply::send`] to load. Nothing once nobody waits.
+    pub fn build(&self, encode: impl for<'a> FnOnce(Env<'a>) -> Term<'a>) -> Option<SavedTerm> {
+        let owned = self.env.as_ref().filter(|_| !self.call.is_cancelled())?;
+        Some(owned.run(|env| owned.save(encode(env))))
+    }
+
     /// A message `{ref, {progress, value}}` on the way; the reply is still owed.
     pub fn send_progress(&self, encode: impl for<'a> Fn(Env<'a>) -> Term<'a>) {
         let Some(owned) = &self.env else { return };

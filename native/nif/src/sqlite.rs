@@ -7,9 +7,11 @@ use crate::handle::{dispose, Handle};
 use crate::options::{list, machine_path, span};
 use crate::runtime::owe;
 use macula_core::{Cancel, Kind};
-use macula_sqlite::sqlite3::Cell;
-use macula_sqlite::{Database, Mode, Params, Request, Rows, SqliteError, Transaction, Value};
+use crate::reply::Reply;
+use macula_sqlite::{Cell, Database, Mode, Params, Request, Rows, Sink, SqliteError, Transaction, Value};
 use macula_store::{refuse_destination, App};
+use parking_lot::Mutex;
+use rustler::env::SavedTerm;
 use rustler::{Atom, Binary, Encoder, Env, LocalPid, Monitor, NewBinary, Resource, ResourceArc, Term, TermType};
 use std::sync::Arc;
 use std::time::Duration;
@@ -104,26 +106,126 @@ fn run<'a>(
         Ok(request) => request,
         Err(failure) => return failure.encode(env),
     };
-    let conn = target.decode::<ResourceArc<ConnHandle>>().map(|conn| conn.0.get());
-    let tx = target.decode::<ResourceArc<SqlTxHandle>>().map(|tx| tx.tx.get());
-    match (conn, tx) {
-        (Ok(Ok((database, _))), _) => owe(env, reference, |reply| {
-            let request = request.cancel(reply.call().cancel_token());
-            database.submit(request, |rows| reply.send_result(rows.map(RowsTerm)))
-        }),
-        (_, Ok(Ok(tx))) => owe(env, reference, |reply| {
-            let request = request.cancel(reply.call().cancel_token());
-            tx.submit(request, |rows| reply.send_result(rows.map(RowsTerm)))
-        }),
-        (Ok(Err(failure)), _) | (_, Ok(Err(failure))) => failure.encode(env),
-        (Err(_), Err(_)) => Failure::invalid("expected a connection or a transaction").encode(env),
+    let target = match target_of(target) {
+        Ok(target) => target,
+        Err(failure) => return failure.encode(env),
+    };
+    owe(env, reference, |reply| {
+        let request = request.cancel(reply.call().cancel_token());
+        let sink = TermSink::new(reply);
+        let (request, answer) = (request.sink(sink.clone()), sink.clone());
+        target.submit(request, move |rows| answer.send(rows)).inspect_err(|_| sink.forget())
+    })
+}
+
+/// What runs SQL.
+enum Target {
+    Conn(Arc<Database>),
+    Tx(Arc<Transaction>),
+}
+
+fn target_of(target: Term) -> Result<Target, Failure> {
+    if let Ok(conn) = target.decode::<ResourceArc<ConnHandle>>() {
+        return conn.0.get().map(|(database, _)| Target::Conn(database));
+    }
+    let tx = target.decode::<ResourceArc<SqlTxHandle>>();
+    let tx = tx.map_err(|_| Failure::invalid("expected a connection or a transaction"))?;
+    tx.tx.get().map(Target::Tx)
+}
+
+impl Target {
+    fn submit(
+        &self,
+        request: Request,
+        answer: impl FnOnce(Result<Rows, SqliteError>) + Send + 'static,
+    ) -> Result<(), SqliteError> {
+        match self {
+            Self::Conn(database) => database.submit(request, answer),
+            Self::Tx(tx) => tx.submit(request, answer),
+        }
     }
 }
 
-fn request(sql: &Binary, params: (Atom, Term), kind: Atom, timeout_ms: u64) -> Result<Request, Failure> {
-    let sql = std::str::from_utf8(sql.as_slice()).map_err(|_| Failure::invalid("SQL is not UTF-8"))?;
+/// memory: a short read, answered from memory; else `cold`.
+#[rustler::nif]
+fn sqlite_query_hot<'a>(env: Env<'a>, conn: Term<'a>, sql: Binary<'a>, values: Term<'a>) -> Term<'a> {
+    let found = conn.decode::<ResourceArc<ConnHandle>>().ok().and_then(|conn| conn.0.get().ok());
+    let sql = std::str::from_utf8(sql.as_slice()).ok();
+    let values = list(values).and_then(|values| values.into_iter().map(decode_value).collect::<Result<Vec<_>, _>>());
+    let (Some((database, _open)), Some(sql), Ok(values)) = (found, sql, values) else {
+        return atoms::cold().encode(env);
+    };
+    let mut rows = Vec::new();
+    match database.query_hot(sql, &values, |cells| rows.push(row(env, cells))) {
+        Some(found) => (atoms::ok(), (found.columns, rows, found.changes, found.last_insert_rowid)).encode(env),
+        None => atoms::cold().encode(env),
+    }
+}
+
+/// own thread: run one statement once for each list of values; they are copied on a dirty scheduler.
+#[rustler::nif(schedule = "DirtyCpu")]
+fn sqlite_run_many<'a>(
+    env: Env<'a>,
+    target: Term<'a>,
+    reference: Term<'a>,
+    sql: Binary<'a>,
+    sets: Term<'a>,
+    timeout_ms: u64,
+) -> Term<'a> {
+    let decode = |set: Term| list(set)?.into_iter().map(decode_value).collect::<Result<Vec<_>, Failure>>();
+    let sets = list(sets).and_then(|sets| sets.into_iter().map(decode).collect::<Result<Vec<_>, _>>());
+    let found = sets.and_then(|sets| Ok((sets, sql_text(&sql)?.to_owned(), target_of(target)?)));
+    let (sets, sql, target) = match found {
+        Ok(found) => found,
+        Err(failure) => return failure.encode(env),
+    };
+    owe(env, reference, |reply| {
+        let mut request = Request::query(sql).params(Params::Many(sets)).cancel(reply.call().cancel_token());
+        request.deadline = span(timeout_ms);
+        target.submit(request, |rows| reply.send_result(rows.map(RowsTerm)))
+    })
+}
+
+/// own thread: run statements as one transaction; arguments are copied on a dirty scheduler.
+#[rustler::nif(schedule = "DirtyCpu")]
+fn sqlite_batch<'a>(
+    env: Env<'a>,
+    target: Term<'a>,
+    reference: Term<'a>,
+    statements: Term<'a>,
+    timeout_ms: u64,
+) -> Term<'a> {
+    let decode = |statement: Term| {
+        let (sql, values): (Binary, (Atom, Term)) = statement.decode().map_err(|_| bad_param())?;
+        Ok::<_, Failure>((sql_text(&sql)?.to_owned(), params(values)?))
+    };
+    let statements = list(statements).and_then(|all| all.into_iter().map(decode).collect::<Result<Vec<_>, _>>());
+    let found = statements.and_then(|statements| Ok((statements, target_of(target)?)));
+    let (mut statements, target) = match found {
+        Ok((statements, _)) if statements.is_empty() => return Failure::invalid("no statement").encode(env),
+        Ok(found) => found,
+        Err(failure) => return failure.encode(env),
+    };
+    let (sql, first) = statements.remove(0);
+    owe(env, reference, |reply| {
+        let request = Request::query(sql).params(first).also(statements).cancel(reply.call().cancel_token());
+        let request = Request { deadline: span(timeout_ms), ..request };
+        target.submit(request, |rows| {
+            reply.send_result(rows.map(|mut first| {
+                let also = std::mem::take(&mut first.also);
+                std::iter::once(first).chain(also).map(RowsTerm).collect::<Vec<_>>()
+            }));
+        })
+    })
+}
+
+fn sql_text<'a>(sql: &'a Binary) -> Result<&'a str, Failure> {
+    std::str::from_utf8(sql.as_slice()).map_err(|_| Failure::invalid("SQL is not UTF-8"))
+}
+
+fn params(params: (Atom, Term)) -> Result<Params, Failure> {
     let (by, values) = (params.0, list(params.1)?);
-    let params = if by == atoms::named() {
+    Ok(if by == atoms::named() {
         let named = |term: Term| {
             let (name, value): (String, Term) = term.decode().map_err(|_| bad_param())?;
             Ok::<_, Failure>((name, decode_value(value)?))
@@ -131,8 +233,11 @@ fn request(sql: &Binary, params: (Atom, Term), kind: Atom, timeout_ms: u64) -> R
         Params::Named(values.into_iter().map(named).collect::<Result<_, _>>()?)
     } else {
         Params::Positional(values.into_iter().map(decode_value).collect::<Result<_, _>>()?)
-    };
-    let mut request = Request::execute(sql).params(params);
+    })
+}
+
+fn request(sql: &Binary, values: (Atom, Term), kind: Atom, timeout_ms: u64) -> Result<Request, Failure> {
+    let mut request = Request::execute(sql_text(sql)?).params(params(values)?);
     if kind == atoms::query() {
         request.mode = Mode::Query;
     }
@@ -241,15 +346,65 @@ pub fn decode_value(term: Term) -> Result<Value, Failure> {
     }
 }
 
-/// `{columns, rows, changes, last_insert_rowid}`.
+/// Rows that become terms as they come, off the schedulers, and the reply that carries them.
+pub struct TermSink(Mutex<Collected>);
+
+struct Collected {
+    reply: Option<Reply>,
+    rows: Vec<SavedTerm>,
+}
+
+impl Sink for TermSink {
+    fn begin(&self) {
+        self.0.lock().rows.clear();
+    }
+
+    fn row(&self, cells: &mut dyn Iterator<Item = Cell<'_>>) {
+        let mut collected = self.0.lock();
+        let Collected { reply, rows } = &mut *collected;
+        rows.extend(reply.as_ref().and_then(|reply| reply.build(|env| row(env, cells))));
+    }
+}
+
+impl TermSink {
+    /// Takes the reply; [`TermSink::send`] sends it.
+    pub fn new(reply: Reply) -> Arc<Self> {
+        Arc::new(Self(Mutex::new(Collected { reply: Some(reply), rows: Vec::new() })))
+    }
+
+    fn send(&self, result: Result<Rows, SqliteError>) {
+        let mut collected = self.0.lock();
+        let rows = std::mem::take(&mut collected.rows);
+        let Some(reply) = collected.reply.take() else { return };
+        drop(collected);
+        reply.send(|env| match result {
+            Err(error) => Failure::from(error).encode(env),
+            Ok(result) => {
+                let rows: Vec<Term> = rows.iter().map(|row| row.load(env)).collect();
+                (atoms::ok(), (result.columns, rows, result.changes, result.last_insert_rowid)).encode(env)
+            }
+        });
+    }
+
+    /// The engine did not take the request: its refusal is the call's own answer.
+    fn forget(&self) {
+        drop(self.0.lock().reply.take());
+    }
+}
+
+/// `{columns, rows, changes, last_insert_rowid}` of rows that were copied.
 struct RowsTerm(Rows);
 
 impl Encoder for RowsTerm {
     fn encode<'a>(&self, env: Env<'a>) -> Term<'a> {
-        let rows: Vec<Vec<Term>> =
-            self.0.rows.iter().map(|row| row.iter().map(|v| cell(env, v.as_cell())).collect()).collect();
+        let rows: Vec<Term> = self.0.rows.iter().map(|values| row(env, values.iter().map(Value::as_cell))).collect();
         (&self.0.columns, rows, self.0.changes, self.0.last_insert_rowid).encode(env)
     }
+}
+
+/// A row as a list.
+pub fn row<'a, 'c>(env: Env<'a>, cells: impl Iterator<Item = Cell<'c>>) -> Term<'a> {
+    cells.map(|found| cell(env, found)).collect::<Vec<Term>>().encode(env)
 }
 
 /// A value of a row.

@@ -9,10 +9,10 @@ use crate::handle::{dispose, Handle};
 use crate::options::list;
 use crate::reply::Reply;
 use crate::runtime::owe;
-use crate::sqlite::{cell, decode_value};
+use crate::sqlite::{cell, decode_value, row};
 use macula_core::SystemClock;
-use macula_sqlite::sqlite3::{action_code, Cell, Conn, OpenMode, Session, Sqlite3Error, Step, Stmt};
-use macula_sqlite::Value;
+use macula_sqlite::sqlite3::{action_code, Conn, OpenMode, Session, Sqlite3Error, Step, Stmt};
+use macula_sqlite::{Cell, Value};
 use parking_lot::Mutex;
 use rustler::{Atom, Binary, Encoder, Env, Resource, ResourceArc, Term};
 use std::ffi::CString;
@@ -364,10 +364,6 @@ fn page<'a>(env: Env<'a>, session: &mut Session, stmt: &Stmt, rows_max: usize) -
         }
     }
     (atoms::rows(), rows).encode(env)
-}
-
-fn row<'a, 'c>(env: Env<'a>, cells: impl Iterator<Item = Cell<'c>>) -> Term<'a> {
-    cells.map(|found| cell(env, found)).collect::<Vec<Term>>().encode(env)
 }
 
 fn size(found: Cell<'_>) -> usize {

@@ -4,15 +4,16 @@
 //! file (a [`Pinned`] of the caller's excepted) and every accepted request has been answered.
 
 use crate::connection::{Connection, Role};
+use crate::hot::Hots;
 use crate::queue::Queue;
 use crate::request::{Patience, Reply, Request, Work};
 use crate::rival::Rival;
 use crate::watch::Watch;
 use crate::writer::{Begin, Job, Writer};
-use crate::{guard, Options, Pinned, Rows, SqliteError, Transaction};
+use crate::{guard, Cell, Options, Pinned, Rows, SqliteError, Transaction, Value};
 use macula_core::{Cancel, Clock, Gate, Task};
 use parking_lot::Mutex;
-use std::cell::Cell;
+
 use std::fmt;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -29,6 +30,7 @@ pub(crate) struct Shared {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) writes: Queue<Job>,
     pub(crate) reads: Queue<Work>,
+    pub(crate) hots: Hots,
     pub(crate) closing: Arc<AtomicBool>,
     /// Bytes that the write-ahead log held after the last commit.
     pub(crate) wal_bytes: Arc<AtomicU64>,
@@ -87,6 +89,7 @@ impl Database {
             clock,
             writes: Queue::new(options.queue_len_max),
             reads: Queue::new(options.queue_len_max),
+            hots: Hots::new(options.reader_count),
             closing: Arc::default(),
             wal_bytes: Arc::default(),
             poison: Arc::default(),
@@ -127,6 +130,18 @@ impl Database {
             let _ = self.start_reader();
         }
         Ok(())
+    }
+
+    /// Answer a short read at once, on this thread, from memory; `None` when that cannot be, or not yet:
+    /// then what `row` got is to be forgotten, and [`Database::submit`] answers. Never waits.
+    pub fn query_hot(
+        &self,
+        sql: &str,
+        params: &[Value],
+        row: impl FnMut(&mut dyn Iterator<Item = Cell<'_>>),
+    ) -> Option<Rows> {
+        self.usable().ok()?;
+        self.shared.hots.query(sql, params, row)
     }
 
     /// [`Database::submit`], waiting for the answer. For threads that may wait.
@@ -199,6 +214,7 @@ impl Database {
         let threads = if inside.before { self.threads.try_lock() } else { Some(self.threads.lock()) };
         let Some(mut threads) = threads else { return };
         std::mem::take(&mut threads.readers).into_iter().for_each(join);
+        self.shared.hots.close();
         // only now the writer's end, since its connection, which tidies up, must be the last one
         self.shared.writes.close(CLOSED);
         threads.writer.take().into_iter().for_each(join);
@@ -277,7 +293,7 @@ fn open_writer(shared: &Arc<Shared>) -> Result<Connection, SqliteError> {
 }
 
 thread_local! {
-    static INSIDE: Cell<bool> = const { Cell::new(false) };
+    static INSIDE: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
 }
 
 /// While it lives, what runs on this thread may be a reply called by us: a thread of some database, or

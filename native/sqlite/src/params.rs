@@ -13,6 +13,8 @@ pub enum Params {
     Positional(Vec<Value>),
     /// By name, with or without its prefix (`:` `@` `$`); without, it fits any prefix.
     Named(Vec<(String, Value)>),
+    /// The statement runs once for each of these, by position.
+    Many(Vec<Vec<Value>>),
 }
 
 impl Params {
@@ -22,6 +24,7 @@ impl Params {
             Self::None => true,
             Self::Positional(values) => values.is_empty(),
             Self::Named(values) => values.is_empty(),
+            Self::Many(_) => false,
         }
     }
 
@@ -31,11 +34,14 @@ impl Params {
             Self::None => bind_positional(statement, &[]),
             Self::Positional(values) => bind_positional(statement, values),
             Self::Named(values) => bind_named(statement, values),
+            // bound one after the other, see `statement`
+            Self::Many(_) => Ok(()),
         }
     }
 }
 
-fn bind_positional(statement: &mut Statement<'_>, values: &[Value]) -> Result<(), SqliteError> {
+/// Bind values by position, as many as the statement has.
+pub(crate) fn bind_positional(statement: &mut Statement<'_>, values: &[Value]) -> Result<(), SqliteError> {
     let expected = statement.parameter_count();
     if expected != values.len() {
         let message = format!("wrong number of parameters expected={expected} got={}", values.len());

@@ -53,7 +53,14 @@ fn turn(shared: &Arc<Shared>, connection: &mut Option<Connection>, work: Work) {
     let tried = try_read(connection, &work.request);
     connection.watch.end();
     match tried {
-        Tried::Done(result) => work.reply.send(result),
+        Tried::Done(result) => {
+            let short = result.as_ref().ok().map(|rows| (work.request.sql.clone(), rows.count));
+            // the answer first: learning may open a connection
+            work.reply.send(result);
+            if let Some((sql, count)) = short {
+                shared.hots.learn(shared, &sql, count);
+            }
+        }
         Tried::ForWriter => shared.writes.push_accepted(Job::Run(work)),
     }
 }

@@ -3,9 +3,11 @@
 //! Invariant: a [`Reply`] that was accepted is called exactly once, also when its work panics: one
 //! that is dropped unanswered answers a defect.
 
-use crate::{Params, Rows, SqliteError};
+use crate::{Params, Rows, Sink, SqliteError};
 use macula_core::{Cancel, Clock};
 use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// What the SQL of a request may be.
@@ -18,7 +20,7 @@ pub enum Mode {
 }
 
 /// One unit of work: its writes are one transaction.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Request {
     /// SQL text.
     pub sql: String,
@@ -32,13 +34,24 @@ pub struct Request {
     pub cancel: Cancel,
     /// Rows returned at most; beyond, [`Rows::more`] is set.
     pub rows_max: usize,
+    /// Where the rows go; `None`: into [`Rows::rows`].
+    pub sink: Option<Arc<dyn Sink>>,
+    /// Statements that follow, in the same transaction; their rows are in [`Rows::also`].
+    pub also: Vec<(String, Params)>,
+}
+
+impl fmt::Debug for Request {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Request").field("sql", &self.sql).field("mode", &self.mode).finish_non_exhaustive()
+    }
 }
 
 impl Request {
     /// [`Mode::Execute`], without parameters, deadline or bound on rows.
     pub fn execute(sql: impl Into<String>) -> Self {
         let (params, cancel) = (Params::None, Cancel::new());
-        Self { sql: sql.into(), params, mode: Mode::Execute, deadline: None, cancel, rows_max: usize::MAX }
+        let (deadline, rows_max, sink, also) = (None, usize::MAX, None, Vec::new());
+        Self { sql: sql.into(), params, mode: Mode::Execute, deadline, cancel, rows_max, sink, also }
     }
 
     /// [`Mode::Query`], likewise.
@@ -62,6 +75,18 @@ impl Request {
     #[must_use]
     pub fn cancel(self, cancel: Cancel) -> Self {
         Self { cancel, ..self }
+    }
+
+    /// Its rows go there.
+    #[must_use]
+    pub fn sink(self, sink: Arc<dyn Sink>) -> Self {
+        Self { sink: Some(sink), ..self }
+    }
+
+    /// Followed by these.
+    #[must_use]
+    pub fn also(self, also: Vec<(String, Params)>) -> Self {
+        Self { also, ..self }
     }
 
     /// At most so many rows.

@@ -4,7 +4,9 @@
 //! work even when rows are left out; a read stops at its bound.
 
 use crate::connection::Connection;
-use crate::{Mode, Request, Rows, SqliteError, Value};
+use crate::params::bind_positional;
+use crate::{Cell, Mode, Params, Request, Rows, SqliteError};
+use crate::Value;
 use rusqlite::{Batch, Statement};
 use std::panic::{catch_unwind, AssertUnwindSafe};
 
@@ -20,6 +22,9 @@ pub(crate) enum Tried {
 
 /// Run it if it only reads.
 pub(crate) fn try_read(connection: &Connection, request: &Request) -> Tried {
+    if !request.also.is_empty() {
+        return Tried::ForWriter;
+    }
     let several = request.mode == Mode::Execute && request.sql.contains(';');
     let run = |statement: &mut Statement<'_>| match statement.readonly() {
         true => Tried::Done(run_one(connection, statement, request)),
@@ -34,6 +39,15 @@ pub(crate) fn try_read(connection: &Connection, request: &Request) -> Tried {
 
 /// Run it, inside the writer's transaction.
 pub(crate) fn run(connection: &Connection, request: &Request) -> Result<Rows, SqliteError> {
+    let mut rows = run_first(connection, request)?;
+    for (sql, params) in &request.also {
+        let next = Request { params: params.clone(), mode: request.mode, ..Request::execute(sql.as_str()) };
+        rows.also.push(run_first(connection, &next)?);
+    }
+    Ok(rows)
+}
+
+fn run_first(connection: &Connection, request: &Request) -> Result<Rows, SqliteError> {
     match with_prepared(connection, &request.sql, |statement| run_one(connection, statement, request)) {
         Ok(result) => result,
         Err(error) if request.mode == Mode::Query => refused(connection, request, error),
@@ -88,6 +102,12 @@ fn next<'c>(connection: &'c Connection, batch: &mut Batch<'c, '_>) -> Result<Opt
 }
 
 fn run_one(connection: &Connection, statement: &mut Statement<'_>, request: &Request) -> Result<Rows, SqliteError> {
+    if let Some(sink) = &request.sink {
+        sink.begin();
+    }
+    if let Params::Many(sets) = &request.params {
+        return run_many(connection, statement, sets);
+    }
     request.params.bind(statement)?;
     let reads = statement.readonly();
     let changes_before = connection.sql.total_changes();
@@ -101,6 +121,27 @@ fn run_one(connection: &Connection, statement: &mut Statement<'_>, request: &Req
     Ok(result)
 }
 
+/// Once for each set of values; rows are left out.
+fn run_many(
+    connection: &Connection,
+    statement: &mut Statement<'_>,
+    sets: &[Vec<Value>],
+) -> Result<Rows, SqliteError> {
+    let changes_before = connection.sql.total_changes();
+    let mut changes = 0;
+    for set in sets {
+        bind_positional(statement, set)?;
+        let mut rows = statement.raw_query();
+        while rows.next().map_err(|error| connection.explain(error))?.is_some() {}
+        drop(rows);
+        changes += connection.sql.changes();
+    }
+    if connection.sql.total_changes() == changes_before {
+        changes = 0;
+    }
+    Ok(Rows { changes, last_insert_rowid: connection.sql.last_insert_rowid(), ..Rows::default() })
+}
+
 fn collect(
     connection: &Connection,
     statement: &mut Statement<'_>,
@@ -112,21 +153,25 @@ fn collect(
     let limit = connection.options.result_bytes_max;
     let mut rows = statement.raw_query();
     while let Some(row) = rows.next().map_err(|error| connection.explain(error))? {
-        if result.rows.len() >= request.rows_max {
+        if result.count >= request.rows_max {
             result.more = true;
             if reads {
                 break;
             }
             continue;
         }
+        result.count += 1;
         let width = row.as_ref().column_count();
-        let values = (0..width).map(|index| row.get_ref(index).map(Value::from));
-        let values = values.collect::<rusqlite::Result<Vec<Value>>>().map_err(|error| connection.explain(error))?;
-        bytes += values.iter().map(Value::size).sum::<u64>();
+        // an index within the row's width is always there
+        let cell = |index| row.get_ref(index).map_or(Cell::Null, Cell::from);
+        bytes += (0..width).map(|index| cell(index).size()).sum::<u64>();
         if bytes > limit {
             return Err(SqliteError::TooLarge { what: "the result", limit });
         }
-        result.rows.push(values);
+        match &request.sink {
+            Some(sink) => sink.row(&mut (0..width).map(cell)),
+            None => result.rows.push((0..width).map(|index| cell(index).to_value()).collect()),
+        }
     }
     drop(rows);
     result.columns = column_names(statement)?;

@@ -28,17 +28,66 @@ impl Value {
         Self::Text(text.into().into_bytes())
     }
 
+    pub(crate) fn is_nan(&self) -> bool {
+        matches!(self, Self::Real(real) if real.is_nan())
+    }
+}
+
+/// A value in a row, as long as its statement is not stepped.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Cell<'a> {
+    /// SQL `NULL`.
+    Null,
+    /// An integer.
+    Integer(i64),
+    /// A float; infinite ones exist.
+    Real(f64),
+    /// Text, of which nothing says that it is UTF-8.
+    Text(&'a [u8]),
+    /// Bytes.
+    Blob(&'a [u8]),
+}
+
+impl Cell<'_> {
     /// Bytes it holds, for the bound on a result: 16 for the value itself and its content.
-    pub(crate) fn size(&self) -> u64 {
+    pub fn size(self) -> u64 {
         16 + match self {
             Self::Null | Self::Integer(_) | Self::Real(_) => 0,
             Self::Text(bytes) | Self::Blob(bytes) => bytes.len() as u64,
         }
     }
 
-    pub(crate) fn is_nan(&self) -> bool {
-        matches!(self, Self::Real(real) if real.is_nan())
+    /// A copy that lasts.
+    pub fn to_value(self) -> Value {
+        match self {
+            Self::Null => Value::Null,
+            Self::Integer(integer) => Value::Integer(integer),
+            Self::Real(real) => Value::Real(real),
+            Self::Text(bytes) => Value::Text(bytes.to_vec()),
+            Self::Blob(bytes) => Value::Blob(bytes.to_vec()),
+        }
     }
+}
+
+impl Value {
+    /// What it looks like in a row.
+    pub fn as_cell(&self) -> Cell<'_> {
+        match self {
+            Self::Null => Cell::Null,
+            Self::Integer(integer) => Cell::Integer(*integer),
+            Self::Real(real) => Cell::Real(*real),
+            Self::Text(bytes) => Cell::Text(bytes),
+            Self::Blob(bytes) => Cell::Blob(bytes),
+        }
+    }
+}
+
+/// Where rows go as they come, in place of [`Rows::rows`].
+pub trait Sink: Send + Sync {
+    /// The statement begins, perhaps again: what came before is forgotten.
+    fn begin(&self);
+    /// The next row.
+    fn row(&self, cells: &mut dyn Iterator<Item = Cell<'_>>);
 }
 
 impl From<i64> for Value {
@@ -57,14 +106,14 @@ impl TryFrom<u64> for Value {
     }
 }
 
-impl From<ValueRef<'_>> for Value {
-    fn from(value: ValueRef<'_>) -> Self {
+impl<'a> From<ValueRef<'a>> for Cell<'a> {
+    fn from(value: ValueRef<'a>) -> Self {
         match value {
             ValueRef::Null => Self::Null,
             ValueRef::Integer(integer) => Self::Integer(integer),
             ValueRef::Real(real) => Self::Real(real),
-            ValueRef::Text(bytes) => Self::Text(bytes.to_vec()),
-            ValueRef::Blob(bytes) => Self::Blob(bytes.to_vec()),
+            ValueRef::Text(bytes) => Self::Text(bytes),
+            ValueRef::Blob(bytes) => Self::Blob(bytes),
         }
     }
 }
@@ -93,6 +142,10 @@ pub struct Rows {
     pub changes: u64,
     /// The row id of the last insert on the writer, 0 for a read.
     pub last_insert_rowid: i64,
+    /// How many there are, wherever they went.
+    pub count: usize,
     /// Whether rows beyond `rows_max` were left out.
     pub more: bool,
+    /// Of the statements that the request has after its first.
+    pub also: Vec<Rows>,
 }

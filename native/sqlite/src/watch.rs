@@ -57,6 +57,13 @@ impl Watch {
         *state = State { hot: Some(HOT_QUESTIONS), ticked: state.ticked, ..State::default() };
     }
 
+    /// As [`Watch::end`]; whether the work took too long.
+    pub(crate) fn end_hot(&self) -> bool {
+        let was_long = self.state.lock().hot == Some(u8::MAX);
+        self.end();
+        was_long
+    }
+
     /// Stop the work that is under way, if there is one.
     pub(crate) fn interrupt(&self) {
         let mut state = self.state.lock();
@@ -78,8 +85,9 @@ impl Watch {
     pub(crate) fn must_stop(&self) -> bool {
         let mut state = self.state.lock();
         if let Some(left) = state.hot {
-            state.hot = Some(left.saturating_sub(1));
-            return left == 0;
+            // below nothing: it was stopped
+            state.hot = Some(left.wrapping_sub(1));
+            return left == 0 || left == u8::MAX;
         }
         let now = self.clock.monotonic();
         let stop = self.verdict(&state, now);

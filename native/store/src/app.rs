@@ -443,7 +443,7 @@ impl App {
 
     fn open_sqlite(&self) -> Result<Arc<Database>, StoreError> {
         let path = self.path.join("data/app.db");
-        let options = macula_sqlite::Options::default();
+        let options = self.options.sqlite.clone();
         Ok(Arc::new(Database::open(&path, self.gate.clone(), self.seams.clock.clone(), options)?))
     }
 

@@ -39,6 +39,8 @@ impl Seams {
 pub struct Options {
     /// Of each app's key-value store.
     pub kv: macula_kv::Options,
+    /// Of each app's database.
+    pub sqlite: macula_sqlite::Options,
     /// Shortest time between two reconciliations of an app's usage.
     pub usage_interval: Duration,
     /// What the owner lock says of this process.

@@ -21,7 +21,7 @@ pub use error::Sqlite3Error;
 pub use hooks::{action_code, Action, Change, Event};
 pub use log::set_log;
 pub use open::OpenMode;
-pub use raw::Cell;
+pub(crate) use raw::{prepare, Code, RawStmt};
 pub use session::{Session, Step};
 pub use stmt::{Stmt, StmtInfo};
 pub(crate) use turn::{Lend, Turn};

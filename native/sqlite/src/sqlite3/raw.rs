@@ -5,62 +5,21 @@
 //! connection: both live in one [`super::Session`], the statements first.
 
 use super::Sqlite3Error;
-use crate::Value;
+use crate::{Cell, Value};
 use rusqlite::ffi;
 use std::ffi::{c_char, c_int, CStr};
 use std::ptr::{null, null_mut, NonNull};
 
-/// A value in a row, as long as its statement is not stepped.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Cell<'a> {
-    /// SQL `NULL`.
-    Null,
-    /// An integer.
-    Integer(i64),
-    /// A float; infinite ones exist.
-    Real(f64),
-    /// Text, of which nothing says that it is UTF-8.
-    Text(&'a [u8]),
-    /// Bytes.
-    Blob(&'a [u8]),
-}
-
-impl Cell<'_> {
-    /// A copy that lasts.
-    pub fn to_value(self) -> Value {
-        match self {
-            Self::Null => Value::Null,
-            Self::Integer(integer) => Value::Integer(integer),
-            Self::Real(real) => Value::Real(real),
-            Self::Text(bytes) => Value::Text(bytes.to_vec()),
-            Self::Blob(bytes) => Value::Blob(bytes.to_vec()),
-        }
-    }
-}
-
-impl Value {
-    /// What it looks like in a row.
-    pub fn as_cell(&self) -> Cell<'_> {
-        match self {
-            Self::Null => Cell::Null,
-            Self::Integer(integer) => Cell::Integer(*integer),
-            Self::Real(real) => Cell::Real(*real),
-            Self::Text(bytes) => Cell::Text(bytes),
-            Self::Blob(bytes) => Cell::Blob(bytes),
-        }
-    }
-}
-
 /// How a step ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Code {
+pub(crate) enum Code {
     Row,
     Done,
     Busy,
     Failed,
 }
 
-pub(super) struct RawStmt(NonNull<ffi::sqlite3_stmt>);
+pub(crate) struct RawStmt(NonNull<ffi::sqlite3_stmt>);
 
 // SAFETY: a statement may be used by any thread that holds its connection's lock
 unsafe impl Send for RawStmt {}
@@ -73,7 +32,7 @@ impl Drop for RawStmt {
 }
 
 /// The first statement of `sql`, `None` when it holds only spaces and comments, and where the next begins.
-pub(super) fn prepare(db: *mut ffi::sqlite3, sql: &[u8], keep: bool) -> Result<(Option<RawStmt>, usize), Sqlite3Error> {
+pub(crate) fn prepare(db: *mut ffi::sqlite3, sql: &[u8], keep: bool) -> Result<(Option<RawStmt>, usize), Sqlite3Error> {
     let Ok(len) = c_int::try_from(sql.len()) else { return Err(Sqlite3Error::too_big()) };
     let (mut stmt, mut tail): (*mut ffi::sqlite3_stmt, *const c_char) = (null_mut(), null());
     let flags = if keep { ffi::SQLITE_PREPARE_PERSISTENT } else { 0 };
@@ -92,12 +51,12 @@ impl RawStmt {
         self.0.as_ptr()
     }
 
-    pub(super) fn db(&self) -> *mut ffi::sqlite3 {
+    pub(crate) fn db(&self) -> *mut ffi::sqlite3 {
         // SAFETY: a live statement
         unsafe { ffi::sqlite3_db_handle(self.get()) }
     }
 
-    pub(super) fn step(&self) -> Code {
+    pub(crate) fn step(&self) -> Code {
         // SAFETY: a live statement under its connection's lock
         match unsafe { ffi::sqlite3_step(self.get()) } {
             ffi::SQLITE_ROW => Code::Row,
@@ -107,30 +66,30 @@ impl RawStmt {
         }
     }
 
-    pub(super) fn reset(&self) {
+    pub(crate) fn reset(&self) {
         // SAFETY: as in `step`; the code repeats an earlier error
         unsafe { ffi::sqlite3_reset(self.get()) };
     }
 
     /// Whether it was stepped and is not reset.
-    pub(super) fn is_under_way(&self) -> bool {
+    pub(crate) fn is_under_way(&self) -> bool {
         // SAFETY: as in `step`
         unsafe { ffi::sqlite3_stmt_busy(self.get()) != 0 }
     }
 
     /// Whether SQLite says that it changes no file by itself: also of `COMMIT`.
-    pub(super) fn is_readonly(&self) -> bool {
+    pub(crate) fn is_readonly(&self) -> bool {
         // SAFETY: as in `step`
         unsafe { ffi::sqlite3_stmt_readonly(self.get()) != 0 }
     }
 
-    pub(super) fn param_count(&self) -> usize {
+    pub(crate) fn param_count(&self) -> usize {
         // SAFETY: as in `step`
         usize::try_from(unsafe { ffi::sqlite3_bind_parameter_count(self.get()) }).unwrap_or(0)
     }
 
     /// With its prefix, for each parameter that has one.
-    pub(super) fn param_names(&self) -> Vec<Option<String>> {
+    pub(crate) fn param_names(&self) -> Vec<Option<String>> {
         let name = |index: usize| {
             // SAFETY: as in `step`; the name is NUL-terminated and copied at once
             unsafe {
@@ -142,7 +101,7 @@ impl RawStmt {
     }
 
     /// Column names, which are UTF-8 unless a file was written elsewhere.
-    pub(super) fn columns(&self) -> Vec<String> {
+    pub(crate) fn columns(&self) -> Vec<String> {
         let name = |index: c_int| {
             // SAFETY: as in `step`; null only without memory, and copied at once
             unsafe {
@@ -157,13 +116,19 @@ impl RawStmt {
         (0..unsafe { ffi::sqlite3_column_count(self.get()) }).map(name).collect()
     }
 
-    pub(super) fn width(&self) -> usize {
+    /// How often SQLite prepared it again, because the schema had changed.
+    pub(crate) fn prepared_again(&self) -> i32 {
+        // SAFETY: as in `step`
+        unsafe { ffi::sqlite3_stmt_status(self.get(), ffi::SQLITE_STMTSTATUS_REPREPARE, 0) }
+    }
+
+    pub(crate) fn width(&self) -> usize {
         // SAFETY: as in `step`
         usize::try_from(unsafe { ffi::sqlite3_data_count(self.get()) }).unwrap_or(0)
     }
 
     /// One column of the row that the last step gave.
-    pub(super) fn cell(&self, index: usize) -> Cell<'_> {
+    pub(crate) fn cell(&self, index: usize) -> Cell<'_> {
         let (stmt, index) = (self.get(), index as c_int);
         // SAFETY: as in `step`; an index out of range reads as null. Pointers are good until the next step
         // or reset, which takes `&self` like this: callers do not keep a cell over one.
@@ -186,13 +151,13 @@ impl RawStmt {
         }
     }
 
-    pub(super) fn clear(&self) {
+    pub(crate) fn clear(&self) {
         // SAFETY: as in `step`
         unsafe { ffi::sqlite3_clear_bindings(self.get()) };
     }
 
     /// Bind a parameter, counted from 1. SQLite copies the bytes.
-    pub(super) fn bind(&self, index: usize, value: &Value) -> Result<(), Sqlite3Error> {
+    pub(crate) fn bind(&self, index: usize, value: &Value) -> Result<(), Sqlite3Error> {
         let (stmt, index) = (self.get(), c_int::try_from(index).unwrap_or(c_int::MAX));
         // SAFETY: as in `step`; the bytes are copied by SQLite before it returns
         let code = unsafe {

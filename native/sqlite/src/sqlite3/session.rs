@@ -6,14 +6,14 @@
 //! passes the app's gate, and a failed sync poisons the app's database as one of its own would.
 
 use super::hooks::Hooks;
-use super::raw::{self, Cell, Code, RawStmt};
+use super::raw::{self, Code, RawStmt};
 use super::{Conn, Lend, Sqlite3Error, Stmt, StmtInfo, Turn};
 use crate::database::Shared;
 use crate::registry::{self, FileId};
 use crate::request::{Patience, Reply};
 use crate::watch::{Watch, STEPS};
 use crate::writer::Job;
-use crate::SqliteError;
+use crate::{Cell, SqliteError};
 use macula_core::Clock;
 use parking_lot::Mutex;
 use rusqlite::ffi;
@@ -254,7 +254,7 @@ impl Session {
             match self.step(stmt) {
                 Ok(Step::Row) => {
                     let row: Vec<_> = self.row(stmt).map(Cell::to_value).collect();
-                    bytes += row.iter().map(crate::Value::size).sum::<u64>();
+                    bytes += row.iter().map(|value| value.as_cell().size()).sum::<u64>();
                     ahead.push(row);
                 }
                 over => {

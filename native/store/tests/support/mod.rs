@@ -16,7 +16,7 @@ pub fn app() -> AppName {
 pub fn options() -> Options {
     let owner = Owner { pid: std::process::id(), socket: None };
     let kv = macula_store::kv::Options { cache_bytes: 1 << 20, ..Default::default() };
-    Options { kv, usage_interval: Duration::from_secs(3600), owner }
+    Options { kv, sqlite: Default::default(), usage_interval: Duration::from_secs(3600), owner }
 }
 
 pub fn seams(seed: u64) -> Seams {
