@@ -1,0 +1,261 @@
+//! Power loss and failing calls at every step that SQLite takes on the disk: what was acknowledged
+//! is there, nothing is there by half, nobody was told a lie.
+//!
+//! An ordinary run takes a slice of the steps, for some seconds a test; with `MACULA_TORTURE=1` every
+//! step of several seeds. The seed is printed as `MACULA_SEED=`, and replays with it.
+#![allow(clippy::unwrap_used, clippy::print_stdout, clippy::disallowed_methods)]
+
+mod common;
+#[path = "power_loss/ledger.rs"]
+mod ledger;
+#[path = "power_loss/workload.rs"]
+mod workload;
+
+use ledger::{End, Seen};
+use macula_core::{Clock, Gate, SystemClock};
+use macula_sqlite::{Database, Options, Synchronous};
+use macula_testkit::{CrashMode, Fault, SqliteDisk};
+use std::sync::Arc;
+use std::time::Duration;
+use workload::{Workload, LOG};
+
+/// How long an ordinary run of one test looks for a fault.
+const SLICE: Duration = Duration::from_secs(5);
+
+/// Which runs a test makes, and what they came to.
+struct Torture {
+    name: &'static str,
+    seeds: Vec<u64>,
+    until: Option<Duration>,
+    chance: fastrand::Rng,
+    operations: u64,
+    crashes: u64,
+}
+
+impl Torture {
+    fn new(name: &'static str) -> Self {
+        let given = std::env::var("MACULA_SEED").ok().and_then(|seed| seed.parse().ok());
+        let seed = given.unwrap_or_else(|| fastrand::u64(..));
+        println!("MACULA_SEED={seed}");
+        let torture = std::env::var("MACULA_TORTURE").is_ok();
+        let seeds = (0..if torture { 4 } else { 1 }).map(|n| seed.wrapping_add(n)).collect();
+        let until = (!torture).then(|| SystemClock.monotonic() + SLICE);
+        Self { name, seeds, until, chance: fastrand::Rng::with_seed(seed), operations: 0, crashes: 0 }
+    }
+
+    /// The steps of one life, in random order so that a slice is spread over it, and its own seed.
+    fn lives(&mut self, synchronous: Synchronous) -> Vec<(u64, u64)> {
+        let mut lives = Vec::new();
+        for seed in &self.seeds {
+            let mut life = Workload::new(*seed, synchronous);
+            life.run(|_| true);
+            assert_eq!(life.errors, ["Sql".to_owned()].into(), "seed {seed}: only the rows that are there already");
+            drop(life.db.take());
+            let steps = life.disk.steps();
+            println!("seed {seed}: {steps} steps, {} transactions", life.ledger.entries.len());
+            lives.extend((1..=steps).map(|n| (*seed, n)));
+        }
+        self.chance.shuffle(&mut lives);
+        lives
+    }
+
+    fn is_over(&self) -> bool {
+        self.until.is_some_and(|until| SystemClock.monotonic() >= until)
+    }
+
+    /// Modes of a crash: the two extremes, and what chance leaves.
+    fn modes(&mut self) -> [CrashMode; 4] {
+        let mut random = || CrashMode::Random(self.chance.u64(..));
+        [CrashMode::LoseAll, CrashMode::KeepAll, random(), random()]
+    }
+
+    /// What a database finds after a power loss of that mode.
+    fn crash(&mut self, disk: &SqliteDisk, mode: CrashMode) -> Result<Seen, String> {
+        self.crashes += 1;
+        let left = tempfile::tempdir().unwrap();
+        disk.crash_image(mode, left.path()).unwrap();
+        Seen::after_opening(left.path())
+    }
+
+    /// As [`Torture::crash`], with another power loss while the database recovers from the first.
+    fn crash_twice(&mut self, disk: &SqliteDisk, mode: CrashMode) -> Result<Seen, String> {
+        let left = tempfile::tempdir().unwrap();
+        disk.crash_image(mode, left.path()).unwrap();
+        let recovering = SqliteDisk::at(left.path()).unwrap();
+        recovering.fail_at(self.chance.u64(1..40), Fault::Crash);
+        let options = Options { vfs: SqliteDisk::VFS, ..Options::default() };
+        let path = left.path().join("app.db");
+        drop(Database::open(&path, Arc::new(Gate::new()), Arc::new(SystemClock), options));
+        let mode = CrashMode::Random(self.chance.u64(..));
+        self.crash(&recovering, mode)
+    }
+
+    fn finish(&self) {
+        assert!(self.crashes > 0);
+        let Self { name, operations, crashes, .. } = self;
+        println!("sqlite power_loss {name}: operations={operations} crashes={crashes} lost=0");
+    }
+}
+
+/// The machine stops at a step: every image that may be left opens by itself and tells the truth.
+#[test]
+fn power_loss_at_every_step() {
+    let mut torture = Torture::new("stop");
+    for (seed, n) in torture.lives(Synchronous::Full) {
+        let mut life = Workload::new(seed, Synchronous::Full);
+        life.disk.fail_at(n, Fault::Crash);
+        life.run(|_| true);
+        drop(life.db.take());
+        torture.operations += life.disk.steps();
+        let at = || format!("MACULA_SEED={seed} step {n}: {:?}", life.disk.step(n));
+        for mode in torture.modes() {
+            let told = torture.crash(&life.disk, mode).and_then(|seen| life.ledger.judge(&seen));
+            told.unwrap_or_else(|why| panic!("{} {mode:?} {why}", at()));
+        }
+        let mode = CrashMode::Random(torture.chance.u64(..));
+        let told = torture.crash_twice(&life.disk, mode).and_then(|seen| life.ledger.judge(&seen));
+        told.unwrap_or_else(|why| panic!("{} twice {mode:?} {why}", at()));
+        if torture.is_over() {
+            break;
+        }
+    }
+    torture.finish();
+}
+
+/// One call fails, once: whoever was answered `Ok` or a definite error was told the truth, before and
+/// after a power loss, and after a failed sync nothing is written until the database is reopened.
+#[test]
+fn a_failed_call_at_every_step() {
+    let mut torture = Torture::new("fail");
+    for (seed, n) in torture.lives(Synchronous::Full) {
+        let mut life = Workload::new(seed, Synchronous::Full);
+        life.disk.fail_at(n, Fault::Io);
+        let mut met = false;
+        life.run(|life| {
+            let first = !met && life.disk.steps() >= n;
+            met |= first;
+            if first {
+                look(&mut torture, life, seed, n);
+            }
+            true
+        });
+        torture.operations += life.disk.steps();
+        look(&mut torture, &mut life, seed, n);
+        if torture.is_over() {
+            break;
+        }
+    }
+    torture.finish();
+}
+
+/// What is there now and after a power loss now; then a write that counts.
+fn look(torture: &mut Torture, life: &mut Workload, seed: u64, n: u64) {
+    let at = |life: &Workload| format!("MACULA_SEED={seed} step {n}: {:?} {:?}", life.disk.step(n), life.errors);
+    // before there are tables nothing can be written into them
+    for write in [false, life.ledger.standing().contains(&1)] {
+        if write {
+            life.single();
+            let end = life.ledger.entries.last().map(|entry| entry.end);
+            assert_eq!(end, Some(End::Acknowledged), "{}", at(life));
+            life.at_rest();
+        }
+        for mode in torture.modes() {
+            let told = torture.crash(&life.disk, mode).and_then(|seen| life.ledger.judge(&seen));
+            told.unwrap_or_else(|why| panic!("{} write {write} {mode:?} {why}", at(life)));
+        }
+    }
+    let told = Seen::of(life.db.as_ref().unwrap()).and_then(|seen| life.ledger.judge(&seen));
+    told.unwrap_or_else(|why| panic!("{} live {why}", at(life)));
+}
+
+/// The disk is full: reads go on, writes are answered so, and come back when there is room.
+#[test]
+fn a_full_disk_at_every_size() {
+    let mut torture = Torture::new("full");
+    let mut lives = torture.lives(Synchronous::Full);
+    lives.truncate(if torture.until.is_some() { usize::MAX } else { 1000 });
+    for (seed, _) in lives {
+        let mut life = Workload::new(seed, Synchronous::Full);
+        let capacity = torture.chance.u64(0..200) * 4096;
+        life.disk.set_capacity(Some(capacity));
+        let at = |life: &Workload| format!("MACULA_SEED={seed} capacity {capacity} {:?}", life.errors);
+        life.run(|life| {
+            if life.errors.contains("DiskFull") {
+                life.read();
+                for mode in torture.modes() {
+                    let told = torture.crash(&life.disk, mode).and_then(|seen| life.ledger.judge(&seen));
+                    told.unwrap_or_else(|why| panic!("{} full {mode:?} {why}", at(life)));
+                }
+                life.disk.set_capacity(None);
+                life.single();
+                let end = life.ledger.entries.last().map(|entry| entry.end);
+                assert_eq!(end, Some(End::Acknowledged), "{}", at(life));
+                life.errors.remove("DiskFull");
+                let more = life.disk.used() + torture.chance.u64(0..100) * 4096;
+                life.disk.set_capacity(Some(more));
+            }
+            true
+        });
+        life.errors.remove("DiskFull");
+        assert_eq!(life.errors, ["Sql".to_owned()].into(), "{}: no other failure than a full disk", at(&life));
+        torture.operations += life.disk.steps();
+        life.disk.set_capacity(None);
+        look(&mut torture, &mut life, seed, 0);
+        if torture.is_over() {
+            break;
+        }
+    }
+    torture.finish();
+}
+
+/// `synchronous=NORMAL`: a power loss may cost the last commits, never one between two others, and
+/// none from before the last sync of the log.
+#[test]
+fn without_a_sync_for_each_commit_the_last_ones_may_be_lost() {
+    let mut torture = Torture::new("normal");
+    let mut gone = 0;
+    for (seed, n) in torture.lives(Synchronous::Normal) {
+        let mut life = Workload::new(seed, Synchronous::Normal);
+        life.disk.fail_at(n, Fault::Crash);
+        life.run(|_| true);
+        drop(life.db.take());
+        torture.operations += life.disk.steps();
+        let log_syncs = life.disk.syncs(LOG);
+        for mode in torture.modes() {
+            let told = torture.crash(&life.disk, mode).and_then(|seen| life.ledger.judge_prefix(&seen, log_syncs));
+            let at = || format!("MACULA_SEED={seed} step {n}: {:?}", life.disk.step(n));
+            gone += told.unwrap_or_else(|why| panic!("{} {mode:?} {why}", at()));
+        }
+        if torture.is_over() {
+            break;
+        }
+    }
+    assert!(gone > 0, "or nothing was tried");
+    println!("{gone} acknowledged commits gone, all of them the last ones");
+    torture.finish();
+}
+
+/// This suite can fail: where syncs do nothing, it finds acknowledged rows lost.
+#[test]
+fn syncs_that_do_nothing_are_found_out() {
+    let mut torture = Torture::new("forgotten syncs");
+    let steps = torture.lives(Synchronous::Full).len() as u64;
+    let (mut lost, mut other) = (0, 0);
+    for n in (1..=steps).rev().step_by(steps as usize / 10) {
+        let mut life = Workload::new(torture.seeds[0], Synchronous::Full);
+        life.disk.forget_syncs(true);
+        life.disk.fail_at(n, Fault::Crash);
+        life.run(|_| true);
+        drop(life.db.take());
+        torture.operations += life.disk.steps();
+        for mode in torture.modes() {
+            match torture.crash(&life.disk, mode).and_then(|seen| life.ledger.judge(&seen)) {
+                Err(why) if why.starts_with("lost acknowledged") => lost += 1,
+                Err(_) => other += 1,
+                Ok(()) => {}
+            }
+        }
+    }
+    println!("with syncs that do nothing: lost in {lost}, otherwise wrong in {other} of {} crashes", torture.crashes);
+    assert!(lost > 0);
+}
