@@ -18,6 +18,7 @@ mod params;
 mod queue;
 mod reader;
 mod request;
+mod rewrite;
 mod rival;
 mod sql;
 mod statement;

@@ -156,7 +156,7 @@ impl Writer {
                 Some(error) => return Err(error),
                 None => {}
             }
-            match self.connection.control("BEGIN IMMEDIATE") {
+            match self.begin_immediate() {
                 Ok(()) => return Ok(()),
                 Err(error) if code_of(&error) & 0xff == ffi::SQLITE_BUSY => {
                     self.pause_for_lock(tries, patience.deadline);

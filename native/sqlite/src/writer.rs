@@ -7,11 +7,14 @@
 use crate::checkpoint::{checkpoint, Depth};
 use crate::connection::Connection;
 use crate::database::Shared;
+use crate::error::code_of;
 use crate::queue::{Pop, Waiting};
 use crate::request::{Patience, Reply, Work};
+use crate::rewrite::rewrite_log;
 use crate::rival::Rival;
 use crate::transaction::Transaction;
 use crate::SqliteError;
+use rusqlite::ffi;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
@@ -66,12 +69,18 @@ pub(crate) struct Writer {
     pub(crate) committed: bool,
     /// Bytes in the log at its last checkpoint.
     pub(crate) log_checkpointed: u64,
+    /// Whether what was found in the log is known to be on the disk.
+    pub(crate) log_is_durable: bool,
 }
 
 impl Writer {
     /// Serve until the queue is closed, then leave the files tidy.
     pub(crate) fn run(mut self) {
-        // what an earlier crash left in the log is decided now, once, and durably
+        // what an earlier crash left in the log is decided now, once, and durably; while another process
+        // writes, with our first transaction
+        if self.begin_immediate().is_ok() {
+            self.connection.rollback();
+        }
         self.checkpoint(Depth::Truncate);
         // the log is there since; whether it stays is seen from now on
         self.rival.took_log();
@@ -113,6 +122,25 @@ impl Writer {
         self.bound_log();
     }
 
+    /// `BEGIN IMMEDIATE`. The first one makes durable what the log holds.
+    pub(crate) fn begin_immediate(&mut self) -> rusqlite::Result<()> {
+        self.connection.control("BEGIN IMMEDIATE")?;
+        if self.log_is_durable {
+            return Ok(());
+        }
+        let rewritten = rewrite_log(&self.connection);
+        match &rewritten {
+            Ok(()) => self.log_is_durable = true,
+            // a file system that writes elsewhere needs room for it: the next one tries again
+            Err(error) if code_of(error) & 0xff == ffi::SQLITE_FULL => self.connection.rollback(),
+            Err(error) => {
+                self.shared.poison(format!("the log of an earlier run cannot be made durable: {error}"));
+                self.connection.rollback();
+            }
+        }
+        rewritten
+    }
+
     /// Checkpoint each time the log grew by its bound; when readers kept it from starting again for
     /// several times, wait for them a moment. One held back for long costs one attempt per bound.
     fn bound_log(&mut self) {
@@ -129,7 +157,7 @@ impl Writer {
     }
 
     fn checkpoint(&mut self, depth: Depth) {
-        if self.refusal().is_some() {
+        if self.refusal().is_some() || !self.log_is_durable {
             return;
         }
         match checkpoint(&self.connection, depth) {
@@ -157,7 +185,7 @@ impl Writer {
         let now = self.now();
         self.rival.look(now);
         self.checkpoint(Depth::Truncate);
-        if self.refusal().is_none() {
+        if self.refusal().is_none() && self.log_is_durable {
             let config = rusqlite::config::DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE;
             // without it the two files stay behind, which is untidy and harmless
             let _ = self.connection.sql.set_db_config(config, false);
