@@ -12,8 +12,8 @@ mod ledger;
 mod workload;
 
 use ledger::{End, Seen};
-use macula_core::{Cancel, Clock, Gate, SystemClock};
-use macula_sqlite::{Database, Options, Synchronous, Value};
+use macula_core::{Cancel, Clock, Gate, Kind, Kinded, SystemClock};
+use macula_sqlite::{Database, Options, Request, Synchronous, Value};
 use macula_testkit::{CrashMode, Fault, SqliteDisk};
 use std::sync::Arc;
 use std::time::Duration;
@@ -137,7 +137,7 @@ fn a_failed_call_at_every_step() {
     let mut torture = Torture::new("fail");
     for (seed, n) in torture.lives(Synchronous::Full) {
         let mut life = Workload::new(seed, Synchronous::Full);
-        life.disk.fail_at(n, Fault::Io);
+        life.fail_at(n);
         let mut met = false;
         life.run(|life| {
             let first = !met && life.disk.steps() >= n;
@@ -148,6 +148,8 @@ fn a_failed_call_at_every_step() {
             true
         });
         torture.operations += life.disk.steps();
+        // a step of a close that did not come
+        life.disk.heal();
         look(&mut torture, &mut life, seed, n);
         if torture.is_over() {
             break;
@@ -209,8 +211,8 @@ fn a_full_disk_at_every_size() {
             }
             true
         });
-        life.errors.remove("DiskFull");
-        assert_eq!(life.errors, ["Sql".to_owned()].into(), "{}: no other failure than a full disk", at(&life));
+        let expected = ["Sql", "DiskFull"].map(str::to_owned).into();
+        assert!(life.errors.is_subset(&expected), "{}: no other failure than a full disk", at(&life));
         torture.operations += life.disk.steps();
         life.disk.set_capacity(None);
         look(&mut torture, &mut life, seed, 0);
@@ -295,5 +297,61 @@ fn a_database_that_opens_has_its_log() {
         drop(opened);
         disk.heal();
         has_log(&open().unwrap());
+    }
+}
+
+/// A commit whose sync failed was read from the system's cache at the next opening and copied into the
+/// database file, while the disk had nothing of it and no later sync of the log wrote it. A power loss then
+/// left a log that ended before it and a database file that held it: pages of two moments. With a
+/// reader that kept the log from starting again, commits behind it were lost as well.
+#[test]
+fn what_a_failed_sync_left_in_the_log_is_made_durable_before_it_is_used() {
+    let mut sync_of_second = 0;
+    for (fails, read_beside) in [(false, false), (true, false), (true, true)] {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = SqliteDisk::at(dir.path()).unwrap();
+        let path = dir.path().join("app.db");
+        let options = Options { vfs: SqliteDisk::VFS, ..Options::default() };
+        let open = || Database::open(&path, Arc::new(Gate::new()), Arc::new(SystemClock), options.clone()).unwrap();
+        let insert = |id: i64| {
+            let rows = (0..30).map(|n| ledger::row(id + n, 900)).collect::<Vec<_>>().join(", ");
+            Request::execute(format!("INSERT INTO a VALUES {rows}"))
+        };
+        let db = open();
+        db.run(Request::execute(ledger::SCHEMA)).unwrap();
+        db.run(insert(100)).unwrap();
+        drop(db);
+        // a short log before the commit: it has few of the pages that the commit changes
+        let db = open();
+        db.run(Request::execute(format!("INSERT INTO a VALUES {}", ledger::row(150, 9)))).unwrap();
+        if fails {
+            disk.fail_at(sync_of_second, Fault::Io);
+            assert_eq!(db.run(insert(200)).unwrap_err().kind(), Kind::UnknownResult);
+        } else {
+            db.run(insert(200)).unwrap();
+            sync_of_second = disk.steps();
+        }
+        assert_eq!(disk.step(sync_of_second).unwrap(), "sync app.db-wal");
+        drop(db);
+        let flags = rusqlite::OpenFlags::default();
+        let reader = rusqlite::Connection::open_with_flags_and_vfs(&path, flags, SqliteDisk::VFS).unwrap();
+        if read_beside {
+            reader.execute_batch("BEGIN; SELECT count(*) FROM a").unwrap();
+        }
+        let db = open();
+        // the writer is at rest: it has decided what was in the log
+        drop(db.transaction(Duration::from_secs(60), Cancel::new()).unwrap());
+        for acknowledged in [100, 300] {
+            if acknowledged == 300 {
+                db.run(insert(300)).unwrap();
+            }
+            for mode in [CrashMode::LoseAll, CrashMode::KeepAll].into_iter().chain((0..8).map(CrashMode::Random)) {
+                let left = tempfile::tempdir().unwrap();
+                disk.crash_image(mode, left.path()).unwrap();
+                let seen = Seen::after_opening(left.path()).unwrap();
+                assert!(seen.ids.contains(&acknowledged), "{mode:?} fails {fails} reader {read_beside} {seen:?}");
+            }
+        }
+        drop((db, reader));
     }
 }

@@ -6,7 +6,7 @@
 use crate::ledger::{row, End, Entry, Ledger, Seen, SCHEMA};
 use macula_core::{Cancel, Gate, Kind, Kinded, SystemClock};
 use macula_sqlite::{Database, Options, Params, Request, SqliteError, Synchronous, Transaction, Value};
-use macula_testkit::SqliteDisk;
+use macula_testkit::{Fault, SqliteDisk};
 use std::collections::BTreeSet;
 use std::sync::mpsc::channel;
 use std::sync::Arc;
@@ -40,6 +40,9 @@ pub struct Workload {
     deeds: Vec<Deed>,
     chance: fastrand::Rng,
     last_id: i64,
+    /// Steps before the database was opened.
+    opened_at: u64,
+    fails_at: Option<u64>,
 }
 
 impl Workload {
@@ -64,7 +67,19 @@ impl Workload {
         ];
         chance.shuffle(&mut deeds);
         let (ledger, errors) = (Ledger::default(), BTreeSet::new());
-        Self { dir, disk, ledger, errors, db: None, options, deeds, chance, last_id: 1 }
+        Self { dir, disk, ledger, errors, db: None, options, deeds, chance, last_id: 1, opened_at: 0, fails_at: None }
+    }
+
+    /// Let one step fail, once.
+    pub fn fail_at(&mut self, n: u64) {
+        self.fails_at = Some(n);
+        self.disk.fail_at(n, Fault::Io);
+    }
+
+    /// Whether a sync failed since the database was opened: from then on nothing may be written.
+    fn must_be_poisoned(&self) -> bool {
+        let failed = self.fails_at.filter(|n| (self.opened_at + 1..=self.disk.steps()).contains(n));
+        failed.and_then(|n| self.disk.step(n)).is_some_and(|step| step.starts_with("sync"))
     }
 
     /// Do all of it; `after` looks after each deed and may end it by `false`. A database that is
@@ -114,6 +129,7 @@ impl Workload {
     /// At the second try at the latest, unless the machine stopped: a planned fault happens once.
     fn open(&mut self) {
         for _ in 0..2 {
+            self.opened_at = self.disk.steps();
             let (path, gate) = (self.dir.path().join("app.db"), Arc::new(Gate::new()));
             match Database::open(&path, gate, Arc::new(SystemClock), self.options.clone()) {
                 Ok(db) => {
@@ -203,8 +219,10 @@ impl Workload {
     }
 
     fn ask(&mut self, request: Request, asked: Entry) {
+        let poisoned = self.must_be_poisoned();
         let result = self.db.as_ref().map(|db| db.run(request));
         if let Some(result) = result {
+            assert!(!poisoned || result.is_err(), "written after a failed sync {:?}", self.fails_at);
             self.record(asked, &result);
         }
     }
