@@ -7,6 +7,7 @@ use crate::common::query;
 use macula_core::{Cancel, Gate, SystemClock};
 use macula_sqlite::{Database, Options, SqliteError, Value};
 use std::collections::BTreeSet;
+use std::ffi::CStr;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -169,9 +170,9 @@ impl Seen {
     }
 
     /// What the database file in a directory holds, once an ordinary database opened it.
-    pub fn after_opening(dir: &Path) -> Result<Self, String> {
-        let clock = Arc::new(SystemClock);
-        let opened = Database::open(&dir.join("app.db"), Arc::new(Gate::new()), clock, Options::default());
+    pub fn after_opening(dir: &Path, vfs: &'static CStr) -> Result<Self, String> {
+        let (clock, options) = (Arc::new(SystemClock), Options { vfs, ..Options::default() });
+        let opened = Database::open(&dir.join("app.db"), Arc::new(Gate::new()), clock, options);
         Self::of(&opened.map_err(|error| format!("open: {error}"))?)
     }
 }

@@ -76,6 +76,12 @@ impl Workload {
         self.disk.fail_at(n, Fault::Io);
     }
 
+    /// The disk is not full any more.
+    pub fn make_room(&mut self) {
+        self.disk.heal();
+        self.disk.set_capacity(None);
+    }
+
     /// Whether a sync failed since the database was opened: from then on nothing may be written.
     fn must_be_poisoned(&self) -> bool {
         let failed = self.fails_at.filter(|n| (self.opened_at + 1..=self.disk.steps()).contains(n));
@@ -121,39 +127,46 @@ impl Workload {
         self.ledger.entries.is_empty()
     }
 
-    pub fn reopen(&mut self) {
+    fn reopen(&mut self) {
         self.db = None;
         self.open();
     }
 
-    /// At the second try at the latest, unless the machine stopped: a planned fault happens once.
+    /// At the third try at the latest, unless the machine stopped: two faults are planned at most.
     fn open(&mut self) {
-        for _ in 0..2 {
+        for _ in 0..3 {
             self.opened_at = self.disk.steps();
             let (path, gate) = (self.dir.path().join("app.db"), Arc::new(Gate::new()));
             match Database::open(&path, gate, Arc::new(SystemClock), self.options.clone()) {
                 Ok(db) => {
                     self.db = Some(db);
-                    self.at_rest();
-                    return;
+                    let error = self.at_rest();
+                    error.iter().for_each(|error| self.note(error));
+                    if error.is_none_or(|error| error.kind() != Kind::Poisoned) {
+                        return;
+                    }
+                    self.db = None;
                 }
                 Err(error) => self.note(&error),
             }
             if self.disk.has_crashed() {
                 return;
             }
-            // a full disk is emptied by whoever runs it
-            self.disk.set_capacity(None);
+            // somebody sees to a full disk before it is tried again
+            if self.errors.contains("DiskFull") {
+                self.make_room();
+            }
         }
         panic!("the database does not open: {:?}", self.errors);
     }
 
     /// Wait until the writer has done all that follows an answer. An error is the database's.
-    pub fn at_rest(&self) -> Option<SqliteError> {
+    fn at_rest(&self) -> Option<SqliteError> {
         self.db.as_ref()?.transaction(WAIT, Cancel::new()).err()
     }
 
-    fn settle(&mut self) {
+    /// Wait until the writer is at rest; open the database again if it must be.
+    pub fn settle(&mut self) {
         let error = self.at_rest();
         if let Some(error) = &error {
             self.note(error);
