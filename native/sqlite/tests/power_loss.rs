@@ -2,7 +2,8 @@
 //! is there, nothing is there by half, nobody was told a lie.
 //!
 //! An ordinary run takes a slice of the steps, for some seconds a test; with `MACULA_TORTURE=1` every
-//! step of several seeds. The seed is printed as `MACULA_SEED=`, and replays with it.
+//! step of several seeds. The seed is printed as `MACULA_SEED=`, and replays with it; a failure names its
+//! own seed and step, and with `MACULA_STEP=` too that one is tried over and over.
 #![allow(clippy::unwrap_used, clippy::print_stdout, clippy::disallowed_methods)]
 
 mod common;
@@ -46,25 +47,22 @@ impl Torture {
     /// The steps of a life with its seed, in random order so that a slice is spread over it; every other
     /// one is a sync, as long as there are any.
     fn lives(&mut self, synchronous: Synchronous) -> Vec<(u64, u64)> {
-        let mut lives = Vec::new();
-        for seed in &self.seeds {
-            let mut life = Workload::new(*seed, synchronous);
-            life.run(|_| true);
-            assert_eq!(life.errors, ["Sql".to_owned()].into(), "seed {seed}: only the rows that are there already");
-            drop(life.db.take());
-            let steps = life.disk.steps();
-            println!("seed {seed}: {steps} steps, {} transactions", life.ledger.entries.len());
-            for n in 1..=steps {
-                let is_sync = life.disk.step(n).is_some_and(|step| step.starts_with("sync"));
-                lives.push((is_sync, (*seed, n)));
+        let (mut syncs, mut others) = (Vec::new(), Vec::new());
+        for seed in self.seeds.clone() {
+            let steps = steps_of(seed, synchronous);
+            println!("seed {seed}: {} steps", steps.len());
+            for (n, step) in (1..).zip(steps) {
+                if step.starts_with("sync") { &mut syncs } else { &mut others }.push((seed, n));
             }
         }
-        self.chance.shuffle(&mut lives);
-        let (syncs, others): (Vec<_>, Vec<_>) = lives.into_iter().partition(|(is_sync, _)| *is_sync);
+        if let Some(only) = std::env::var("MACULA_STEP").ok().and_then(|step| step.parse().ok()) {
+            return vec![(self.seeds[0], only); 1000];
+        }
+        self.chance.shuffle(&mut syncs);
+        self.chance.shuffle(&mut others);
         let (mut syncs, mut others) = (syncs.into_iter(), others.into_iter());
-        let mixed = std::iter::from_fn(|| Some([syncs.next(), others.next()]))
-            .take_while(|two| two.iter().any(Option::is_some));
-        mixed.flatten().flatten().map(|(_, life)| life).collect()
+        let pairs = std::iter::from_fn(|| Some([syncs.next(), others.next()]));
+        pairs.take_while(|pair| pair.iter().any(Option::is_some)).flatten().flatten().collect()
     }
 
     fn is_over(&self) -> bool {
@@ -104,6 +102,26 @@ impl Torture {
         assert!(self.crashes > 0);
         let Self { name, operations, crashes, .. } = self;
         println!("sqlite power_loss {name}: operations={operations} crashes={crashes} lost=0");
+    }
+}
+
+/// The steps of a life in which nothing fails.
+fn steps_of(seed: u64, synchronous: Synchronous) -> Vec<String> {
+    let mut life = Workload::new(seed, synchronous);
+    life.run(|_| true);
+    assert_eq!(life.errors, ["Sql".to_owned()].into(), "seed {seed}: only the rows that are there already");
+    drop(life.db.take());
+    (1..=life.disk.steps()).filter_map(|n| life.disk.step(n)).collect()
+}
+
+/// Without it a step of one life would be another step of the next, and a failure would not replay.
+#[test]
+fn the_same_seed_takes_the_same_steps() {
+    let first = Torture::new("replay").seeds[0];
+    for seed in (0..if std::env::var("MACULA_TORTURE").is_ok() { 300 } else { 5 }).map(|n| first.wrapping_add(n)) {
+        let (steps, again) = (steps_of(seed, Synchronous::Full), steps_of(seed, Synchronous::Full));
+        let differs = steps.iter().zip(&again).position(|(one, other)| one != other);
+        assert!(steps == again, "MACULA_SEED={seed}: another life from step {differs:?} on");
     }
 }
 

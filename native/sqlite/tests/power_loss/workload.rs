@@ -200,6 +200,8 @@ impl Workload {
                 // holds back checkpoints meanwhile
                 let pinned = self.db.as_ref().map(Database::pin);
                 (0..3).for_each(|_| self.single());
+                // not in the middle of the checkpoint that follows the last one
+                let _ = self.at_rest();
                 drop(pinned);
             }
         }
