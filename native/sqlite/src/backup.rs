@@ -224,6 +224,12 @@ pub(crate) fn create(path: &Path) -> Result<(), SqliteError> {
     created.map_err(|error| SqliteError::io(&error, path))
 }
 
+/// Make the names beside a file durable.
+pub(crate) fn sync_dir_of(path: &Path) -> Result<(), SqliteError> {
+    let (disk, _) = place(path)?;
+    disk.sync_dir(&RelPath::root()).map_err(|error| SqliteError::io(&error, path))
+}
+
 /// Links above a destination are the caller's own business; the file itself is always a new one.
 fn resolve_parent(path: &Path) -> Result<PathBuf, SqliteError> {
     let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {

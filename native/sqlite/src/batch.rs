@@ -42,7 +42,7 @@ impl Writer {
             if works.is_empty() {
                 return works;
             }
-            match self.connection.control("BEGIN IMMEDIATE") {
+            match self.begin_immediate() {
                 Ok(()) => return works,
                 Err(error) if code_of(&error) & 0xff == ffi::SQLITE_BUSY => {
                     self.pause_for_lock(tries, works.iter().filter_map(|work| work.patience.deadline).min());

@@ -89,7 +89,13 @@ impl Connection {
         if self.sql.is_readonly("main")? {
             return Err(rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_READONLY), None));
         }
-        let mode: String = self.sql.query_row("PRAGMA journal_mode=WAL", [], |row| row.get(0))?;
+        // to its end: the row comes before the commit, and a failed commit leaves the old journal in use
+        let mut change = self.sql.prepare("PRAGMA journal_mode=WAL")?;
+        let mut answers = change.query([])?;
+        let mut mode = String::new();
+        while let Some(answer) = answers.next()? {
+            mode = answer.get(0)?;
+        }
         if mode != "wal" {
             let message = Some(format!("the file system does not take a write-ahead log, journal_mode={mode}"));
             return Err(rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_CANTOPEN), message));

@@ -100,7 +100,14 @@ impl Database {
             crate::registry::enter(file, &shared);
         }
         let rival = Rival::new(path, shared.clock.monotonic());
-        let writer = Writer { connection, shared: shared.clone(), rival, committed: true, log_checkpointed: 0 };
+        let writer = Writer {
+            connection,
+            shared: shared.clone(),
+            rival,
+            committed: true,
+            log_checkpointed: 0,
+            log_is_durable: false,
+        };
         let thread = spawn("macula-sql-w", path, move || writer.run())?;
         let threads = Threads { writer: Some(thread), readers: Vec::new() };
         let database = Self { shared, threads: Mutex::new(threads) };

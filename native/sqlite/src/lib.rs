@@ -20,6 +20,7 @@ mod queue;
 mod reader;
 mod registry;
 mod request;
+mod rewrite;
 mod rival;
 mod sql;
 pub mod sqlite3;

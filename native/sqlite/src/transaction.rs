@@ -143,7 +143,8 @@ impl Writer {
         session.commands.close(end);
     }
 
-    fn begin_one(&mut self, patience: &Patience) -> Result<(), SqliteError> {
+    /// `BEGIN IMMEDIATE`, waiting while another process holds the lock.
+    pub(crate) fn begin_one(&mut self, patience: &Patience) -> Result<(), SqliteError> {
         let since = self.now();
         for tries in 0.. {
             let now = self.now();
@@ -156,7 +157,7 @@ impl Writer {
                 Some(error) => return Err(error),
                 None => {}
             }
-            match self.connection.control("BEGIN IMMEDIATE") {
+            match self.begin_immediate() {
                 Ok(()) => return Ok(()),
                 Err(error) if code_of(&error) & 0xff == ffi::SQLITE_BUSY => {
                     self.pause_for_lock(tries, patience.deadline);

@@ -7,12 +7,15 @@
 use crate::checkpoint::{checkpoint, Depth};
 use crate::connection::Connection;
 use crate::database::Shared;
+use crate::error::code_of;
 use crate::queue::{Pop, Waiting};
 use crate::request::{Patience, Reply, Work};
+use crate::rewrite::rewrite_log;
 use crate::rival::Rival;
 use crate::sqlite3::Lend;
 use crate::transaction::Transaction;
 use crate::SqliteError;
+use rusqlite::ffi;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::atomic::Ordering;
 use std::sync::Arc;
@@ -71,12 +74,18 @@ pub(crate) struct Writer {
     pub(crate) committed: bool,
     /// Bytes in the log at its last checkpoint.
     pub(crate) log_checkpointed: u64,
+    /// Whether what was found in the log is known to be on the disk.
+    pub(crate) log_is_durable: bool,
 }
 
 impl Writer {
     /// Serve until the queue is closed, then leave the files tidy.
     pub(crate) fn run(mut self) {
-        // what an earlier crash left in the log is decided now, once, and durably
+        // what an earlier crash left in the log is decided now, once, and durably; while another process
+        // writes, with our first transaction
+        if self.begin_immediate().is_ok() {
+            self.connection.rollback();
+        }
         self.checkpoint(Depth::Truncate);
         // the log is there since; whether it stays is seen from now on
         self.rival.took_log();
@@ -119,6 +128,36 @@ impl Writer {
         self.bound_log();
     }
 
+    /// `BEGIN IMMEDIATE`. The first one makes durable what the log holds.
+    pub(crate) fn begin_immediate(&mut self) -> rusqlite::Result<()> {
+        self.connection.control("BEGIN IMMEDIATE")?;
+        if self.log_is_durable {
+            return Ok(());
+        }
+        let rewritten = rewrite_log(&self.connection).and_then(|()| self.sync_name());
+        match &rewritten {
+            Ok(()) => self.log_is_durable = true,
+            // a file system that writes elsewhere needs room for it: the next one tries again
+            Err(error) if code_of(error) & 0xff == ffi::SQLITE_FULL => self.connection.rollback(),
+            Err(error) => {
+                self.shared.poison(format!("the log of an earlier run cannot be made durable: {error}"));
+                self.connection.rollback();
+            }
+        }
+        rewritten
+    }
+
+    /// The log is there now. SQLite syncs its directory with the first sync of the log, but does not look
+    /// at how that ended.
+    fn sync_name(&self) -> rusqlite::Result<()> {
+        let synced = crate::backup::sync_dir_of(&self.shared.path);
+        let failed = |error: SqliteError| {
+            let code = ffi::Error::new(ffi::SQLITE_IOERR_DIR_FSYNC);
+            rusqlite::Error::SqliteFailure(code, Some(error.to_string()))
+        };
+        synced.map_err(failed)
+    }
+
     /// Checkpoint each time the log grew by its bound; when readers kept it from starting again for
     /// several times, wait for them a moment. One held back for long costs one attempt per bound.
     fn bound_log(&mut self) {
@@ -143,7 +182,7 @@ impl Writer {
     }
 
     fn checkpoint(&mut self, depth: Depth) {
-        if self.refusal().is_some() {
+        if self.refusal().is_some() || !self.log_is_durable {
             return;
         }
         match checkpoint(&self.connection, depth) {
@@ -171,7 +210,7 @@ impl Writer {
         let now = self.now();
         self.rival.look(now);
         self.checkpoint(Depth::Truncate);
-        if self.refusal().is_none() {
+        if self.refusal().is_none() && self.log_is_durable {
             let config = rusqlite::config::DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE;
             // without it the two files stay behind, which is untidy and harmless
             let _ = self.connection.sql.set_db_config(config, false);

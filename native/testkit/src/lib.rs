@@ -7,6 +7,9 @@ mod fault_disk;
 mod fault_file;
 mod machine;
 mod seams;
+mod sqlite_disk;
+mod sqlite_model;
+mod sqlite_vfs;
 mod tree;
 
 pub use content::CrashMode;
@@ -14,3 +17,4 @@ pub use contract::disk_contract;
 pub use fault_disk::{path, FaultDisk};
 pub use machine::Fault;
 pub use seams::{SeededChance, SimClock};
+pub use sqlite_disk::SqliteDisk;

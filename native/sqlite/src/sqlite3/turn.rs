@@ -56,6 +56,12 @@ impl Drop for Turn {
 impl Writer {
     /// Lend the turn and wait until it is back.
     pub(crate) fn lend(&mut self, lend: Lend) {
+        if !self.log_is_durable {
+            if let Err(error) = self.begin_one(&lend.patience) {
+                return lend.answer(error);
+            }
+            self.connection.rollback();
+        }
         let lent = Arc::new(Lent::default());
         lend.reply.send(Ok(Turn(lent.clone())));
         let idle_max = self.shared.options.transaction_idle_max;
