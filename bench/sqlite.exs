@@ -72,8 +72,7 @@ defmodule MaculaStorage.Bench.Sqlite do
   end
 
   defp run(base, synchronous, options, names, fill?, work) do
-    setting = if synchronous == :full, do: [], else: [synchronous: synchronous]
-    Application.put_env(:macula_storage, :sqlite, setting)
+    Application.put_env(:macula_storage, :sqlite_synchronous, synchronous)
     Measure.start(Path.join([base, "#{synchronous}", "base"]))
     IO.puts("\nsynchronous=#{String.upcase("#{synchronous}")}")
 
