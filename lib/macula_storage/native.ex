@@ -217,6 +217,9 @@ defmodule MaculaStorage.Native do
   @spec sqlite_backup(handle, reference, binary, boolean) :: call
   def sqlite_backup(_conn, _ref, _dest, _overwrite), do: missing()
 
+  @spec sqlite_is_bridged() :: boolean
+  def sqlite_is_bridged(), do: missing()
+
   # files
 
   @spec files_write(handle, reference, binary, binary) :: call

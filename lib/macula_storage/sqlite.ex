@@ -27,7 +27,7 @@ defmodule MaculaStorage.SQLite do
 
   Errors: `{:error, :timeout}`, `:busy`, `:closed`, `:locked` (another process owns the app),
   `:disk_full`, `:unknown_result`, `:poisoned`, `:opened_by_other_sqlite` (another copy of SQLite in
-  this VM, such as exqlite's, has the file open), or a `MaculaStorage.Error`.
+  this VM, such as exqlite's, has the file open, see `bridge_path/0`), or a `MaculaStorage.Error`.
   """
 
   alias MaculaStorage.{Apps, Call, Error, Native, Options}
@@ -48,6 +48,36 @@ defmodule MaculaStorage.SQLite do
   """
   @spec db_path(atom | String.t()) :: String.t()
   def db_path(app), do: Path.join(MaculaStorage.app_data_path(app), "app.db")
+
+  @doc """
+  The path for `load_extensions` of an Ecto repo, so that it and this module may have one file open.
+
+  Without it two copies of SQLite in one VM must not open the same file, and this module refuses to.
+  See the guide "Beside ecto_sqlite3" (`docs/guides/ecto.md`). Touches no disk.
+
+      config :my_app, MyApp.Repo,
+        database: MaculaStorage.SQLite.db_path(:my_app),
+        load_extensions: [MaculaStorage.SQLite.bridge_path()]
+
+      iex> MaculaStorage.SQLite.bridge_path() |> Path.split() |> Enum.take(-3)
+      ["priv", "native", "macula_nif.so"]
+  """
+  @spec bridge_path() :: String.t()
+  # The very path of Native: when the file was replaced in between, the linker takes two names of it for
+  # two libraries.
+  def bridge_path, do: Application.app_dir(:macula_storage, "priv/native/macula_nif.so")
+
+  @doc """
+  Whether another copy of SQLite in this VM has loaded `bridge_path/0`.
+
+  exqlite does not say so when it could not load an extension; this does. It stays `true` until the VM
+  ends. A file that was open here before needs `MaculaStorage.close_app/1` once.
+
+      iex> MaculaStorage.SQLite.bridged?()
+      false
+  """
+  @spec bridged?() :: boolean
+  def bridged?, do: Native.sqlite_is_bridged()
 
   @doc """
   Opens an app's database, creating it when it is new.

@@ -9,7 +9,7 @@ use crate::request::{Patience, Reply, Request, Work};
 use crate::rival::Rival;
 use crate::watch::Watch;
 use crate::writer::{Begin, Job, Writer};
-use crate::{guard, Options, Pinned, Rows, SqliteError, Transaction};
+use crate::{bridge, guard, Options, Pinned, Rows, SqliteError, Transaction};
 use macula_core::{Cancel, Clock, Gate, Task};
 use parking_lot::Mutex;
 use std::cell::Cell;
@@ -71,12 +71,15 @@ struct Threads {
 impl Database {
     /// Open, creating the file (mode 0600) when there is none; its directory must be there. `path` is
     /// absolute and crosses no symlink. Blocks on the disk. Errors: [`SqliteError::OpenedByOther`],
-    /// [`SqliteError::Corrupt`] (the file is not touched), [`SqliteError::Invalid`], input and output.
+    /// [`SqliteError::Corrupt`] (the file is not touched), [`SqliteError::Unlogged`],
+    /// [`SqliteError::Invalid`], input and output.
     pub fn open(path: &Path, gate: Arc<Gate>, clock: Arc<dyn Clock>, options: Options) -> Result<Self, SqliteError> {
         if !path.is_absolute() || path.as_os_str().as_bytes().contains(&0) {
             return Err(SqliteError::invalid(format!("not an absolute path, got path={}", path.display())));
         }
-        refuse_opened_elsewhere(path)?;
+        // for all its life: a file is never open past the bridge and through it
+        let options = Options { vfs: bridge::beneath(options.vfs), ..options };
+        refuse_in_the_way(path, &options)?;
         crate::backup::create(path).or_else(|error| match error {
             SqliteError::Exists(_) => Ok(()),
             error => Err(error),
@@ -93,7 +96,7 @@ impl Database {
             options,
         });
         let connection = open_writer(&shared)?;
-        let rival = Rival::new(path, shared.clock.monotonic());
+        let rival = Rival::new(path, shared.options.vfs, shared.clock.monotonic());
         let writer = Writer { connection, shared: shared.clone(), rival, committed: true, log_checkpointed: 0 };
         let thread = spawn("macula-sql-w", path, move || writer.run())?;
         let threads = Threads { writer: Some(thread), readers: Vec::new() };
@@ -154,7 +157,7 @@ impl Database {
     /// database holds; under a closed gate it is the instant of all engines.
     pub fn pin(&self) -> Result<Pinned, SqliteError> {
         self.usable()?;
-        refuse_opened_elsewhere(&self.shared.path)?;
+        refuse_in_the_way(&self.shared.path, &self.shared.options)?;
         Pinned::of(&self.shared.path, Role::Reader, &self.shared.clock, &self.shared.options, &Cancel::new())
     }
 
@@ -168,7 +171,7 @@ impl Database {
     pub fn check(&self, cancel: &Cancel) -> Result<(), SqliteError> {
         self.usable()?;
         let (path, options) = (&self.shared.path, &self.shared.options);
-        refuse_opened_elsewhere(path)?;
+        refuse_in_the_way(path, options)?;
         Pinned::of(path, Role::Reader, &self.shared.clock, options, cancel)?.check()
     }
 
@@ -229,9 +232,10 @@ impl fmt::Debug for Database {
     }
 }
 
-/// [`SqliteError::OpenedByOther`] when code other than our SQLite has it open in this process.
-pub(crate) fn refuse_opened_elsewhere(path: &Path) -> Result<(), SqliteError> {
-    match guard::opened_elsewhere(path) {
+/// [`SqliteError::OpenedByOther`] when code of this process has it open that a connection with these
+/// options would harm.
+pub(crate) fn refuse_in_the_way(path: &Path, options: &Options) -> Result<(), SqliteError> {
+    match guard::is_in_the_way(path, options.vfs) {
         Ok(false) => Ok(()),
         Ok(true) => Err(SqliteError::OpenedByOther(path.to_owned())),
         Err(error) => Err(SqliteError::io(&error, path)),
