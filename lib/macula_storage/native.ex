@@ -217,8 +217,8 @@ defmodule MaculaStorage.Native do
   @spec sqlite_backup(handle, reference, binary, boolean) :: call
   def sqlite_backup(_conn, _ref, _dest, _overwrite), do: missing()
 
-  @spec sqlite_is_bridged() :: boolean
-  def sqlite_is_bridged(), do: missing()
+  @spec sqlite_bridge_status() :: {boolean, String.t() | nil}
+  def sqlite_bridge_status(), do: missing()
 
   # files
 

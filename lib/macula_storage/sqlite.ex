@@ -68,16 +68,22 @@ defmodule MaculaStorage.SQLite do
   def bridge_path, do: Application.app_dir(:macula_storage, "priv/native/macula_nif.so")
 
   @doc """
-  Whether another copy of SQLite in this VM has loaded `bridge_path/0`.
+  Whether another copy of SQLite in this VM has loaded `bridge_path/0`, or why that did not do.
 
-  exqlite does not say so when it could not load an extension; this does. It stays `true` until the VM
-  ends. A file that was open here before needs `MaculaStorage.close_app/1` once.
+  exqlite tells nobody of an extension that it could not load; this does. A bridge stays until the VM
+  ends. An app that was open here before it was built needs `MaculaStorage.close_app/1` once.
 
-      iex> MaculaStorage.SQLite.bridged?()
-      false
+      iex> MaculaStorage.SQLite.bridge_status()
+      :not_loaded
   """
-  @spec bridged?() :: boolean
-  def bridged?, do: Native.sqlite_is_bridged()
+  @spec bridge_status() :: :bridged | :not_loaded | {:refused, String.t()}
+  def bridge_status do
+    case Native.sqlite_bridge_status() do
+      {true, nil} -> :bridged
+      {false, nil} -> :not_loaded
+      {false, why} -> {:refused, why}
+    end
+  end
 
   @doc """
   Opens an app's database, creating it when it is new.

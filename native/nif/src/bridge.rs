@@ -2,6 +2,7 @@
 //!
 //! SQLite derives the entry point's name from the file's, `macula_nif.so`: the letters of it.
 
+use macula_sqlite::bridge::{self, Status};
 use std::ffi::{c_char, c_int, c_void};
 
 /// Called by the other copy's `load_extension`, on any thread, perhaps before the VM loaded the NIFs.
@@ -15,11 +16,15 @@ pub unsafe extern "C" fn sqlite3_maculanif_init(
     api: *const c_void,
 ) -> c_int {
     // SAFETY: passed on from the caller
-    unsafe { macula_sqlite::bridge::enter(db, message, api) }
+    unsafe { bridge::enter(db, message, api) }
 }
 
-/// memory: whether another copy of SQLite in this VM has loaded the extension.
+/// memory: whether there is a bridge, and why not when there might be.
 #[rustler::nif]
-fn sqlite_is_bridged() -> bool {
-    macula_sqlite::bridge::is_built()
+fn sqlite_bridge_status() -> (bool, Option<&'static str>) {
+    match bridge::status() {
+        Status::NotLoaded => (false, None),
+        Status::Built => (true, None),
+        Status::Refused(why) => (false, Some(why)),
+    }
 }

@@ -17,8 +17,9 @@ use std::ptr::null_mut;
 
 /// The host's VFS, as our copy knows it.
 const VFS: &CStr = c"macula-bridge";
-/// Since 3.39 `xFullPathname` resolves every link of a path; that we follow none rests on it.
-const VERSION_MIN: c_int = 3_039_000;
+/// Releases without <https://www.sqlite.org/wal.html#walresetbug>, in which two connections that write and
+/// checkpoint at one instant lose pages: through the bridge both copies do. From each to the next branch.
+const SOUND: [std::ops::Range<c_int>; 3] = [3_044_006..3_045_000, 3_050_007..3_051_000, 3_051_003..c_int::MAX];
 
 // Places in `sqlite3_api_routines` (sqlite3ext.h), which is only ever appended to.
 const VERSION: usize = 67;
@@ -39,8 +40,27 @@ type VfsOpen = unsafe extern "C" fn(
     *mut c_int,
 ) -> c_int;
 
-/// Of the host that is bridged: what tells one copy of SQLite from another.
-static HOST: Mutex<Option<VfsOpen>> = Mutex::new(None);
+static BRIDGE: Mutex<Bridge> = Mutex::new(Bridge { host: None, disputed: false, refused: None });
+
+struct Bridge {
+    /// Of the host: what tells one copy of SQLite from another.
+    host: Option<VfsOpen>,
+    /// A second copy came, so that a descriptor which is not ours may be either's.
+    disputed: bool,
+    /// Why the last copy was turned away.
+    refused: Option<&'static str>,
+}
+
+/// What came of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Status {
+    /// No other copy of SQLite has loaded us.
+    NotLoaded,
+    /// There is a bridge.
+    Built,
+    /// One has, and why there is none, or none to that one.
+    Refused(&'static str),
+}
 
 /// Our connections through the bridge, by file.
 static CROSSED: Mutex<BTreeMap<Inode, usize>> = Mutex::new(BTreeMap::new());
@@ -58,6 +78,7 @@ pub unsafe extern "C" fn enter(db: *mut c_void, message: *mut *mut c_char, api: 
         // kept loaded: the bridge is remembered in this very library
         Ok(()) => ffi::SQLITE_OK_LOAD_PERMANENTLY,
         Err(why) => {
+            BRIDGE.lock().refused = Some(why);
             // SAFETY: passed on from the caller
             unsafe { tell(why, message, api) };
             ffi::SQLITE_ERROR
@@ -65,14 +86,24 @@ pub unsafe extern "C" fn enter(db: *mut c_void, message: *mut *mut c_char, api: 
     }
 }
 
-/// Whether there is a bridge.
-pub fn is_built() -> bool {
-    HOST.lock().is_some()
+/// What came of it so far. exqlite, for one, tells nobody of an extension that it could not load.
+pub fn status() -> Status {
+    let bridge = BRIDGE.lock();
+    match (bridge.host.is_some() && !bridge.disputed, bridge.refused) {
+        (true, _) => Status::Built,
+        (false, Some(why)) => Status::Refused(why),
+        (false, None) => Status::NotLoaded,
+    }
+}
+
+/// Whether a second copy came after the host, as a new version of the host's library in a running VM does.
+pub(crate) fn is_disputed() -> bool {
+    BRIDGE.lock().disputed
 }
 
 /// The VFS to open an app's file with, where `wanted` would do without a bridge.
 pub(crate) fn beneath(wanted: &'static CStr) -> &'static CStr {
-    if wanted == c"unix" && is_built() {
+    if wanted == c"unix" && BRIDGE.lock().host.is_some() {
         VFS
     } else {
         wanted
@@ -117,12 +148,13 @@ unsafe fn build(db: *mut c_void, api: &Api) -> Result<(), &'static str> {
     // SAFETY: `db` is a connection of the copy that the table is of
     let mut vfs = unsafe { api.vfs_of(db)? };
     let Some(open) = vfs.xOpen else { return Err("SQLite's VFS opens no files") };
-    let mut host = HOST.lock();
-    if let Some(known) = *host {
-        return match std::ptr::fn_addr_eq(known, open) {
-            true => Ok(()),
-            false => Err("macula_storage is bridged to another copy of SQLite already"),
-        };
+    let mut bridge = BRIDGE.lock();
+    if let Some(known) = bridge.host {
+        if std::ptr::fn_addr_eq(known, open) {
+            return Ok(());
+        }
+        bridge.disputed = true;
+        return Err("macula_storage is bridged to another copy of SQLite already");
     }
     // SAFETY: the functions of the table are the host's, which is running one of them
     unsafe { api.excludes()? };
@@ -150,7 +182,7 @@ unsafe fn build(db: *mut c_void, api: &Api) -> Result<(), &'static str> {
     if registered != ffi::SQLITE_OK {
         return Err("macula_storage's own SQLite does not take the VFS");
     }
-    *host = Some(open);
+    bridge.host = Some(open);
     Ok(())
 }
 
@@ -168,10 +200,11 @@ impl Api {
         // SAFETY: this place is in the table of each version that has tables
         let version: unsafe extern "C" fn() -> c_int = unsafe { api.at(VERSION)? };
         // SAFETY: takes nothing, reads a constant
-        if unsafe { version() } < VERSION_MIN {
-            return Err("this copy of SQLite is older than 3.39");
+        let version = unsafe { version() };
+        match SOUND.iter().any(|sound| sound.contains(&version)) {
+            true => Ok(api),
+            false => Err("this copy of SQLite has the WAL-reset bug: 3.51.3 is the first without it"),
         }
-        Ok(api)
     }
 
     /// # Safety

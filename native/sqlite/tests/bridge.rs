@@ -1,69 +1,24 @@
-//! The bridge between two real copies of SQLite in one process. A bridge stays for the life of a process,
-//! so each test that builds one is a child process of its own.
+//! The bridge between two real copies of SQLite in one process: nothing that either acknowledged is lost.
 #![allow(clippy::unwrap_used, clippy::print_stdout, clippy::disallowed_methods)] // children, pauses, counts
 
 mod common;
 
-use common::other::{Foreign, Other};
+use common::bridged::*;
+use common::other::Other;
 use common::*;
 use macula_core::{Cancel, Clock, Kind, Kinded, SystemClock, Task};
-use macula_sqlite::{bridge, copy_other, guard, Database, Options, Params, Request, SqliteError, Value};
+use macula_sqlite::bridge::{self, Status};
+use macula_sqlite::{copy_other, guard, Database, Options, Params, Request, SqliteError, Value};
 use std::collections::BTreeSet;
-use std::ffi::{c_char, c_int, c_void};
+use std::ffi::c_int;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-const CHILD: &str = "MACULA_SQLITE_BRIDGE_CHILD";
 const SECOND: Duration = Duration::from_secs(1);
-
-fn is_child(name: &str) -> bool {
-    std::env::var(CHILD).is_ok_and(|child| child == name)
-}
-
-fn command(name: &str) -> Command {
-    let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["--exact", name, "--nocapture"]).env(CHILD, name);
-    command
-}
-
-/// Run the rest of that test in a process of its own; `false` in the parent, when it is done.
-fn in_own_process(name: &str) -> bool {
-    if is_child(name) {
-        return true;
-    }
-    let child = command(name).output().unwrap();
-    let said = String::from_utf8_lossy(&child.stdout);
-    said.lines().filter(|line| line.starts_with("  ")).for_each(|line| println!("{name}:{line}"));
-    assert!(child.status.success(), "{said}{}", String::from_utf8_lossy(&child.stderr));
-    false
-}
-
-/// As an extension is loaded: to be kept loaded is no error.
-unsafe extern "C" fn load(db: *mut c_void, message: *mut *mut c_char, api: *const c_void) -> c_int {
-    // SAFETY: passed on from SQLite
-    match unsafe { bridge::enter(db, message, api) } {
-        256 => 0,
-        code => code,
-    }
-}
-
-/// A copy whose connections load the bridge.
-fn bridged() -> Option<Other> {
-    let other = Other::load()?;
-    assert!(!bridge::is_built());
-    other.extend(load);
-    Some(other)
-}
-
-fn open<'a>(other: &'a Other, path: &Path) -> Foreign<'a> {
-    let foreign = other.open(path);
-    assert_eq!(foreign.exec("PRAGMA busy_timeout=60000; PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL"), 0);
-    foreign
-}
 
 fn row(id: i64, by: &str) -> Request {
     let params = vec![Value::Integer(id), Value::Text(by.as_bytes().to_vec()), Value::Blob(vec![7; 300])];
@@ -77,7 +32,7 @@ fn without_the_bridge_the_guard_refuses() {
     let Some(other) = Other::load() else { return };
     let fixture = Fixture::new();
     let foreign = open(&other, &fixture.path());
-    assert!(!bridge::is_built());
+    assert_eq!(bridge::status(), Status::NotLoaded);
     let error = fixture.try_open().unwrap_err();
     assert_eq!(error.kind(), Kind::OpenedByOtherSqlite);
     assert!(error.hint().unwrap().contains("extension"), "{:?}", error.hint());
@@ -244,7 +199,7 @@ fn both_write_thousands_of_rows_and_none_is_lost() {
     fixture.options.checkpoint_after_idle = Duration::from_millis(5);
     let first = open(&other, &fixture.path());
     assert_eq!(first.exec(TABLE), 0);
-    assert!(bridge::is_built());
+    assert_eq!(bridge::status(), Status::Built);
     let db = fixture.open();
     let told = Told::default();
     let storm =
@@ -279,7 +234,7 @@ fn both_write_thousands_of_rows_and_none_is_lost() {
         count(&counts.backups)
     );
     // the last one of all removes the log, whichever copy's it is
-    if seed % 2 == 0 {
+    if seed.is_multiple_of(2) {
         drop(first);
         drop(db);
     } else {
@@ -346,7 +301,7 @@ fn a_file_that_was_open_before_is_refused_until_reopened() {
     let db = fixture.open_at(clock.clone()).unwrap();
     exec(&db, TABLE);
     let foreign = other.open(&fixture.path());
-    assert!(bridge::is_built());
+    assert_eq!(bridge::status(), Status::Built);
     clock.leap(SECOND);
     let refused = |error: SqliteError| assert_eq!(error.kind(), Kind::OpenedByOtherSqlite, "{error}");
     refused(db.run(row(1, "ours")).unwrap_err());
@@ -419,6 +374,8 @@ fn another_process_keeps_out_and_is_kept_out() {
     let Some(other) = bridged() else { return };
     let mut fixture = Fixture::new();
     fixture.options.busy_timeout = Duration::from_millis(100);
+    // no checkpoint of ours but those at opening and closing, so that a lock is somebody's transaction
+    fixture.options.checkpoint_after_idle = Duration::from_secs(3600);
     let foreign = open(&other, &fixture.path());
     assert_eq!(foreign.exec(TABLE), 0);
     let db = fixture.open();
@@ -438,7 +395,7 @@ fn another_process_keeps_out_and_is_kept_out() {
         }
     };
     const BUSY: c_int = 5;
-    assert_eq!(say("INSERT INTO t VALUES (1, 'stranger', NULL)"), 0);
+    assert_eq!(say("PRAGMA busy_timeout=60000; INSERT INTO t VALUES (1, 'stranger', NULL); PRAGMA busy_timeout=0"), 0);
     for round in 0..10 {
         // what closes, of both copies, drops no lock of what stays
         drop((fixture.open(), open(&other, &fixture.path())));
@@ -548,91 +505,4 @@ fn write_until_killed(path: &Path) {
             }
         });
     });
-}
-
-const MALLOC: usize = 68;
-
-/// A table of functions in which some are replaced.
-struct Table(Vec<*const c_void>);
-
-impl Table {
-    fn refusal(&self) -> String {
-        let mut message = std::ptr::null_mut();
-        // SAFETY: a table whose functions ignore the connection, or are not reached
-        let code = unsafe { bridge::enter(std::ptr::null_mut(), &raw mut message, self.0.as_ptr().cast()) };
-        assert_eq!(code, 1);
-        assert!(!bridge::is_built());
-        // SAFETY: made with the table's own malloc, which is libc's
-        unsafe {
-            let text = std::ffi::CStr::from_ptr(message).to_str().unwrap().to_owned();
-            libc::free(message.cast());
-            text
-        }
-    }
-}
-
-unsafe extern "C" fn old() -> c_int {
-    3_038_005
-}
-
-unsafe extern "C" fn young() -> c_int {
-    3_099_000
-}
-
-unsafe extern "C" fn allocate(len: c_int) -> *mut c_void {
-    // SAFETY: any length may be asked for
-    unsafe { libc::malloc(len as usize) }
-}
-
-/// Another VFS than `unix` has locks of its own, which the bridge would not see.
-unsafe extern "C" fn on_dotfiles(_: *mut c_void, _: *const c_char, _: c_int, into: *mut c_void) -> c_int {
-    // SAFETY: asked for one pointer; our own copy's VFS of that name, which lives on
-    unsafe { *into.cast() = rusqlite::ffi::sqlite3_vfs_find(c"unix-dotfile".as_ptr()) };
-    0
-}
-
-unsafe extern "C" fn on_our_own(_: *mut c_void, _: *const c_char, _: c_int, into: *mut c_void) -> c_int {
-    // SAFETY: as above
-    unsafe { *into.cast() = rusqlite::ffi::sqlite3_vfs_find(c"unix".as_ptr()) };
-    0
-}
-
-#[test]
-fn copies_that_cannot_be_bridged_are_told_why() {
-    let _ours = Fixture::new().open();
-    let mut table = Table(vec![std::ptr::null(); 300]);
-    table.0[MALLOC] = allocate as *const c_void;
-    assert!(table.refusal().contains("lacks a function"));
-    table.0[67] = old as *const c_void;
-    assert_eq!(table.refusal(), "macula_storage: this copy of SQLite is older than 3.39");
-    table.0[67] = young as *const c_void;
-    assert!(table.refusal().contains("lacks a function"));
-    table.0[127] = on_dotfiles as *const c_void;
-    assert!(table.refusal().contains("not on SQLite's VFS `unix`"));
-    // without mutexes
-    table.0[127] = on_our_own as *const c_void;
-    assert!(table.refusal().contains("lacks a function"));
-    let mutex: [(usize, *const c_void); 6] = {
-        use rusqlite::ffi::*;
-        [
-            (130, sqlite3_mutex_alloc as *const c_void),
-            (131, sqlite3_mutex_enter as *const c_void),
-            (132, sqlite3_mutex_free as *const c_void),
-            (133, sqlite3_mutex_leave as *const c_void),
-            (134, sqlite3_mutex_try as *const c_void),
-            (161, sqlite3_compileoption_used as *const c_void),
-        ]
-    };
-    mutex.iter().for_each(|(place, function)| table.0[*place] = *function);
-    assert!(table.refusal().contains("own copy"));
-    unsafe extern "C" fn let_all_in(_: *mut c_void) -> c_int {
-        0
-    }
-    table.0[134] = let_all_in as *const c_void;
-    assert!(table.refusal().contains("one thread only"));
-    // SAFETY: refused before anything is read
-    unsafe {
-        assert_eq!(bridge::enter(std::ptr::null_mut(), std::ptr::null_mut(), std::ptr::null()), 1);
-    }
-    assert!(!bridge::is_built());
 }
