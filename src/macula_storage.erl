@@ -24,6 +24,7 @@
 -export([sqlite_db_path/1, sqlite_open/1, sqlite_open/2, sqlite_close/1]).
 -export([sqlite_execute/2, sqlite_execute/3, sqlite_execute/4, sqlite_query/2, sqlite_query/3, sqlite_query/4]).
 -export([sqlite_transaction/2, sqlite_transaction/3, sqlite_rollback/2, sqlite_backup/2, sqlite_backup/3]).
+-export([sqlite_bridge_path/0, sqlite_bridge_status/0]).
 -export([file_write/3, file_write/4, file_read/2, file_read/3, file_delete/2, file_delete/3, file_list/1, file_list/2, file_stat/2]).
 -export([file_fold/4, file_fold/5, file_unfold/4]).
 -export([archive/2, archive/3, restore/2, restore/3]).
@@ -144,6 +145,8 @@ sqlite_transaction(Target, Fun, Options) -> ?SQL:transaction(Target, Fun, Option
 sqlite_rollback(Tx, Reason) -> ?SQL:rollback(Tx, Reason).
 sqlite_backup(Target, Dest) -> ?SQL:backup(Target, Dest).
 sqlite_backup(Target, Dest, Options) -> ?SQL:backup(Target, Dest, Options).
+sqlite_bridge_path() -> ?SQL:bridge_path().
+sqlite_bridge_status() -> ?SQL:bridge_status().
 
 %% Files
 

@@ -46,7 +46,7 @@ pub enum SqliteError {
     LockedByOther {
         /// How long we waited.
         waited_ms: u64,
-        /// Who holds it, as far as the system tells: empty, ` pids=[..]` or ` holder=..`.
+        /// Who holds it, as far as the system tells: empty or ` pids=[..]`, and the bridged copy.
         holders: String,
     },
     /// The caller cancelled it; nothing of it was committed.
