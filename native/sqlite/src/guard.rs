@@ -54,6 +54,20 @@ pub fn opened_elsewhere(path: &Path) -> io::Result<bool> {
     Ok(others > bridge::crossings(file))
 }
 
+/// [`opened_elsewhere`], asked while connections of ours are on the file: not taken in by descriptors that
+/// closed connections left there, but blind to a connection that has not read yet. Each one that has
+/// read has the log open, too, and closes that at once.
+pub fn used_elsewhere(path: &Path) -> io::Result<bool> {
+    let Some(file) = inode_of(path)? else { return Ok(false) };
+    let (opened, ours) = (opened_elsewhere(path)?, bridge::crossings(file));
+    if !opened || ours == 0 {
+        return Ok(opened);
+    }
+    let [log, ..] = companions(path);
+    let Some(log) = inode_of(&log)? else { return Ok(false) };
+    Ok(openers(log)?.iter().filter(|opener| !opener.ours).count() > ours)
+}
+
 /// Whether a connection must not be on the file: past the bridge when other code is on it, through the
 /// bridge when our own copy is on it past the bridge, or perhaps a copy that is not the host.
 pub(crate) fn is_in_the_way(path: &Path, vfs: &CStr) -> io::Result<bool> {

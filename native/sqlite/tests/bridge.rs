@@ -270,7 +270,10 @@ fn whoever_closes_first_takes_nothing_from_the_other() {
         clock.leap(SECOND);
         db.run(row(100 + round, "ours")).unwrap();
         assert_eq!(foreign.exec("PRAGMA wal_checkpoint(TRUNCATE)"), 0);
+        assert!(guard::used_elsewhere(&fixture.path()).unwrap());
         drop(foreign);
+        // its descriptor stays while we have locks; that it does not use the file any more is seen
+        assert!(!guard::used_elsewhere(&fixture.path()).unwrap());
         assert_eq!(fixture.names(), both, "the host is not the last one");
         db.run(row(200 + round, "ours")).unwrap();
     }
