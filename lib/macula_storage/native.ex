@@ -217,7 +217,7 @@ defmodule MaculaStorage.Native do
   @spec sqlite_backup(handle, reference, binary, boolean) :: call
   def sqlite_backup(_conn, _ref, _dest, _overwrite), do: missing()
 
-  @spec sqlite_bridge_status() :: {boolean, String.t() | nil}
+  @spec sqlite_bridge_status() :: :ok | {:error, String.t() | nil}
   def sqlite_bridge_status(), do: missing()
 
   # files

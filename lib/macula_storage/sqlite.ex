@@ -79,9 +79,9 @@ defmodule MaculaStorage.SQLite do
   @spec bridge_status() :: :bridged | :not_loaded | {:refused, String.t()}
   def bridge_status do
     case Native.sqlite_bridge_status() do
-      {true, nil} -> :bridged
-      {false, nil} -> :not_loaded
-      {false, why} -> {:refused, why}
+      :ok -> :bridged
+      {:error, nil} -> :not_loaded
+      {:error, why} -> {:refused, why}
     end
   end
 

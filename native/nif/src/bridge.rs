@@ -2,7 +2,9 @@
 //!
 //! SQLite derives the entry point's name from the file's, `macula_nif.so`: the letters of it.
 
+use crate::atoms;
 use macula_sqlite::bridge::{self, Status};
+use rustler::{Encoder, Env, Term};
 use std::ffi::{c_char, c_int, c_void};
 
 /// Called by the other copy's `load_extension`, on any thread, perhaps before the VM loaded the NIFs.
@@ -21,10 +23,10 @@ pub unsafe extern "C" fn sqlite3_maculanif_init(
 
 /// memory: whether there is a bridge, and why not when there might be.
 #[rustler::nif]
-fn sqlite_bridge_status() -> (bool, Option<&'static str>) {
+fn sqlite_bridge_status(env: Env) -> Term {
     match bridge::status() {
-        Status::NotLoaded => (false, None),
-        Status::Built => (true, None),
-        Status::Refused(why) => (false, Some(why)),
+        Status::NotLoaded => (atoms::error(), None::<&str>).encode(env),
+        Status::Built => atoms::ok().encode(env),
+        Status::Refused(why) => (atoms::error(), why).encode(env),
     }
 }

@@ -32,23 +32,29 @@ const MUTEX_LEAVE: usize = 133;
 const MUTEX_TRY: usize = 134;
 const COMPILED_WITH: usize = 161;
 
-type VfsOpen = unsafe extern "C" fn(
-    *mut ffi::sqlite3_vfs,
-    ffi::sqlite3_filename,
-    *mut ffi::sqlite3_file,
-    c_int,
-    *mut c_int,
-) -> c_int;
-
 static BRIDGE: Mutex<Bridge> = Mutex::new(Bridge { host: None, disputed: false, refused: None });
 
 struct Bridge {
-    /// Of the host: what tells one copy of SQLite from another.
-    host: Option<VfsOpen>,
+    /// Where the host's table of functions lies: what tells one copy of SQLite from another.
+    host: Option<usize>,
     /// A second copy came, so that a descriptor which is not ours may be either's.
     disputed: bool,
     /// Why the last copy was turned away.
     refused: Option<&'static str>,
+}
+
+impl Bridge {
+    /// Whether the copy with that table is the host. That a second one came is remembered.
+    fn knows(&mut self, table: *const c_void) -> Result<bool, &'static str> {
+        match self.host {
+            None => Ok(false),
+            Some(host) if host == table as usize => Ok(true),
+            Some(_) => {
+                self.disputed = true;
+                Err("macula_storage is bridged to another copy of SQLite already")
+            }
+        }
+    }
 }
 
 /// What came of it.
@@ -149,12 +155,8 @@ unsafe fn build(db: *mut c_void, api: &Api) -> Result<(), &'static str> {
     let mut vfs = unsafe { api.vfs_of(db)? };
     let Some(open) = vfs.xOpen else { return Err("SQLite's VFS opens no files") };
     let mut bridge = BRIDGE.lock();
-    if let Some(known) = bridge.host {
-        if std::ptr::fn_addr_eq(known, open) {
-            return Ok(());
-        }
-        bridge.disputed = true;
-        return Err("macula_storage is bridged to another copy of SQLite already");
+    if bridge.knows(api.0)? {
+        return Ok(());
     }
     // SAFETY: the functions of the table are the host's, which is running one of them
     unsafe { api.excludes()? };
@@ -182,7 +184,7 @@ unsafe fn build(db: *mut c_void, api: &Api) -> Result<(), &'static str> {
     if registered != ffi::SQLITE_OK {
         return Err("macula_storage's own SQLite does not take the VFS");
     }
-    bridge.host = Some(open);
+    bridge.host = Some(api.0 as usize);
     Ok(())
 }
 
@@ -196,6 +198,7 @@ impl Api {
         if table.is_null() {
             return Err("SQLite passed no functions");
         }
+        BRIDGE.lock().knows(table)?;
         let api = Self(table);
         // SAFETY: this place is in the table of each version that has tables
         let version: unsafe extern "C" fn() -> c_int = unsafe { api.at(VERSION)? };
