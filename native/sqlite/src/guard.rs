@@ -68,14 +68,15 @@ pub fn used_elsewhere(path: &Path) -> io::Result<bool> {
     Ok(openers(log)?.iter().filter(|opener| !opener.ours).count() > ours)
 }
 
-/// Whether a connection must not be on the file: past the bridge when other code is on it, through the
-/// bridge when our own copy is on it past the bridge, or perhaps a copy that is not the host.
+/// Whether a connection must not be on the file: past the bridge when other code is on it, or we are
+/// through the bridge; through it when our own copy is on it past it, or perhaps a copy not the host.
 pub(crate) fn is_in_the_way(path: &Path, vfs: &CStr) -> io::Result<bool> {
-    if !bridge::is_beneath(vfs) {
-        return opened_elsewhere(path);
-    }
     let Some(file) = inode_of(path)? else { return Ok(false) };
-    Ok(openers(file)?.iter().any(|opener| opener.ours) || (bridge::is_disputed() && opened_elsewhere(path)?))
+    let openers = openers(file)?;
+    if !bridge::is_beneath(vfs) {
+        return Ok(openers.iter().any(|opener| !opener.ours));
+    }
+    Ok(openers.iter().any(|opener| opener.ours) || (bridge::is_disputed() && opened_elsewhere(path)?))
 }
 
 /// Which file the name stands for.
