@@ -13,7 +13,7 @@ Code.require_file("kv.exs", __DIR__)
 defmodule MaculaStorage.Bench.KvGet do
   @moduledoc false
 
-  alias MaculaStorage.Bench.Kv
+  alias MaculaStorage.Bench.{Kv, Measure}
   alias MaculaStorage.Bench.Kv.Ours
 
   @clients [1, 64]
@@ -28,7 +28,7 @@ defmodule MaculaStorage.Bench.KvGet do
     for clients <- @clients do
       told(bench, fn ->
         measured = Kv.measure(bench, clients, 1, &get/2, [:loop])
-        Kv.print(bench, "get, #{Kv.clients(clients)}", measured)
+        Kv.print(bench, "get, #{Measure.clients(clients)}", measured)
       end)
     end
 

@@ -13,7 +13,7 @@ Code.require_file("kv.exs", __DIR__)
 defmodule MaculaStorage.Bench.KvGrowth do
   @moduledoc false
 
-  alias MaculaStorage.Bench.{Kv, Tree}
+  alias MaculaStorage.Bench.{Kv, Measure, Tree}
   alias MaculaStorage.Operator.Text
 
   @multi 100
@@ -44,7 +44,7 @@ defmodule MaculaStorage.Bench.KvGrowth do
 
   defp rows(bench, side, store) do
     # of its load
-    Kv.settle(bench.base)
+    Measure.settle(bench.base)
     before = sample(bench, side, "before", 0, nil)
     parent = self()
     reader = Task.async(fn -> read(side, store, parent) end)
@@ -91,7 +91,7 @@ defmodule MaculaStorage.Bench.KvGrowth do
     [one, many] =
       [put, put_multi]
       |> Enum.map(fn write ->
-        Task.async(fn -> Kv.turn(1, seconds, bench.keys, fn -> write end) end)
+        Task.async(fn -> Measure.turn(1, seconds, bench.keys, fn -> write end) end)
       end)
       |> Task.await_many(:infinity)
 
@@ -102,7 +102,7 @@ defmodule MaculaStorage.Bench.KvGrowth do
     }
   end
 
-  defp longest_us(turn), do: Kv.figures([Map.put(turn, :rate, 0)]).max_us
+  defp longest_us(turn), do: Measure.figures([Map.put(turn, :rate, 0)]).max_us
 
   # Scattered by the keys themselves.
   defp some(n, keys) do
@@ -120,8 +120,8 @@ defmodule MaculaStorage.Bench.KvGrowth do
       Text.bytes(bytes),
       Tree.times(bytes / (bench.keys * Kv.entry_bytes())),
       "#{Text.count(entries)} (#{Tree.times(entries / bench.keys)})",
-      if(longest, do: Kv.duration(longest.put_us), else: ""),
-      if(longest, do: Kv.duration(longest.put_multi_us), else: "")
+      if(longest, do: Measure.duration(longest.put_us), else: ""),
+      if(longest, do: Measure.duration(longest.put_multi_us), else: "")
     ]
   end
 

@@ -11,7 +11,7 @@ Code.require_file("kv.exs", __DIR__)
 defmodule MaculaStorage.Bench.KvOpen do
   @moduledoc false
 
-  alias MaculaStorage.Bench.{Kv, Tree}
+  alias MaculaStorage.Bench.{Kv, Measure, Tree}
   alias MaculaStorage.Operator.Text
 
   @script __ENV__.file
@@ -38,8 +38,8 @@ defmodule MaculaStorage.Bench.KvOpen do
 
     [
       side.name(),
-      Kv.duration(Tree.median(opened_us)),
-      "#{Kv.duration(Enum.min(opened_us))} to #{Kv.duration(Enum.max(opened_us))}",
+      Measure.duration(Tree.median(opened_us)),
+      "#{Measure.duration(Enum.min(opened_us))} to #{Measure.duration(Enum.max(opened_us))}",
       Enum.map_join(written, ", ", &Text.count/1)
     ]
   end
@@ -122,7 +122,7 @@ defmodule MaculaStorage.Bench.KvOpen do
     say("writing")
     spawn_link(fn -> count(count) end)
 
-    Kv.turn(@clients, @for_ever_s, keys, fn ->
+    Measure.turn(@clients, @for_ever_s, keys, fn ->
       store = side.client(store)
 
       fn n ->

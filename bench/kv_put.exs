@@ -14,7 +14,7 @@ defmodule MaculaStorage.Bench.KvPut do
   @moduledoc false
   import Bitwise
 
-  alias MaculaStorage.Bench.Kv
+  alias MaculaStorage.Bench.{Kv, Measure}
   alias MaculaStorage.Operator.Text
 
   @clients [1, 8, 64]
@@ -26,7 +26,7 @@ defmodule MaculaStorage.Bench.KvPut do
   defp run(bench) do
     for clients <- @clients do
       measured = Kv.measure(bench, clients, 1, &put/2, [:sync])
-      Kv.print(bench, "put, #{Kv.clients(clients)}", measured)
+      Kv.print(bench, "put, #{Measure.clients(clients)}", measured)
     end
 
     measured = Kv.measure(bench, 1, @multi, &put_multi(&1, &2, bench.keys), [:sync])

@@ -10,7 +10,7 @@ Code.require_file("kv.exs", __DIR__)
 defmodule MaculaStorage.Bench.KvSelect do
   @moduledoc false
 
-  alias MaculaStorage.Bench.Kv
+  alias MaculaStorage.Bench.{Kv, Measure}
 
   @group 1000
   @clients [1, 8]
@@ -27,7 +27,7 @@ defmodule MaculaStorage.Bench.KvSelect do
 
     for clients <- @clients do
       measured = Kv.measure(bench, clients, @group, &select(&1, &2, groups))
-      Kv.print(bench, "select of #{@group}, #{Kv.clients(clients)}", measured)
+      Kv.print(bench, "select of #{@group}, #{Measure.clients(clients)}", measured)
     end
   end
 

@@ -220,6 +220,95 @@ defmodule MaculaStorage.Native do
   @spec sqlite_bridge_status() :: :ok | {:error, String.t() | nil}
   def sqlite_bridge_status(), do: missing()
 
+  # SQLite's low-level floor: `conn` and `stmt` are a caller's own
+
+  @type sqlite3_failure ::
+          {:error, atom} | {:error, {:sqlite, integer, String.t(), non_neg_integer | nil}}
+
+  @spec sqlite3_open(reference, String.t(), boolean, boolean) :: call
+  def sqlite3_open(_ref, _path, _write, _create), do: missing()
+
+  @spec sqlite3_close(handle, reference) :: call
+  def sqlite3_close(_conn, _ref), do: missing()
+
+  @spec sqlite3_interrupt(handle) :: :ok
+  def sqlite3_interrupt(_conn), do: missing()
+
+  @spec sqlite3_set_busy_timeout(handle, non_neg_integer) :: :ok | sqlite3_failure
+  def sqlite3_set_busy_timeout(_conn, _timeout_ms), do: missing()
+
+  @spec sqlite3_facts(handle) :: {:ok, {non_neg_integer, integer, boolean}} | sqlite3_failure
+  def sqlite3_facts(_conn), do: missing()
+
+  @spec sqlite3_execute(handle, reference, String.t()) :: call
+  def sqlite3_execute(_conn, _ref, _sql), do: missing()
+
+  @spec sqlite3_prepare(handle, reference, String.t()) :: call
+  def sqlite3_prepare(_conn, _ref, _sql), do: missing()
+
+  @spec sqlite3_prepare_hot(handle, String.t()) :: {:ok, handle} | :cold | sqlite3_failure
+  def sqlite3_prepare_hot(_conn, _sql), do: missing()
+
+  @spec sqlite3_param_names(handle) :: {:ok, [String.t() | nil]} | sqlite3_failure
+  def sqlite3_param_names(_stmt), do: missing()
+
+  @spec sqlite3_columns(handle, handle) :: {:ok, [String.t()]} | sqlite3_failure
+  def sqlite3_columns(_conn, _stmt), do: missing()
+
+  @spec sqlite3_bind_all(handle, list) :: :ok | {:error, non_neg_integer} | sqlite3_failure
+  def sqlite3_bind_all(_stmt, _values), do: missing()
+
+  @spec sqlite3_bind_all_large(handle, list) :: :ok | {:error, non_neg_integer} | sqlite3_failure
+  def sqlite3_bind_all_large(_stmt, _values), do: missing()
+
+  @spec sqlite3_bind(handle, non_neg_integer, term) :: :ok | sqlite3_failure
+  def sqlite3_bind(_stmt, _index, _value), do: missing()
+
+  @spec sqlite3_bind_large(handle, non_neg_integer, term) :: :ok | sqlite3_failure
+  def sqlite3_bind_large(_stmt, _index, _value), do: missing()
+
+  @spec sqlite3_reset(handle) :: :ok | sqlite3_failure
+  def sqlite3_reset(_stmt), do: missing()
+
+  @spec sqlite3_step_hot(handle, handle) :: {:row, list} | :done | :cold | sqlite3_failure
+  def sqlite3_step_hot(_conn, _stmt), do: missing()
+
+  @spec sqlite3_step(handle, reference, handle) :: call
+  def sqlite3_step(_conn, _ref, _stmt), do: missing()
+
+  @spec sqlite3_multi_step(handle, reference, handle, pos_integer) :: call
+  def sqlite3_multi_step(_conn, _ref, _stmt, _rows_max), do: missing()
+
+  @spec sqlite3_release(handle) :: :ok
+  def sqlite3_release(_stmt), do: missing()
+
+  @spec sqlite3_serialize(handle, reference, String.t()) :: call
+  def sqlite3_serialize(_conn, _ref, _database), do: missing()
+
+  @spec sqlite3_deserialize(handle, reference, String.t(), binary) :: call
+  def sqlite3_deserialize(_conn, _ref, _database, _bytes), do: missing()
+
+  @spec sqlite3_enable_load_extension(handle, reference, boolean) :: call
+  def sqlite3_enable_load_extension(_conn, _ref, _on), do: missing()
+
+  @spec sqlite3_set_authorizer(handle, reference, [String.t()]) :: call
+  def sqlite3_set_authorizer(_conn, _ref, _names), do: missing()
+
+  # messages `{action, database, table, rowid}`
+  @spec sqlite3_set_update_hook(handle, reference, pid | nil) :: call
+  def sqlite3_set_update_hook(_conn, _ref, _pid), do: missing()
+
+  # messages `{MaculaStorage.SQLite.Sqlite3, id, event}`
+  @spec sqlite3_listen(handle, reference, pid, [atom]) :: call
+  def sqlite3_listen(_conn, _ref, _pid, _kinds), do: missing()
+
+  @spec sqlite3_unlisten(handle, reference, pos_integer) :: call
+  def sqlite3_unlisten(_conn, _ref, _id), do: missing()
+
+  # messages `{log, code, message}`
+  @spec sqlite3_set_log_hook(pid) :: :ok
+  def sqlite3_set_log_hook(_pid), do: missing()
+
   # files
 
   @spec files_write(handle, reference, binary, binary) :: call

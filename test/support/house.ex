@@ -276,8 +276,8 @@ defmodule MaculaStorage.House do
       {"dirty io", "DirtyIo"} ->
         nil
 
-      # More bytes than a normal scheduler may touch are encoded before the hand-over.
-      {"own thread", "DirtyCpu"} ->
+      # More bytes than a normal scheduler may touch are copied there, and nothing else is done.
+      {class, "DirtyCpu"} when class in ["own thread", "memory"] ->
         nil
 
       {"dirty io", other} ->

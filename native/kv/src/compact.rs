@@ -103,8 +103,9 @@ impl Compaction {
         Ok(())
     }
 
-    /// Whether the old file has grown so much that drains of `memory_bytes` wait for the new one: as long as
-    /// memory has room, of which half is for the time when the new one is caught up.
+    /// Whether the old file has grown so much that drains of `memory_bytes` wait for the new one, also for
+    /// one that is about to begin: as long as memory has room, of which half is for the time when the new
+    /// one is caught up.
     pub fn holds_drains(&self, memory_bytes: usize, overlay_bytes_max: usize) -> bool {
         let (file, packed) = (self.file_bytes.load(Ordering::Relaxed), self.packed_bytes.load(Ordering::Relaxed));
         let memory_max = match self.is_catching_up.load(Ordering::Acquire) {
@@ -112,7 +113,8 @@ impl Compaction {
             false => overlay_bytes_max / 2,
         };
         let is_large = file > FILE_BYTES_MIN && file > packed * HOLD_FACTOR;
-        is_large && memory_bytes < memory_max && self.running.lock().is_some()
+        let comes = || self.is_asked.load(Ordering::Acquire) || self.running.lock().is_some();
+        is_large && memory_bytes < memory_max && comes()
     }
 
     /// The part of the file that a compaction would give back.
@@ -138,6 +140,24 @@ impl Drop for Running<'_> {
     }
 }
 
+/// A compaction that was asked for, until it ended, however.
+struct Asked(Arc<Shared>);
+
+impl Drop for Asked {
+    fn drop(&mut self) {
+        self.0.compaction.is_asked.store(false, Ordering::Release);
+    }
+}
+
+impl Asked {
+    /// It ended: drains that were held for it go on.
+    fn end(self) {
+        let shared = self.0.clone();
+        drop(self);
+        drain::ask(&shared);
+    }
+}
+
 impl Store {
     /// Rewrite the file, as small as it can be. Takes as long as reading and writing all of it; reads and
     /// writes go on.
@@ -158,12 +178,12 @@ impl Store {
             return false;
         }
         let inner = self.clone();
-        let queued = shared.threads.compact(move || {
+        let asked = Asked(shared.clone());
+        // dropped without a run, it is asked for no more
+        shared.threads.compact(move || {
             let _ = inner.compact(&Task::quiet());
-            inner.shared().compaction.is_asked.store(false, Ordering::Release);
-        });
-        shared.compaction.is_asked.store(queued, Ordering::Release);
-        queued
+            asked.end();
+        })
     }
 
     /// Whether a compaction runs.
@@ -206,15 +226,14 @@ impl Shared {
         let gain = engine.blocks.file_bytes().saturating_sub(packed);
         let due = writes >= auto.writes_min.max(len / 8) && dirt > 0.0 && dirt >= auto.dirt_min && gain > churn;
         if due && !compaction.is_asked.swap(true, Ordering::AcqRel) {
-            let shared = self.clone();
-            let queued = self.threads.compact(move || {
-                if shared.compact(&Task::quiet()).is_err() {
+            let asked = Asked(self.clone());
+            self.threads.compact(move || {
+                if asked.0.compact(&Task::quiet()).is_err() {
                     // tried again after as many writes
-                    shared.compaction.writes.store(0, Ordering::Relaxed);
+                    asked.0.compaction.writes.store(0, Ordering::Relaxed);
                 }
-                shared.compaction.is_asked.store(false, Ordering::Release);
+                asked.end();
             });
-            compaction.is_asked.store(queued, Ordering::Release);
         }
         Ok(())
     }

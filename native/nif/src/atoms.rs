@@ -20,5 +20,7 @@ rustler::atoms! {
     put, delete, clear, exact,
     cub_db = "Elixir.MaculaStorage.CubDB", error_module = "Elixir.MaculaStorage.Error", subscribe,
     struct_ = "__struct__", exception = "__exception__", kind, op, app, message, hint,
+    connection_closed, invalid_statement, unknown_action, other_connection, row, rows, insert, update, commit, rollback, wal, log,
+    sqlite3_module = "Elixir.MaculaStorage.SQLite.Sqlite3",
     infinity, neg_infinity, name, path, bytes, at_us, verified, entries, blocks, bytes_in, changed, left_out,
 }

@@ -22,6 +22,8 @@ mod probe;
 mod reply;
 mod runtime;
 mod sqlite;
+mod sqlite3;
+mod sqlite3_events;
 mod stop;
 
 use rustler::{Env, Term};

@@ -3,14 +3,14 @@
 use crate::atoms;
 use crate::base::{on_app, AppHandle, OpenApp};
 use crate::error::Failure;
-use crate::files::Bytes;
 use crate::handle::{dispose, Handle};
 use crate::options::{list, machine_path, span};
 use crate::runtime::owe;
 use macula_core::{Cancel, Kind};
+use macula_sqlite::sqlite3::Cell;
 use macula_sqlite::{Database, Mode, Params, Request, Rows, SqliteError, Transaction, Value};
 use macula_store::{refuse_destination, App};
-use rustler::{Atom, Binary, Encoder, Env, LocalPid, Monitor, Resource, ResourceArc, Term, TermType};
+use rustler::{Atom, Binary, Encoder, Env, LocalPid, Monitor, NewBinary, Resource, ResourceArc, Term, TermType};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -224,7 +224,8 @@ fn bad_param() -> Failure {
     Failure::invalid("a parameter is of a type that SQLite does not have")
 }
 
-fn decode_value(term: Term) -> Result<Value, Failure> {
+/// A parameter.
+pub fn decode_value(term: Term) -> Result<Value, Failure> {
     match term.get_type() {
         TermType::Integer => term.decode().map(Value::Integer).map_err(|_| bad_param()),
         TermType::Float => term.decode().map(Value::Real).map_err(|_| bad_param()),
@@ -245,19 +246,21 @@ struct RowsTerm(Rows);
 
 impl Encoder for RowsTerm {
     fn encode<'a>(&self, env: Env<'a>) -> Term<'a> {
-        let rows: Vec<Vec<Term>> = self.0.rows.iter().map(|row| row.iter().map(|v| value(env, v)).collect()).collect();
+        let rows: Vec<Vec<Term>> =
+            self.0.rows.iter().map(|row| row.iter().map(|v| cell(env, v.as_cell())).collect()).collect();
         (&self.0.columns, rows, self.0.changes, self.0.last_insert_rowid).encode(env)
     }
 }
 
-fn value<'a>(env: Env<'a>, value: &Value) -> Term<'a> {
-    match value {
-        Value::Null => atoms::nil().encode(env),
-        Value::Integer(integer) => integer.encode(env),
+/// A value of a row.
+pub fn cell<'a>(env: Env<'a>, cell: Cell<'_>) -> Term<'a> {
+    match cell {
+        Cell::Null => atoms::nil().encode(env),
+        Cell::Integer(integer) => integer.encode(env),
         // the BEAM has no infinite floats: handing one over would end the VM
-        Value::Real(real) if real.is_finite() => real.encode(env),
-        Value::Real(real) if *real > 0.0 => atoms::infinity().encode(env),
-        Value::Real(_) => atoms::neg_infinity().encode(env),
-        Value::Text(bytes) | Value::Blob(bytes) => Bytes(bytes.clone()).encode(env),
+        Cell::Real(real) if real.is_finite() => real.encode(env),
+        Cell::Real(real) if real > 0.0 => atoms::infinity().encode(env),
+        Cell::Real(_) => atoms::neg_infinity().encode(env),
+        Cell::Text(bytes) | Cell::Blob(bytes) => Binary::from(NewBinary::from_slice(env, bytes)).encode(env),
     }
 }

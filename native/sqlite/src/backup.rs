@@ -146,7 +146,7 @@ pub fn copy_other(path: &Path, seen: &Stat, dest: &Path, task: &Task) -> Result<
         return Ok(None);
     }
     let options = Options { vfs: bridge::beneath(c"unix"), ..Options::default() };
-    refuse_in_the_way(path, &options)?;
+    refuse_in_the_way(path, options.vfs)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let had_log = std::fs::symlink_metadata(&guard::companions(path)[0]).is_ok();
     let pinned = Pinned::of(path, Role::Foreign, &clock, &options, &task.cancel)?;

@@ -13,6 +13,7 @@ use crate::{bridge, guard, Options, Pinned, Rows, SqliteError, Transaction};
 use macula_core::{Cancel, Clock, Gate, Task};
 use parking_lot::Mutex;
 use std::cell::Cell;
+use std::ffi::CStr;
 use std::fmt;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -79,7 +80,7 @@ impl Database {
         }
         // for all its life: a file is never open past the bridge and through it
         let options = Options { vfs: bridge::beneath(options.vfs), ..options };
-        refuse_in_the_way(path, &options)?;
+        refuse_in_the_way(path, options.vfs)?;
         crate::backup::create(path).or_else(|error| match error {
             SqliteError::Exists(_) => Ok(()),
             error => Err(error),
@@ -96,6 +97,9 @@ impl Database {
             options,
         });
         let connection = open_writer(&shared)?;
+        if let Some(file) = path.to_str().and_then(crate::registry::file_id) {
+            crate::registry::enter(file, &shared);
+        }
         let rival = Rival::new(path, shared.options.vfs, shared.clock.monotonic());
         let writer = Writer { connection, shared: shared.clone(), rival, committed: true, log_checkpointed: 0 };
         let thread = spawn("macula-sql-w", path, move || writer.run())?;
@@ -157,7 +161,7 @@ impl Database {
     /// database holds; under a closed gate it is the instant of all engines.
     pub fn pin(&self) -> Result<Pinned, SqliteError> {
         self.usable()?;
-        refuse_in_the_way(&self.shared.path, &self.shared.options)?;
+        refuse_in_the_way(&self.shared.path, self.shared.options.vfs)?;
         Pinned::of(&self.shared.path, Role::Reader, &self.shared.clock, &self.shared.options, &Cancel::new())
     }
 
@@ -171,7 +175,7 @@ impl Database {
     pub fn check(&self, cancel: &Cancel) -> Result<(), SqliteError> {
         self.usable()?;
         let (path, options) = (&self.shared.path, &self.shared.options);
-        refuse_in_the_way(path, options)?;
+        refuse_in_the_way(path, options.vfs)?;
         Pinned::of(path, Role::Reader, &self.shared.clock, options, cancel)?.check()
     }
 
@@ -232,10 +236,10 @@ impl fmt::Debug for Database {
     }
 }
 
-/// [`SqliteError::OpenedByOther`] when code of this process has it open that a connection with these
-/// options would harm.
-pub(crate) fn refuse_in_the_way(path: &Path, options: &Options) -> Result<(), SqliteError> {
-    match guard::is_in_the_way(path, options.vfs) {
+/// [`SqliteError::OpenedByOther`] when code of this process has it open that a connection on this VFS
+/// would harm.
+pub(crate) fn refuse_in_the_way(path: &Path, vfs: &CStr) -> Result<(), SqliteError> {
+    match guard::is_in_the_way(path, vfs) {
         Ok(false) => Ok(()),
         Ok(true) => Err(SqliteError::OpenedByOther(path.to_owned())),
         Err(error) => Err(SqliteError::io(&error, path)),

@@ -226,6 +226,11 @@ pub(crate) fn classify(error: rusqlite::Error) -> SqliteError {
         rusqlite::Error::MultipleStatement => return SqliteError::invalid("one statement expected, got several"),
         other => return SqliteError::Internal(other.to_string()),
     };
+    classify_failure(failure)
+}
+
+/// The class of what SQLite said.
+pub(crate) fn classify_failure(failure: Failure) -> SqliteError {
     match failure.code & 0xff {
         ffi::SQLITE_FULL => SqliteError::DiskFull(failure.message),
         ffi::SQLITE_CORRUPT | ffi::SQLITE_NOTADB => SqliteError::Corrupt(failure),

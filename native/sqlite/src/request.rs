@@ -96,6 +96,12 @@ impl Patience {
         Self { deadline, cancels: [own, owner, gone] }
     }
 
+    /// Over at this point of the monotonic clock, if not before.
+    pub(crate) fn until(mut self, deadline: Duration) -> Self {
+        self.deadline = Some(self.deadline.map_or(deadline, |own| own.min(deadline)));
+        self
+    }
+
     /// Also stopped by `gone`.
     pub(crate) fn also(mut self, gone: Cancel) -> Self {
         self.cancels[1] = Some(gone);

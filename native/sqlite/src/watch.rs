@@ -13,6 +13,8 @@ use std::time::Duration;
 
 /// Steps of SQLite's virtual machine between two questions: some ten microseconds.
 pub(crate) const STEPS: i32 = 1000;
+/// What a hot work may take of them: some 50 us.
+const HOT_QUESTIONS: u8 = 2;
 const TICK: Duration = Duration::from_millis(5);
 const LOCK_PAUSE_MAX: Duration = Duration::from_millis(16);
 
@@ -33,6 +35,9 @@ struct State {
     lock_since: Option<Duration>,
     stopped: Option<SqliteError>,
     ticked: Duration,
+    /// On a scheduler of the VM: no lock is waited for, and SQLite asks so many times at most.
+    hot: Option<u8>,
+    interrupted: bool,
 }
 
 impl Watch {
@@ -44,6 +49,18 @@ impl Watch {
     pub(crate) fn begin(&self, patience: Patience, lock_wait: Duration) {
         let mut state = self.state.lock();
         *state = State { patience: Some(patience), lock_wait, ticked: state.ticked, ..State::default() };
+    }
+
+    /// Begin a work that may neither wait nor take long.
+    pub(crate) fn begin_hot(&self) {
+        let mut state = self.state.lock();
+        *state = State { hot: Some(HOT_QUESTIONS), ticked: state.ticked, ..State::default() };
+    }
+
+    /// Stop the work that is under way, if there is one.
+    pub(crate) fn interrupt(&self) {
+        let mut state = self.state.lock();
+        state.interrupted = state.patience.is_some();
     }
 
     /// The work is over: nothing stops what follows (a commit, a rollback), and no lock is waited for.
@@ -59,8 +76,12 @@ impl Watch {
 
     /// Whether SQLite must stop now.
     pub(crate) fn must_stop(&self) -> bool {
-        let now = self.clock.monotonic();
         let mut state = self.state.lock();
+        if let Some(left) = state.hot {
+            state.hot = Some(left.saturating_sub(1));
+            return left == 0;
+        }
+        let now = self.clock.monotonic();
         let stop = self.verdict(&state, now);
         let stops = stop.is_some();
         if stops && state.stopped.is_none() {
@@ -74,6 +95,9 @@ impl Watch {
     pub(crate) fn must_retry_lock(&self, tries: i32) -> bool {
         let now = self.clock.monotonic();
         let mut state = self.state.lock();
+        if state.hot.is_some() {
+            return false;
+        }
         let since = *state.lock_since.get_or_insert(now);
         let waited = now.saturating_sub(since);
         let patient = match state.patience.as_ref().and_then(|patience| patience.deadline) {
@@ -99,6 +123,9 @@ impl Watch {
         let patience = state.patience.as_ref()?;
         if self.closing.load(Ordering::Acquire) {
             return Some(SqliteError::Closed("the database was closed"));
+        }
+        if state.interrupted {
+            return Some(SqliteError::Cancelled);
         }
         patience.verdict(now, "running")
     }

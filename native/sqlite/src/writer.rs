@@ -10,6 +10,7 @@ use crate::database::Shared;
 use crate::queue::{Pop, Waiting};
 use crate::request::{Patience, Reply, Work};
 use crate::rival::Rival;
+use crate::sqlite3::Lend;
 use crate::transaction::Transaction;
 use crate::SqliteError;
 use std::panic::{catch_unwind, AssertUnwindSafe};
@@ -27,6 +28,7 @@ pub(crate) const LOG_GONE: &str = "other code took the write-ahead log away (ano
 pub(crate) enum Job {
     Run(Work),
     Begin(Begin),
+    Lend(Lend),
 }
 
 /// An interactive transaction that waits for its turn.
@@ -40,6 +42,7 @@ impl Waiting for Job {
         match self {
             Self::Run(work) => &work.patience,
             Self::Begin(begin) => &begin.patience,
+            Self::Lend(lend) => lend.patience(),
         }
     }
 
@@ -47,6 +50,7 @@ impl Waiting for Job {
         match self {
             Self::Run(work) => work.answer(error),
             Self::Begin(begin) => begin.reply.send(Err(error)),
+            Self::Lend(lend) => lend.answer(error),
         }
     }
 
@@ -54,6 +58,7 @@ impl Waiting for Job {
         match self {
             Self::Run(work) => work.forget(),
             Self::Begin(begin) => begin.reply.forget(),
+            Self::Lend(lend) => lend.forget(),
         }
     }
 }
@@ -99,13 +104,14 @@ impl Writer {
         }
         match job {
             Job::Begin(begin) => self.transaction(begin),
+            Job::Lend(lend) => self.lend(lend),
             Job::Run(work) => {
                 let mut jobs = vec![Job::Run(work)];
                 let len_max = self.shared.options.batch_len_max.max(1);
                 self.shared.writes.take_while(&mut jobs, len_max, |job| matches!(job, Job::Run(_)));
                 let work = |job| match job {
                     Job::Run(work) => Some(work),
-                    Job::Begin(_) => None,
+                    Job::Begin(_) | Job::Lend(_) => None,
                 };
                 self.batch(jobs.into_iter().filter_map(work).collect());
             }
@@ -126,6 +132,14 @@ impl Writer {
             self.log_checkpointed = wal_bytes;
             self.checkpoint(if wal_bytes > bound.saturating_mul(4) { Depth::Restart } else { Depth::Passive });
         }
+    }
+
+    /// The log's length by its file, where another connection wrote it: never less than it holds.
+    pub(crate) fn count_log(&self) {
+        let [log, ..] = crate::guard::companions(&self.shared.path);
+        // stat opens nothing: the locks are safe
+        let bytes = std::fs::symlink_metadata(log).map_or(0, |meta| meta.len());
+        self.shared.wal_bytes.store(bytes, Ordering::Relaxed);
     }
 
     fn checkpoint(&mut self, depth: Depth) {

@@ -129,3 +129,56 @@ fn a_second_copy_ends_what_is_shared() {
     db.run(insert(3)).unwrap();
     assert_eq!(int(&db, "SELECT count(*) FROM t"), 2);
 }
+
+/// The low level is a third kind of connection to an app's file: past the bridge it would be the second copy.
+#[test]
+fn the_low_level_goes_through_it() {
+    use macula_core::{Cancel, SystemClock};
+    use macula_sqlite::sqlite3::{Conn, OpenMode, Session};
+    if !in_own_process("the_low_level_goes_through_it") {
+        return;
+    }
+    let Some(other) = bridged() else { return };
+    let fixture = Fixture::new();
+    let open_low = || {
+        let (answer, answered) = std::sync::mpsc::channel();
+        let path = fixture.path().to_str().unwrap().to_owned();
+        let mode = OpenMode { write: true, create: true };
+        Conn::open(path, mode, Arc::new(SystemClock), move |result| answer.send(result).unwrap()).unwrap();
+        answered.recv().unwrap()
+    };
+    let execute = |conn: &Conn, sql: &'static str| {
+        let (answer, answered) = std::sync::mpsc::channel();
+        let job = move |session: Result<&mut Session, _>| {
+            answer.send(session.and_then(|session| session.execute(sql))).unwrap();
+        };
+        conn.run(Cancel::new(), Box::new(job)).unwrap();
+        answered.recv().unwrap()
+    };
+    let close = |conn: &Conn| {
+        let (answer, answered) = std::sync::mpsc::channel();
+        conn.close(move || answer.send(()).unwrap()).unwrap();
+        answered.recv().unwrap();
+    };
+    // one from before is in the way of what goes through it
+    let before = open_low().unwrap();
+    execute(&before, "CREATE TABLE t(id INTEGER PRIMARY KEY)").unwrap();
+    let foreign = other.open(&fixture.path());
+    assert_eq!(bridge::status(), Status::Built);
+    assert_eq!(fixture.try_open().unwrap_err().kind(), Kind::OpenedByOtherSqlite);
+    assert!(open_low().is_err());
+    close(&before);
+    drop(before);
+    assert_eq!(foreign.exec("PRAGMA journal_mode=WAL"), 0);
+    let db = fixture.open();
+    let low = open_low().unwrap();
+    for _ in 0..50 {
+        execute(&low, "INSERT INTO t(id) VALUES (NULL)").unwrap();
+        exec(&db, "INSERT INTO t(id) VALUES (NULL)");
+        assert_eq!(foreign.exec("INSERT INTO t(id) VALUES (NULL)"), 0);
+    }
+    close(&low);
+    drop(low);
+    assert_eq!(int(&db, "SELECT count(*) FROM t"), 150);
+    assert_eq!(foreign.ask("PRAGMA integrity_check").unwrap(), "ok");
+}

@@ -1,0 +1,428 @@
+defmodule MaculaStorage.SQLite.Sqlite3 do
+  @moduledoc """
+  SQLite itself: connections and statements in your hands, with the functions of `Exqlite.Sqlite3`.
+
+  A program written against exqlite runs with `alias MaculaStorage.SQLite.Sqlite3`. What differs is where
+  the work is done: no call waits on a scheduler of the VM, dirty ones included. A step that memory can
+  answer is answered at once; all that may wait (for a disk, a lock, a long query) runs on a thread of the
+  connection's own. A call whose process dies is interrupted.
+
+      iex> alias MaculaStorage.SQLite.Sqlite3
+      iex> {:ok, conn} = Sqlite3.open(":memory:")
+      iex> :ok = Sqlite3.execute(conn, "CREATE TABLE t (id INTEGER PRIMARY KEY, name TEXT)")
+      iex> {:ok, insert} = Sqlite3.prepare(conn, "INSERT INTO t VALUES (?, ?)")
+      iex> :ok = Sqlite3.bind(insert, [1, "Ada"])
+      iex> Sqlite3.step(conn, insert)
+      :done
+      iex> {:ok, select} = Sqlite3.prepare(conn, "SELECT * FROM t")
+      iex> Sqlite3.step(conn, select)
+      {:row, [1, "Ada"]}
+      iex> Sqlite3.close(conn)
+      :ok
+
+  On a file that is open as an app's database (`MaculaStorage.SQLite.db_path/1`) transactions that write
+  take their turn in the app's one queue: from `BEGIN IMMEDIATE`, or the first statement that writes, to
+  the commit. One that is idle for five seconds is rolled back, which its next call is told. Checkpoints
+  of that file are its own writer's: `PRAGMA wal_checkpoint` and setting the journal's mode are refused.
+  A deferred transaction that read before others wrote gets `:busy`, as SQLite must answer: begin with
+  `BEGIN IMMEDIATE` what is going to write.
+
+  A statement of a closed connection answers `{:error, :connection_closed}` (exqlite's goes on, on a file
+  that it cannot close).
+
+  Errors: `{:error, message}` with SQLite's words, `{:error, :connection_closed}`,
+  `{:error, :invalid_statement}`, `{:error, :opened_by_other_sqlite}`;.
+
+  Durability: as the connection's pragmas say; SQLite's own defaults, `synchronous=FULL`, sync each commit.
+
+  Cost: `step/2` of a read whose pages are in memory, `bind/2`, `columns/2`, `changes/1` and their like
+  are a few microseconds; everything else is a thread of ours and some thirty.
+  """
+
+  alias MaculaStorage.{Call, Native}
+  alias MaculaStorage.SQLite.Bind
+
+  @type db :: reference
+  @type statement :: reference
+  @type reason :: atom | String.t()
+  @type row :: list
+  @type open_mode :: :readwrite | :readonly | :nomutex | :create
+  @type open_opt :: {:mode, :readwrite | :readonly | :create | [open_mode]}
+  @type bind_value :: Bind.value()
+
+  @chunk_size 50
+  # what is copied on a scheduler at once
+  @large_bytes 65_536
+
+  @doc """
+  Opens a database: a path, `":memory:"`, `""` (a temporary file) or a `file:` URI.
+
+  Options: `:mode`, one of `:readwrite`, `:readonly`, `:create`, or a list of them (default
+  `[:readwrite, :create]`); `:nomutex` in a list is taken and means nothing, every connection has its own
+  lock.
+
+  Durability: a new file is empty until something is written. Cost: a thread of ours opens a file.
+  Errors: `:database_open_failed`; `:opened_by_other_sqlite` when another copy of SQLite in this VM
+  (exqlite's) has the file open.
+  """
+  @spec open(String.t(), [open_opt]) :: {:ok, db} | {:error, reason}
+  def open(path, opts \\ []) do
+    {write, create} = mode!(opts[:mode] || [:readwrite, :create])
+    path = IO.chardata_to_string(path)
+
+    case own_thread(&Native.sqlite3_open(&1, path, write, create)) do
+      {:error, message} when is_binary(message) -> {:error, :database_open_failed}
+      other -> other
+    end
+  end
+
+  defp mode!(mode) when mode in [:readwrite, :readonly, :create], do: modes!([mode])
+  defp mode!([_ | _] = modes), do: modes!(modes)
+
+  defp mode!(:nomutex) do
+    raise ArgumentError,
+          "expected mode to be `:readwrite` or `:readonly`, can't use a single :nomutex mode"
+  end
+
+  defp mode!(mode) do
+    raise ArgumentError,
+          "expected mode to be `:readwrite`, `:readonly` or list of modes, but received #{inspect(mode)}"
+  end
+
+  defp modes!(modes) do
+    case Enum.find(modes, &(&1 not in [:readwrite, :readonly, :nomutex, :create])) do
+      nil ->
+        {:readwrite in modes or :create in modes, :create in modes}
+
+      mode ->
+        raise ArgumentError,
+              "expected mode to be `:readwrite`, `:readonly`, `:nomutex` or `:create`, but received #{inspect(mode)}"
+    end
+  end
+
+  @doc """
+  Closes a connection. What runs on it is interrupted, other processes' calls answer
+  `{:error, :connection_closed}`, an open transaction is rolled back. Closing twice is fine.
+  """
+  @spec close(db | nil) :: :ok | {:error, reason}
+  def close(nil), do: :ok
+
+  def close(conn) do
+    case own_thread(&Native.sqlite3_close(conn, &1)) do
+      {:error, :connection_closed} -> :ok
+      other -> other
+    end
+  end
+
+  @doc "Stops the query that runs on a connection, a wait for a lock included. Cost: memory."
+  @spec interrupt(db | nil) :: :ok
+  def interrupt(nil), do: :ok
+  def interrupt(conn), do: Native.sqlite3_interrupt(conn)
+
+  @doc "As `interrupt/1`: here both wake a wait for a lock."
+  @spec cancel(db | nil) :: :ok
+  def cancel(conn), do: interrupt(conn)
+
+  @doc "How long a step waits for a lock that others hold, in milliseconds (2,000 when opened). Cost: memory."
+  @spec set_busy_timeout(db, integer) :: :ok | {:error, reason}
+  def set_busy_timeout(conn, timeout_ms) when is_integer(timeout_ms),
+    do: plain(Native.sqlite3_set_busy_timeout(conn, max(timeout_ms, 0)))
+
+  @doc """
+  Takes what exqlite's function takes and changes nothing: every query can be interrupted, and is asked
+  each 1,000 steps of SQLite's machine.
+  """
+  @spec set_progress_handler_steps(db, integer) :: :ok | {:error, reason}
+  def set_progress_handler_steps(conn, steps) when is_integer(steps) do
+    with {:ok, _facts} <- facts(conn), do: :ok
+  end
+
+  @doc "Runs all statements of a text; rows are left out."
+  @spec execute(db, iodata) :: :ok | {:error, reason}
+  def execute(conn, sql) do
+    sql = IO.iodata_to_binary(sql)
+    own_thread(&Native.sqlite3_execute(conn, &1, sql))
+  end
+
+  @doc "Rows that the last insert, update or delete changed. Cost: memory."
+  @spec changes(db) :: {:ok, non_neg_integer} | {:error, reason}
+  def changes(conn), do: with({:ok, {changes, _, _}} <- facts(conn), do: {:ok, changes})
+
+  @doc "The row id of the last insert. Cost: memory."
+  @spec last_insert_rowid(db) :: {:ok, integer} | {:error, reason}
+  def last_insert_rowid(conn), do: with({:ok, {_, rowid, _}} <- facts(conn), do: {:ok, rowid})
+
+  @doc "Whether a transaction is open. Cost: memory."
+  @spec transaction_status(db) :: {:ok, :idle | :transaction | :error}
+  def transaction_status(conn) do
+    case facts(conn) do
+      {:ok, {_, _, true}} -> {:ok, :transaction}
+      {:ok, {_, _, false}} -> {:ok, :idle}
+      # as exqlite's of a closed connection
+      {:error, _} -> {:ok, :error}
+    end
+  end
+
+  defp facts(conn), do: plain(Native.sqlite3_facts(conn))
+
+  @doc "Prepares the first statement of a text."
+  @spec prepare(db, iodata) :: {:ok, statement} | {:error, reason}
+  def prepare(conn, sql) do
+    sql = IO.iodata_to_binary(sql)
+
+    case prepare_hot(conn, sql) do
+      :cold -> own_thread(&Native.sqlite3_prepare(conn, &1, sql))
+      found -> plain(found)
+    end
+  end
+
+  defp prepare_hot(conn, sql) when byte_size(sql) <= 4096,
+    do: Native.sqlite3_prepare_hot(conn, sql)
+
+  defp prepare_hot(_conn, _sql), do: :cold
+
+  @doc "Begins a statement anew; what is bound stays. Cost: memory."
+  @spec reset(statement) :: :ok | {:error, reason}
+  def reset(stmt) when not is_reference(stmt), do: bad_argument!(stmt)
+  def reset(stmt), do: plain(Native.sqlite3_reset(stmt))
+
+  @doc "How many parameters a statement has. Cost: memory."
+  @spec bind_parameter_count(statement) :: non_neg_integer | {:error, reason}
+  def bind_parameter_count(stmt) when not is_reference(stmt), do: bad_argument!(stmt)
+
+  def bind_parameter_count(stmt) do
+    with {:ok, names} <- param_names(stmt), do: length(names)
+  end
+
+  @doc """
+  Resets a statement and binds values to its parameters: a list by position, a map by name (prefix
+  included), `nil` for none. Takes what exqlite takes: numbers, strings and iodata, `{:blob, iodata}`,
+  atoms (as text; `nil` and `:undefined` as `NULL`), dates and times. Cost: memory.
+
+      iex> alias MaculaStorage.SQLite.Sqlite3
+      iex> {:ok, conn} = Sqlite3.open(":memory:")
+      iex> {:ok, stmt} = Sqlite3.prepare(conn, "SELECT :a, @b")
+      iex> Sqlite3.bind(stmt, %{":a" => 1, "@b" => {:blob, <<0>>}})
+      :ok
+      iex> Sqlite3.step(conn, stmt)
+      {:row, [1, <<0>>]}
+  """
+  @spec bind(statement, [bind_value] | %{optional(String.t() | atom) => bind_value} | nil) ::
+          :ok | {:error, reason}
+  def bind(stmt, nil), do: bind(stmt, [])
+
+  def bind(stmt, args) when is_list(args) do
+    values = Enum.map(args, &Bind.value!/1)
+
+    case bind_all(stmt, values) do
+      {:error, expected} when is_integer(expected) ->
+        raise ArgumentError, "expected #{expected} arguments, got #{length(args)}"
+
+      other ->
+        plain(other)
+    end
+  end
+
+  def bind(stmt, args) when is_map(args) do
+    with {:ok, names} <- param_names(stmt) do
+      if map_size(args) != length(names) do
+        raise ArgumentError,
+              "expected #{length(names)} named arguments, got #{map_size(args)}: #{inspect(Map.keys(args))}"
+      end
+
+      args = Map.new(args, fn {name, value} -> {to_string(name), value} end)
+
+      case Map.keys(args) -- names do
+        [] -> bind(stmt, Enum.map(names, &Map.fetch!(args, &1)))
+        [name | _] -> raise ArgumentError, "unknown named parameter: #{inspect(name)}"
+      end
+    end
+  end
+
+  defp bind_all(stmt, values) do
+    if bytes(values, 0) > @large_bytes,
+      do: Native.sqlite3_bind_all_large(stmt, values),
+      else: Native.sqlite3_bind_all(stmt, values)
+  end
+
+  defp bytes([value | values], sum), do: bytes(values, sum + 16 + Bind.bytes(value))
+  defp bytes([], sum), do: sum
+
+  @doc "Binds text to one parameter, counted from 1."
+  @spec bind_text(statement, pos_integer, String.t()) :: :ok
+  def bind_text(stmt, index, text), do: bind_one(stmt, index, text, is_binary(text))
+
+  @doc "Binds bytes to one parameter, counted from 1."
+  @spec bind_blob(statement, pos_integer, binary) :: :ok
+  def bind_blob(stmt, index, blob), do: bind_one(stmt, index, {:blob, blob}, is_binary(blob))
+
+  @doc "Binds an integer to one parameter, counted from 1."
+  @spec bind_integer(statement, pos_integer, integer) :: :ok
+  def bind_integer(stmt, index, integer),
+    do: bind_one(stmt, index, integer, Bind.int64?(integer))
+
+  @doc "Binds a float to one parameter, counted from 1."
+  @spec bind_float(statement, pos_integer, float) :: :ok
+  def bind_float(stmt, index, float), do: bind_one(stmt, index, float, is_float(float))
+
+  @doc "Binds `NULL` to one parameter, counted from 1."
+  @spec bind_null(statement, pos_integer) :: :ok
+  def bind_null(stmt, index), do: bind_one(stmt, index, nil, true)
+
+  defp bind_one(stmt, _index, _value, _fits) when not is_reference(stmt), do: bad_argument!(stmt)
+  defp bind_one(_stmt, _index, {:blob, value}, false), do: bad_argument!(value)
+  defp bind_one(_stmt, _index, value, false), do: bad_argument!(value)
+
+  defp bind_one(_stmt, index, _value, _fits) when not (is_integer(index) and index >= 0),
+    do: bad_argument!(index)
+
+  defp bind_one(stmt, index, value, true) do
+    bound =
+      if Bind.bytes(value) > @large_bytes,
+        do: Native.sqlite3_bind_large(stmt, index, value),
+        else: Native.sqlite3_bind(stmt, index, value)
+
+    case plain(bound) do
+      {:error, message} when is_binary(message) ->
+        raise %MaculaStorage.Error{kind: :sql, op: :bind, app: nil, message: message, hint: nil}
+
+      other ->
+        other
+    end
+  end
+
+  defp bad_argument!(value), do: raise(ArgumentError, "argument error: #{inspect(value)}")
+
+  @doc "Column names of a statement, as of when it was prepared. Cost: memory."
+  @spec columns(db, statement) :: {:ok, [String.t()]} | {:error, reason}
+  def columns(conn, stmt), do: same_connection!(plain(Native.sqlite3_columns(conn, stmt)))
+
+  defp param_names(stmt), do: plain(Native.sqlite3_param_names(stmt))
+
+  @doc "One step: a row, or `:done`, or `:busy` when another connection held a lock for too long."
+  @spec step(db, statement) :: :done | :busy | {:row, row} | {:error, reason}
+  def step(conn, stmt) do
+    case Native.sqlite3_step_hot(conn, stmt) do
+      :cold -> own_thread(&Native.sqlite3_step(conn, &1, stmt))
+      stepped -> plain(stepped)
+    end
+    |> same_connection!()
+  end
+
+  @doc """
+  Several steps: rows, at most `chunk_size` (default #{@chunk_size}) and about 1 MiB, or the last of them.
+  """
+  @spec multi_step(db, statement, pos_integer) ::
+          :busy | {:rows, [row]} | {:done, [row]} | {:error, reason}
+  def multi_step(conn, stmt, chunk_size \\ @chunk_size)
+
+  def multi_step(conn, stmt, chunk_size) when is_integer(chunk_size) and chunk_size > 0 do
+    same_connection!(own_thread(&Native.sqlite3_multi_step(conn, &1, stmt, chunk_size)))
+  end
+
+  def multi_step(_conn, _stmt, _chunk_size), do: {:error, :invalid_chunk_size}
+
+  @doc "All rows that are left."
+  @spec fetch_all(db, statement, pos_integer) :: {:ok, [row]} | {:error, reason}
+  def fetch_all(conn, stmt, chunk_size \\ @chunk_size), do: fetch(conn, stmt, chunk_size, [])
+
+  # a chunk is what crosses at once: in memory of the caller's it makes no difference
+  defp fetch(conn, stmt, chunk_size, pages) do
+    case multi_step(conn, stmt, max(chunk_size, 1000)) do
+      {:done, rows} -> {:ok, Enum.concat(Enum.reverse([rows | pages]))}
+      {:rows, rows} -> fetch(conn, stmt, chunk_size, [rows | pages])
+      :busy -> {:error, "Database busy"}
+      {:error, _} = error -> error
+    end
+  end
+
+  defp same_connection!({:error, :other_connection}) do
+    raise ArgumentError, "Statement was prepared for a different connection, which is illegal"
+  end
+
+  defp same_connection!(stepped), do: stepped
+
+  @doc "Frees as much of the connection's memory as it can."
+  @spec shrink_memory(db) :: :ok | {:error, reason}
+  def shrink_memory(conn), do: execute(conn, "PRAGMA shrink_memory")
+
+  @doc "The database as bytes, as a file would hold it."
+  @spec serialize(db, String.t()) :: {:ok, binary} | {:error, reason}
+  def serialize(conn, database \\ "main"),
+    do: own_thread(&Native.sqlite3_serialize(conn, &1, database))
+
+  @doc "Puts the bytes of a database in place of what is open, in memory."
+  @spec deserialize(db, String.t(), binary) :: :ok | {:error, reason}
+  def deserialize(conn, database \\ "main", serialized) when is_binary(serialized),
+    do: own_thread(&Native.sqlite3_deserialize(conn, &1, database, serialized))
+
+  @doc "Lets go of a statement; one that nobody refers to any more is let go of by itself. Cost: memory."
+  @spec release(db, statement | nil) :: :ok | {:error, reason}
+  def release(_conn, nil), do: :ok
+  def release(_conn, stmt), do: Native.sqlite3_release(stmt)
+
+  @doc "Lets `SELECT load_extension(…)` load code into the VM, or not (the default)."
+  @spec enable_load_extension(db, boolean) :: :ok | {:error, reason}
+  def enable_load_extension(conn, flag) when is_boolean(flag),
+    do: own_thread(&Native.sqlite3_enable_load_extension(conn, &1, flag))
+
+  @doc """
+  Sends `{action, database, table, rowid}` to a process for each row that this connection inserts, updates
+  or deletes, before the commit; `action` is `:insert`, `:update` or `:delete`. One process at a time:
+  `listen/3` has any number.
+  """
+  @spec set_update_hook(db, pid) :: :ok | {:error, reason}
+  def set_update_hook(conn, pid) when is_pid(pid),
+    do: own_thread(&Native.sqlite3_set_update_hook(conn, &1, pid))
+
+  @doc """
+  Denies actions to statements, by SQLite's names for them in lower case (`:attach`, `:pragma`, `:insert`,
+  `:drop_table`, …); an empty list allows all again.
+  """
+  @spec set_authorizer(db, [atom]) :: :ok | {:error, reason}
+  def set_authorizer(conn, deny_list) when is_list(deny_list) do
+    names = Enum.map(deny_list, &Atom.to_string/1)
+
+    case own_thread(&Native.sqlite3_set_authorizer(conn, &1, names)) do
+      {:error, {:unknown_action, name}} ->
+        raise ArgumentError, "unknown action: #{inspect(name)}"
+
+      other ->
+        other
+    end
+  end
+
+  @doc "Sends `{:log, code, message}` to a process for each entry of SQLite's log; one process of the VM."
+  @spec set_log_hook(pid) :: :ok
+  def set_log_hook(pid) when is_pid(pid), do: Native.sqlite3_set_log_hook(pid)
+
+  @doc """
+  Sends events of a connection to a process (default the caller) from now on, as
+  `{MaculaStorage.SQLite.Sqlite3, id, event}`; any number may listen.
+
+  Kinds: `:update` (`{action, database, table, rowid}`), `:commit`, `:rollback`, `:wal`
+  (`{:wal, database, pages}`). `:commit` is sent before the commit, which may still fail.
+  """
+  @spec listen(db, [:update | :commit | :rollback | :wal], pid) ::
+          {:ok, pos_integer} | {:error, reason}
+  def listen(conn, kinds, pid \\ self()) when is_list(kinds) and is_pid(pid) do
+    for kind <- kinds, kind not in [:update, :commit, :rollback, :wal] do
+      raise ArgumentError,
+            "expected kinds of events out of :update, :commit, :rollback and :wal, got: #{inspect(kind)}"
+    end
+
+    own_thread(&Native.sqlite3_listen(conn, &1, pid, kinds))
+  end
+
+  @doc "Ends what `listen/3` began."
+  @spec unlisten(db, pos_integer) :: :ok | {:error, reason}
+  def unlisten(conn, id) when is_integer(id),
+    do: own_thread(&Native.sqlite3_unlisten(conn, &1, id))
+
+  defp own_thread(start), do: plain(Call.run(start, timeout: :infinity))
+
+  # `{:sqlite, code, message, offset}` is exqlite's message
+  defp plain({:error, {:sqlite, _code, message, _offset}}), do: {:error, message}
+  defp plain({:error, %MaculaStorage.Error{message: message}}), do: {:error, message}
+  defp plain(other), do: other
+end

@@ -1,0 +1,117 @@
+//! What a low-level connection tells processes: rows that changed, commits, rollbacks, SQLite's own log.
+//!
+//! Sent from the thread that works on the connection, so in order; a process that is gone is told no more.
+
+use crate::atoms;
+use crate::sqlite3::{on_conn, send, send_done, Conn3};
+use crate::stop;
+use macula_sqlite::sqlite3::{set_log, Action, Change, Event};
+use rustler::{Atom, Encoder, Env, LocalPid, OwnedEnv, ResourceArc, Term};
+
+/// own thread: tell a process `{action, database, table, rowid}` of each row that changes; one process at
+/// a time, `nil` for none.
+#[rustler::nif]
+fn sqlite3_set_update_hook<'a>(
+    env: Env<'a>,
+    conn: ResourceArc<Conn3>,
+    reference: Term<'a>,
+    pid: Option<LocalPid>,
+) -> Term<'a> {
+    let found = match conn.get() {
+        Ok(found) => found,
+        Err(failed) => return failed.encode(env),
+    };
+    on_conn(env, &found, reference, move |reply, session| {
+        let mut hook = conn.update_hook.lock();
+        if let Some(before) = hook.take() {
+            session.unlisten(before);
+        }
+        let listened = pid.map(|pid| {
+            session.listen(move |event| match event {
+                Event::Changed(change) => tell(&pid, |env| changed(env, &change)),
+                _ => true,
+            })
+        });
+        let done = listened.transpose().map(|id| *hook = id);
+        send_done(reply, done);
+    })
+}
+
+/// own thread: tell a process `{MaculaStorage.SQLite.Sqlite3, id, event}` of each event of these kinds.
+#[rustler::nif]
+fn sqlite3_listen<'a>(
+    env: Env<'a>,
+    conn: ResourceArc<Conn3>,
+    reference: Term<'a>,
+    pid: LocalPid,
+    kinds: Vec<Atom>,
+) -> Term<'a> {
+    let found = match conn.get() {
+        Ok(found) => found,
+        Err(failed) => return failed.encode(env),
+    };
+    on_conn(env, &found, reference, move |reply, session| {
+        let listened = session.listen_as(|id| {
+            move |event: Event<'_>| {
+                if !kinds.contains(&kind(&event)) {
+                    return true;
+                }
+                tell(&pid, |env| (atoms::sqlite3_module(), id, encode(env, &event)).encode(env))
+            }
+        });
+        send(reply, listened);
+    })
+}
+
+/// own thread: tell of those events no more.
+#[rustler::nif]
+fn sqlite3_unlisten<'a>(env: Env<'a>, conn: ResourceArc<Conn3>, reference: Term<'a>, id: u64) -> Term<'a> {
+    let found = match conn.get() {
+        Ok(found) => found,
+        Err(failed) => return failed.encode(env),
+    };
+    on_conn(env, &found, reference, move |reply, session| {
+        session.unlisten(id);
+        send_done(reply, Ok(()));
+    })
+}
+
+/// memory: tell a process `{log, code, message}` of what SQLite logs, for all connections; one at a time.
+#[rustler::nif]
+fn sqlite3_set_log_hook(pid: LocalPid) -> Atom {
+    set_log(move |code, message| tell(&pid, |env| (atoms::log(), code, message).encode(env)));
+    atoms::ok()
+}
+
+fn kind(event: &Event<'_>) -> Atom {
+    match event {
+        Event::Changed(_) => atoms::update(),
+        Event::Commit => atoms::commit(),
+        Event::Rollback => atoms::rollback(),
+        Event::Log { .. } => atoms::wal(),
+    }
+}
+
+fn encode<'a>(env: Env<'a>, event: &Event<'_>) -> Term<'a> {
+    match event {
+        Event::Changed(change) => changed(env, change),
+        Event::Log { database, pages } => (atoms::wal(), database, pages).encode(env),
+        Event::Commit | Event::Rollback => kind(event).encode(env),
+    }
+}
+
+fn changed<'a>(env: Env<'a>, change: &Change<'_>) -> Term<'a> {
+    let action = match change.action {
+        Action::Insert => atoms::insert(),
+        Action::Update => atoms::update(),
+        Action::Delete => atoms::delete(),
+    };
+    (action, change.database, change.table, change.rowid).encode(env)
+}
+
+/// Whether the process is there to be told.
+fn tell(pid: &LocalPid, encode: impl for<'a> FnOnce(Env<'a>) -> Term<'a>) -> bool {
+    let mut there = true;
+    stop::unless_stopped(|| there = OwnedEnv::new().send_and_clear(pid, encode).is_ok());
+    there
+}

@@ -1,0 +1,27 @@
+//! The low-level floor: connections and statements in a caller's hands, with the names of SQLite's own API.
+//!
+//! Invariant: no call waits on the caller's thread. What may wait (for a disk, a lock, a long query, the
+//! app's other writers) runs on a thread of ours, one job of a connection at a time; [`Conn::hot`] does
+//! what memory alone can answer, or declines. A connection to a file that is open as an app's database
+//! takes its turn among the app's writers, so that neither meets `SQLITE_BUSY`.
+
+mod conn;
+mod crew;
+mod error;
+mod hooks;
+mod log;
+mod open;
+mod raw;
+mod session;
+mod stmt;
+mod turn;
+
+pub use conn::{Conn, Job};
+pub use error::Sqlite3Error;
+pub use hooks::{action_code, Action, Change, Event};
+pub use log::set_log;
+pub use open::OpenMode;
+pub use raw::Cell;
+pub use session::{Session, Step};
+pub use stmt::{Stmt, StmtInfo};
+pub(crate) use turn::{Lend, Turn};

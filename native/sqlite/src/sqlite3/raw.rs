@@ -1,0 +1,220 @@
+//! One prepared statement of SQLite's, by its C functions: rusqlite's own borrows its connection, and a
+//! statement in a caller's hands may not.
+//!
+//! Invariant: every method is called while the connection's lock is held, and no statement outlives its
+//! connection: both live in one [`super::Session`], the statements first.
+
+use super::Sqlite3Error;
+use crate::Value;
+use rusqlite::ffi;
+use std::ffi::{c_char, c_int, CStr};
+use std::ptr::{null, null_mut, NonNull};
+
+/// A value in a row, as long as its statement is not stepped.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Cell<'a> {
+    /// SQL `NULL`.
+    Null,
+    /// An integer.
+    Integer(i64),
+    /// A float; infinite ones exist.
+    Real(f64),
+    /// Text, of which nothing says that it is UTF-8.
+    Text(&'a [u8]),
+    /// Bytes.
+    Blob(&'a [u8]),
+}
+
+impl Cell<'_> {
+    /// A copy that lasts.
+    pub fn to_value(self) -> Value {
+        match self {
+            Self::Null => Value::Null,
+            Self::Integer(integer) => Value::Integer(integer),
+            Self::Real(real) => Value::Real(real),
+            Self::Text(bytes) => Value::Text(bytes.to_vec()),
+            Self::Blob(bytes) => Value::Blob(bytes.to_vec()),
+        }
+    }
+}
+
+impl Value {
+    /// What it looks like in a row.
+    pub fn as_cell(&self) -> Cell<'_> {
+        match self {
+            Self::Null => Cell::Null,
+            Self::Integer(integer) => Cell::Integer(*integer),
+            Self::Real(real) => Cell::Real(*real),
+            Self::Text(bytes) => Cell::Text(bytes),
+            Self::Blob(bytes) => Cell::Blob(bytes),
+        }
+    }
+}
+
+/// How a step ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Code {
+    Row,
+    Done,
+    Busy,
+    Failed,
+}
+
+pub(super) struct RawStmt(NonNull<ffi::sqlite3_stmt>);
+
+// SAFETY: a statement may be used by any thread that holds its connection's lock
+unsafe impl Send for RawStmt {}
+
+impl Drop for RawStmt {
+    fn drop(&mut self) {
+        // SAFETY: finalized once; its connection is open. The code repeats an earlier error.
+        unsafe { ffi::sqlite3_finalize(self.0.as_ptr()) };
+    }
+}
+
+/// The first statement of `sql`, `None` when it holds only spaces and comments, and where the next begins.
+pub(super) fn prepare(db: *mut ffi::sqlite3, sql: &[u8], keep: bool) -> Result<(Option<RawStmt>, usize), Sqlite3Error> {
+    let Ok(len) = c_int::try_from(sql.len()) else { return Err(Sqlite3Error::too_big()) };
+    let (mut stmt, mut tail): (*mut ffi::sqlite3_stmt, *const c_char) = (null_mut(), null());
+    let flags = if keep { ffi::SQLITE_PREPARE_PERSISTENT } else { 0 };
+    let text = sql.as_ptr().cast::<c_char>();
+    // SAFETY: the text is `len` bytes, the handle open and its lock held, the two places ours
+    let code = unsafe { ffi::sqlite3_prepare_v3(db, text, len, flags, &raw mut stmt, &raw mut tail) };
+    if code != ffi::SQLITE_OK {
+        return Err(Sqlite3Error::last(db));
+    }
+    let used = if tail.is_null() { sql.len() } else { tail as usize - text as usize };
+    Ok((NonNull::new(stmt).map(RawStmt), used))
+}
+
+impl RawStmt {
+    fn get(&self) -> *mut ffi::sqlite3_stmt {
+        self.0.as_ptr()
+    }
+
+    pub(super) fn db(&self) -> *mut ffi::sqlite3 {
+        // SAFETY: a live statement
+        unsafe { ffi::sqlite3_db_handle(self.get()) }
+    }
+
+    pub(super) fn step(&self) -> Code {
+        // SAFETY: a live statement under its connection's lock
+        match unsafe { ffi::sqlite3_step(self.get()) } {
+            ffi::SQLITE_ROW => Code::Row,
+            ffi::SQLITE_DONE => Code::Done,
+            code if code & 0xff == ffi::SQLITE_BUSY => Code::Busy,
+            _ => Code::Failed,
+        }
+    }
+
+    pub(super) fn reset(&self) {
+        // SAFETY: as in `step`; the code repeats an earlier error
+        unsafe { ffi::sqlite3_reset(self.get()) };
+    }
+
+    /// Whether it was stepped and is not reset.
+    pub(super) fn is_under_way(&self) -> bool {
+        // SAFETY: as in `step`
+        unsafe { ffi::sqlite3_stmt_busy(self.get()) != 0 }
+    }
+
+    /// Whether SQLite says that it changes no file by itself: also of `COMMIT`.
+    pub(super) fn is_readonly(&self) -> bool {
+        // SAFETY: as in `step`
+        unsafe { ffi::sqlite3_stmt_readonly(self.get()) != 0 }
+    }
+
+    pub(super) fn param_count(&self) -> usize {
+        // SAFETY: as in `step`
+        usize::try_from(unsafe { ffi::sqlite3_bind_parameter_count(self.get()) }).unwrap_or(0)
+    }
+
+    /// With its prefix, for each parameter that has one.
+    pub(super) fn param_names(&self) -> Vec<Option<String>> {
+        let name = |index: usize| {
+            // SAFETY: as in `step`; the name is NUL-terminated and copied at once
+            unsafe {
+                let name = ffi::sqlite3_bind_parameter_name(self.get(), index as c_int);
+                (!name.is_null()).then(|| CStr::from_ptr(name).to_string_lossy().into_owned())
+            }
+        };
+        (1..=self.param_count()).map(name).collect()
+    }
+
+    /// Column names, which are UTF-8 unless a file was written elsewhere.
+    pub(super) fn columns(&self) -> Vec<String> {
+        let name = |index: c_int| {
+            // SAFETY: as in `step`; null only without memory, and copied at once
+            unsafe {
+                let name = ffi::sqlite3_column_name(self.get(), index);
+                if name.is_null() {
+                    return String::new();
+                }
+                CStr::from_ptr(name).to_string_lossy().into_owned()
+            }
+        };
+        // SAFETY: as in `step`
+        (0..unsafe { ffi::sqlite3_column_count(self.get()) }).map(name).collect()
+    }
+
+    pub(super) fn width(&self) -> usize {
+        // SAFETY: as in `step`
+        usize::try_from(unsafe { ffi::sqlite3_data_count(self.get()) }).unwrap_or(0)
+    }
+
+    /// One column of the row that the last step gave.
+    pub(super) fn cell(&self, index: usize) -> Cell<'_> {
+        let (stmt, index) = (self.get(), index as c_int);
+        // SAFETY: as in `step`; an index out of range reads as null. Pointers are good until the next step
+        // or reset, which takes `&self` like this: callers do not keep a cell over one.
+        unsafe {
+            let bytes = |start: *const u8| {
+                let len = usize::try_from(ffi::sqlite3_column_bytes(stmt, index)).unwrap_or(0);
+                if start.is_null() {
+                    &[][..]
+                } else {
+                    std::slice::from_raw_parts(start, len)
+                }
+            };
+            match ffi::sqlite3_column_type(stmt, index) {
+                ffi::SQLITE_INTEGER => Cell::Integer(ffi::sqlite3_column_int64(stmt, index)),
+                ffi::SQLITE_FLOAT => Cell::Real(ffi::sqlite3_column_double(stmt, index)),
+                ffi::SQLITE_TEXT => Cell::Text(bytes(ffi::sqlite3_column_text(stmt, index))),
+                ffi::SQLITE_BLOB => Cell::Blob(bytes(ffi::sqlite3_column_blob(stmt, index).cast())),
+                _ => Cell::Null,
+            }
+        }
+    }
+
+    pub(super) fn clear(&self) {
+        // SAFETY: as in `step`
+        unsafe { ffi::sqlite3_clear_bindings(self.get()) };
+    }
+
+    /// Bind a parameter, counted from 1. SQLite copies the bytes.
+    pub(super) fn bind(&self, index: usize, value: &Value) -> Result<(), Sqlite3Error> {
+        let (stmt, index) = (self.get(), c_int::try_from(index).unwrap_or(c_int::MAX));
+        // SAFETY: as in `step`; the bytes are copied by SQLite before it returns
+        let code = unsafe {
+            match value {
+                Value::Null => ffi::sqlite3_bind_null(stmt, index),
+                Value::Integer(integer) => ffi::sqlite3_bind_int64(stmt, index, *integer),
+                Value::Real(real) => ffi::sqlite3_bind_double(stmt, index, *real),
+                Value::Text(bytes) => {
+                    let (start, len) = (bytes.as_ptr().cast(), bytes.len() as u64);
+                    ffi::sqlite3_bind_text64(stmt, index, start, len, ffi::SQLITE_TRANSIENT(), ffi::SQLITE_UTF8 as u8)
+                }
+                // an empty vector's pointer is not null, which would bind NULL
+                Value::Blob(bytes) => {
+                    let (start, len) = (bytes.as_ptr().cast(), bytes.len() as u64);
+                    ffi::sqlite3_bind_blob64(stmt, index, start, len, ffi::SQLITE_TRANSIENT())
+                }
+            }
+        };
+        if code == ffi::SQLITE_OK {
+            Ok(())
+        } else {
+            Err(Sqlite3Error::last(self.db()))
+        }
+    }
+}

@@ -1,0 +1,389 @@
+//! What the lock of a connection guards: the database handle, its statements, and the app's turn while a
+//! transaction of it writes.
+//!
+//! Invariant: a statement that may write to a file which is open as an app's database is stepped only while
+//! the turn is held; the turn is held exactly from then until no write transaction is open. A commit there
+//! passes the app's gate, and a failed sync poisons the app's database as one of its own would.
+
+use super::hooks::Hooks;
+use super::raw::{self, Cell, Code, RawStmt};
+use super::{Conn, Lend, Sqlite3Error, Stmt, StmtInfo, Turn};
+use crate::database::Shared;
+use crate::registry::{self, FileId};
+use crate::request::{Patience, Reply};
+use crate::watch::{Watch, STEPS};
+use crate::writer::Job;
+use crate::SqliteError;
+use macula_core::Clock;
+use parking_lot::Mutex;
+use rusqlite::ffi;
+use std::collections::HashMap;
+use std::ffi::CStr;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+/// Longer than any holder of the turn may keep it idle.
+const TURN_WAIT: Duration = Duration::from_secs(30);
+/// What a slow step of a read takes ahead: rows, and bytes.
+const AHEAD_ROWS: usize = 50;
+const AHEAD_BYTES: u64 = 64 << 10;
+
+/// How a step ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// A row is there.
+    Row,
+    /// The statement is done, and reset.
+    Done,
+    /// Another connection holds a lock; the statement is reset.
+    Busy,
+}
+
+/// What a call left, to be read without the lock.
+#[derive(Clone, Default)]
+pub(super) struct Facts(Arc<Numbers>);
+
+#[derive(Default)]
+struct Numbers {
+    changes: AtomicU64,
+    last_insert_rowid: AtomicI64,
+    in_transaction: AtomicBool,
+    finished_ns: AtomicU64,
+}
+
+impl Facts {
+    pub(super) fn read(&self) -> (u64, i64, bool) {
+        let numbers = &self.0;
+        let rowid = numbers.last_insert_rowid.load(Ordering::Acquire);
+        (numbers.changes.load(Ordering::Acquire), rowid, numbers.in_transaction.load(Ordering::Acquire))
+    }
+
+    /// When the last call ended, on the monotonic clock.
+    pub(super) fn finished(&self) -> Duration {
+        Duration::from_nanos(self.0.finished_ns.load(Ordering::Acquire))
+    }
+}
+
+/// An open database handle with its statements.
+pub struct Session {
+    // dropped in this order: statements before their database, its transaction before the turn
+    stmts: HashMap<u64, RawStmt>,
+    db: rusqlite::Connection,
+    pub(super) hooks: Hooks,
+    turn: Option<(Turn, Arc<Shared>)>,
+    file: Option<FileId>,
+    facts: Facts,
+    patience: Patience,
+    undone: Option<Sqlite3Error>,
+    clock: Arc<dyn Clock>,
+    conn: Weak<Conn>,
+}
+
+impl Session {
+    pub(super) fn new(
+        mut db: rusqlite::Connection,
+        watch: Arc<Watch>,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, Sqlite3Error> {
+        let classify = |error| Sqlite3Error::from(crate::error::classify(error));
+        let (stop, retry) = (watch.clone(), watch);
+        db.progress_handler(STEPS, Some(move || stop.must_stop())).map_err(classify)?;
+        db.busy_handler(Some(move |tries| retry.must_retry_lock(tries))).map_err(classify)?;
+        let file = db.path().filter(|path| !path.is_empty()).and_then(registry::file_id);
+        let hooks = Hooks::install(&mut db, file)?;
+        let session = Self {
+            stmts: HashMap::new(),
+            db,
+            hooks,
+            turn: None,
+            file,
+            facts: Facts::default(),
+            patience: Patience::default(),
+            undone: None,
+            clock,
+            conn: Weak::new(),
+        };
+        session.leave_checkpoints();
+        Ok(session)
+    }
+
+    pub(super) fn set_conn(&mut self, conn: Weak<Conn>) {
+        self.conn = conn;
+    }
+
+    pub(super) fn facts(&self) -> Facts {
+        self.facts.clone()
+    }
+
+    /// The handle, for SQLite's own functions.
+    pub(super) fn handle(&self) -> *mut ffi::sqlite3 {
+        // SAFETY: used under the lock that guards this session, for as long as it lives
+        unsafe { self.db.handle() }
+    }
+
+    pub(super) fn db(&mut self) -> &mut rusqlite::Connection {
+        &mut self.db
+    }
+
+    pub(super) fn hooks_and_db(&self) -> (&Hooks, &rusqlite::Connection) {
+        (&self.hooks, &self.db)
+    }
+
+    pub(super) fn is_app_file(&self) -> bool {
+        self.file.and_then(registry::find).is_some()
+    }
+
+    /// A job begins.
+    pub(super) fn begin(&mut self, patience: Patience) {
+        self.patience = patience;
+    }
+
+    /// A job is over: give the turn back if nothing is being written, and tell what it left.
+    pub(super) fn finish(&mut self, facts: &Facts) {
+        self.hooks.end_commit();
+        let db = self.handle();
+        // SAFETY: an open handle under its lock
+        let writes = unsafe { ffi::sqlite3_txn_state(db, c"main".as_ptr()) } == ffi::SQLITE_TXN_WRITE;
+        if !writes {
+            self.turn = None;
+        }
+        let numbers = &facts.0;
+        numbers.changes.store(self.db.changes(), Ordering::Release);
+        numbers.last_insert_rowid.store(self.db.last_insert_rowid(), Ordering::Release);
+        numbers.in_transaction.store(!self.db.is_autocommit(), Ordering::Release);
+        numbers.finished_ns.store(self.clock.monotonic().as_nanos() as u64, Ordering::Release);
+    }
+
+    /// Prepare the first statement of `sql`.
+    pub fn prepare(&mut self, sql: &str) -> Result<Stmt, Sqlite3Error> {
+        let Some(conn) = self.conn.upgrade() else { return Err(Sqlite3Error::Closed) };
+        let (raw, _) = raw::prepare(self.handle(), sql.as_bytes(), true)?;
+        let id = conn.next_stmt();
+        let info = raw.as_ref().map_or_else(StmtInfo::default, |raw| StmtInfo::of(raw, sql));
+        self.stmts.extend(raw.map(|raw| (id, raw)));
+        Ok(Stmt::new(conn, id, info))
+    }
+
+    /// Run all statements of `sql`; rows are left out. The first failure ends it.
+    pub fn execute(&mut self, sql: &str) -> Result<(), Sqlite3Error> {
+        let mut rest = sql.as_bytes();
+        while !rest.is_empty() {
+            let (raw, used) = raw::prepare(self.handle(), rest, false)?;
+            rest = &rest[used..];
+            let Some(raw) = raw else { continue };
+            self.before_step(&raw)?;
+            while raw.step() == Code::Row {}
+            let error = Sqlite3Error::last(raw.db());
+            if !matches!(&error, Sqlite3Error::Sqlite(failure) if failure.code & 0xff == ffi::SQLITE_OK
+                || failure.code & 0xff == ffi::SQLITE_DONE)
+            {
+                return Err(self.failed(error));
+            }
+        }
+        Ok(())
+    }
+
+    /// Step a statement once, after what was bound since.
+    pub fn step(&mut self, stmt: &Stmt) -> Result<Step, Sqlite3Error> {
+        self.settle_or_fail(stmt)?;
+        let Some(raw) = self.stmts.remove(&stmt.id()) else { return Err(Sqlite3Error::NoStatement) };
+        // taken out, so that taking the turn may use all of the session
+        let stepped = self.before_step(&raw).and_then(|()| self.step_raw(&raw));
+        self.stmts.insert(stmt.id(), raw);
+        stepped
+    }
+
+    /// As [`Session::step`] where nothing may wait: `None` when it must be done on a thread of ours.
+    pub fn step_hot(&mut self, stmt: &Stmt) -> Option<Step> {
+        if !stmt.info().reads || self.undone.is_some() || self.settle_or_fail(stmt).is_err() {
+            return None;
+        }
+        let raw = self.stmts.get(&stmt.id())?;
+        if raw.is_under_way() {
+            return None;
+        }
+        match raw.step() {
+            Code::Row => Some(Step::Row),
+            Code::Done => {
+                raw.reset();
+                Some(Step::Done)
+            }
+            // it only reads: begun again where it may wait, it answers for itself
+            Code::Busy | Code::Failed => {
+                raw.reset();
+                None
+            }
+        }
+    }
+
+    fn step_raw(&mut self, raw: &RawStmt) -> Result<Step, Sqlite3Error> {
+        match raw.step() {
+            Code::Row => Ok(Step::Row),
+            Code::Done => {
+                raw.reset();
+                Ok(Step::Done)
+            }
+            Code::Busy => {
+                raw.reset();
+                Ok(Step::Busy)
+            }
+            Code::Failed => {
+                let error = Sqlite3Error::last(raw.db());
+                raw.reset();
+                Err(self.failed(error))
+            }
+        }
+    }
+
+    /// The row that the last step of it gave.
+    pub fn row<'a>(&'a self, stmt: &Stmt) -> impl ExactSizeIterator<Item = Cell<'a>> + 'a {
+        let raw = self.stmts.get(&stmt.id());
+        (0..raw.map_or(0, RawStmt::width)).map(move |index| raw.map_or(Cell::Null, |raw| raw.cell(index)))
+    }
+
+    /// After a step that gave a row: take some more of a read ahead, for [`Stmt::take_ahead`].
+    pub fn read_ahead(&mut self, stmt: &Stmt) {
+        if !stmt.info().reads {
+            return;
+        }
+        let mut bytes = 0;
+        let mut ahead = Vec::new();
+        let mut then = None;
+        while ahead.len() < AHEAD_ROWS && bytes < AHEAD_BYTES {
+            match self.step(stmt) {
+                Ok(Step::Row) => {
+                    let row: Vec<_> = self.row(stmt).map(Cell::to_value).collect();
+                    bytes += row.iter().map(crate::Value::size).sum::<u64>();
+                    ahead.push(row);
+                }
+                over => {
+                    then = Some(over);
+                    break;
+                }
+            }
+        }
+        let mut pending = stmt.pending.lock();
+        pending.ahead = ahead.into();
+        pending.then = then;
+    }
+
+    /// Reset and bind what was asked for since; `None` when that failed or there is no such statement.
+    pub(super) fn settle(&mut self, stmt: &Stmt) -> Option<()> {
+        self.settle_or_fail(stmt).ok()
+    }
+
+    fn settle_or_fail(&mut self, stmt: &Stmt) -> Result<(), Sqlite3Error> {
+        let Some(raw) = self.stmts.get(&stmt.id()) else { return Err(Sqlite3Error::NoStatement) };
+        let mut pending = stmt.pending.lock();
+        if std::mem::take(&mut pending.reset) {
+            raw.reset();
+        }
+        if std::mem::take(&mut pending.clear) {
+            raw.clear();
+        }
+        std::mem::take(&mut pending.params).iter().try_for_each(|(index, value)| raw.bind(*index, value))
+    }
+
+    pub(super) fn release(&mut self, stmt: u64) {
+        self.stmts.remove(&stmt);
+    }
+
+    /// Roll back, and tell so at the next call: the turn was taken back.
+    pub(super) fn undo(&mut self, why: &'static str) {
+        if self.turn.is_none() {
+            return;
+        }
+        let alone = self.db.is_autocommit();
+        if !alone {
+            // it can only fail by being rolled back already
+            let _ = self.db.execute_batch("ROLLBACK");
+        }
+        // a statement by itself has made its changes before it gave its first row: this commits them
+        self.stmts.values().for_each(RawStmt::reset);
+        self.turn = None;
+        self.undone = Some(if alone { Sqlite3Error::Ended(why) } else { Sqlite3Error::Undone(why) });
+    }
+
+    fn before_step(&mut self, raw: &RawStmt) -> Result<(), Sqlite3Error> {
+        if let Some(error) = self.undone.take() {
+            return Err(error);
+        }
+        if self.turn.is_some() || raw.is_readonly() || raw.is_under_way() {
+            return Ok(());
+        }
+        let Some(app) = self.file.and_then(registry::find) else { return Ok(()) };
+        self.take_turn(app)
+    }
+
+    fn take_turn(&mut self, app: Arc<Shared>) -> Result<(), Sqlite3Error> {
+        if let Some(error) = app.poisoned() {
+            return Err(error.into());
+        }
+        let patience = self.patience.clone().until(self.clock.monotonic().saturating_add(TURN_WAIT));
+        let borrower = self.conn.clone();
+        let turn = crate::database::wait(|reply| {
+            let lend = Lend { patience, reply: Reply::new(reply), borrower };
+            app.writes.push(Job::Lend(lend)).map(|_| ())
+        });
+        match turn {
+            Ok(turn) => {
+                self.hooks.pass_at(&app.gate);
+                self.turn = Some((turn, app));
+                self.leave_checkpoints();
+                Ok(())
+            }
+            Err(SqliteError::Timeout(_)) => Err(Sqlite3Error::code(ffi::SQLITE_BUSY)),
+            Err(SqliteError::Cancelled) => Err(Sqlite3Error::Cancelled),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// An app's log is checkpointed by its own writer only.
+    fn leave_checkpoints(&self) {
+        if self.is_app_file() {
+            // SAFETY: an open handle under its lock; a plain setting, and one with its value
+            unsafe {
+                ffi::sqlite3_wal_autocheckpoint(self.handle(), 0);
+                let on: std::ffi::c_int = 1;
+                let no_place: *mut std::ffi::c_int = std::ptr::null_mut();
+                ffi::sqlite3_db_config(self.handle(), ffi::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, on, no_place);
+            }
+        }
+    }
+
+    /// A failure on its way to the caller. A sync that failed is the app's business too.
+    fn failed(&self, error: Sqlite3Error) -> Sqlite3Error {
+        let Sqlite3Error::Sqlite(failure) = &error else { return error };
+        let lost = [ffi::SQLITE_IOERR_FSYNC, ffi::SQLITE_IOERR_DIR_FSYNC, ffi::SQLITE_IOERR_TRUNCATE];
+        if let Some((_, app)) = self.turn.as_ref().filter(|_| lost.contains(&failure.code)) {
+            app.poison(format!("a sync of a low-level connection failed: {failure}"));
+        }
+        error
+    }
+
+    /// The whole database as bytes.
+    pub fn serialize(&mut self, database: &CStr) -> Result<Vec<u8>, Sqlite3Error> {
+        let classify = |error| Sqlite3Error::from(crate::error::classify(error));
+        self.db.serialize(database).map(|data| data.to_vec()).map_err(classify)
+    }
+
+    /// Put these bytes in place of the database, in memory.
+    pub fn deserialize(&mut self, database: &CStr, bytes: Vec<u8>) -> Result<(), Sqlite3Error> {
+        let classify = |error| Sqlite3Error::from(crate::error::classify(error));
+        let len = bytes.len();
+        self.db.deserialize_read_exact(database, bytes.as_slice(), len, false).map_err(classify)
+    }
+
+    /// Let SQL and C code of extensions in, or not.
+    pub fn enable_load_extension(&mut self, on: bool) -> Result<(), Sqlite3Error> {
+        // SAFETY: an open handle under its lock
+        match unsafe { ffi::sqlite3_enable_load_extension(self.handle(), i32::from(on)) } {
+            ffi::SQLITE_OK => Ok(()),
+            _ => Err(Sqlite3Error::last(self.handle())),
+        }
+    }
+}
+
+/// The gate's pass of a commit under way, put there by a hook.
+pub(super) type CommitPass = Arc<Mutex<Option<macula_core::OwnedGatePass>>>;
