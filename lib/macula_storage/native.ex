@@ -208,7 +208,7 @@ defmodule MaculaStorage.Native do
   def sqlite_run_large(_target, _ref, _sql, _params, _kind, _timeout_ms), do: missing()
 
   @spec sqlite_query_hot(handle, binary, list) ::
-          {:ok, {[String.t()], [list], non_neg_integer, integer}} | :cold
+          {:ok, {[String.t()], [list], non_neg_integer, integer}} | :cold | failure
   def sqlite_query_hot(_conn, _sql, _values), do: missing()
 
   @spec sqlite_run_many(handle, reference, binary, [list], non_neg_integer) :: call
@@ -233,6 +233,9 @@ defmodule MaculaStorage.Native do
 
   @spec sqlite_backup(handle, reference, binary, boolean) :: call
   def sqlite_backup(_conn, _ref, _dest, _overwrite), do: missing()
+
+  @spec sqlite_bridge_status() :: :ok | {:error, String.t() | nil}
+  def sqlite_bridge_status(), do: missing()
 
   # SQLite's low-level floor: `conn` and `stmt` are a caller's own
 

@@ -27,7 +27,7 @@ defmodule MaculaStorage.SQLite do
 
   Errors: `{:error, :timeout}`, `:busy`, `:closed`, `:locked` (another process owns the app),
   `:disk_full`, `:unknown_result`, `:poisoned`, `:opened_by_other_sqlite` (another copy of SQLite in
-  this VM, such as exqlite's, has the file open), or a `MaculaStorage.Error`.
+  this VM, such as exqlite's, has the file open, see `bridge_path/0`), or a `MaculaStorage.Error`.
   """
 
   alias MaculaStorage.{Apps, Call, Error, Native, Options}
@@ -51,6 +51,42 @@ defmodule MaculaStorage.SQLite do
   """
   @spec db_path(atom | String.t()) :: String.t()
   def db_path(app), do: Path.join(MaculaStorage.app_data_path(app), "app.db")
+
+  @doc """
+  The path for `load_extensions` of an Ecto repo, so that it and this module may have one file open.
+
+  Without it two copies of SQLite in one VM must not open the same file, and this module refuses to.
+  See the guide "Beside ecto_sqlite3" (`docs/guides/ecto.md`). Touches no disk.
+
+      config :my_app, MyApp.Repo,
+        database: MaculaStorage.SQLite.db_path(:my_app),
+        load_extensions: [MaculaStorage.SQLite.bridge_path()]
+
+      iex> MaculaStorage.SQLite.bridge_path() |> Path.split() |> Enum.take(-3)
+      ["priv", "native", "macula_nif.so"]
+  """
+  @spec bridge_path() :: String.t()
+  # The very path of Native: when the file was replaced in between, the linker takes two names of it for
+  # two libraries.
+  def bridge_path, do: Application.app_dir(:macula_storage, "priv/native/macula_nif.so")
+
+  @doc """
+  Whether another copy of SQLite in this VM has loaded `bridge_path/0`, or why that did not do.
+
+  exqlite tells nobody of an extension that it could not load; this does. A bridge stays until the VM
+  ends. An app that was open here before it was built needs `MaculaStorage.close_app/1` once.
+
+      iex> MaculaStorage.SQLite.bridge_status()
+      :not_loaded
+  """
+  @spec bridge_status() :: :bridged | :not_loaded | {:refused, String.t()}
+  def bridge_status do
+    case Native.sqlite_bridge_status() do
+      :ok -> :bridged
+      {:error, nil} -> :not_loaded
+      {:error, why} -> {:refused, why}
+    end
+  end
 
   @doc """
   Opens an app's database, creating it when it is new.
@@ -98,8 +134,9 @@ defmodule MaculaStorage.SQLite do
 
   def query(target, sql, params, []) when is_binary(sql) and byte_size(sql) <= 4096 do
     case query_hot(target, sql, params) do
-      :cold -> run(target, :query, sql, params, [])
-      found -> result(found)
+      {:ok, _} = found -> result(found)
+      # also a connection that is closed: where the app's is asked for again
+      _cold -> run(target, :query, sql, params, [])
     end
   end
 

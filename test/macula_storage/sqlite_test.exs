@@ -34,6 +34,14 @@ defmodule MaculaStorage.SQLiteTest do
     assert {:ok, %Result{rows: []}} = SQLite.query(app, "SELECT * FROM t WHERE id = 1")
   end
 
+  # With another copy of SQLite beside it: native/sqlite/tests/bridge.rs. What only the shared object shows
+  # is the name of its entry point, which SQLite makes of the letters of the file's name.
+  test "the shared object is an extension of SQLite" do
+    path = SQLite.bridge_path()
+    letters = path |> Path.basename(".so") |> String.replace(~r/[^a-z]/, "")
+    assert File.read!(path) =~ <<0, "sqlite3_#{letters}_init", 0>>
+  end
+
   test "all five types, both ways", %{app: app} do
     values = [
       {nil, nil, "null"},

@@ -172,6 +172,8 @@ directory(Dir) ->
 
 sqlite(App, Dest) ->
     <<_, _/binary>> = macula_storage:sqlite_db_path(App),
+    <<_, _/binary>> = macula_storage:sqlite_bridge_path(),
+    not_loaded = macula_storage:sqlite_bridge_status(),
     {ok, Conn} = macula_storage:sqlite_open(App),
     ok = macula_storage:sqlite_execute(Conn, "CREATE TABLE t (id INTEGER PRIMARY KEY, v); INSERT INTO t VALUES (1, 'one')"),
     ok = macula_storage:sqlite_execute(App, <<"INSERT INTO t VALUES (?, ?)">>, [2, {blob, <<"two">>}]),

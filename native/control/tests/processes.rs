@@ -27,6 +27,7 @@ fn base(root: &Path, socket: Option<String>) -> Arc<Base> {
 
 fn base_with(root: &Path, socket: Option<String>, kv_threads: Threads) -> Arc<Base> {
     let options = Options {
+        sqlite: Default::default(),
         kv: macula_store::kv::Options { cache_bytes: 1 << 20, ..Default::default() },
         usage_interval: Duration::from_secs(60),
         owner: Owner { pid: std::process::id(), socket },

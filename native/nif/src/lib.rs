@@ -10,6 +10,7 @@
 mod archive;
 mod atoms;
 mod base;
+mod bridge;
 mod call;
 mod dir;
 mod error;

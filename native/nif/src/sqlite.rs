@@ -5,9 +5,9 @@ use crate::base::{on_app, AppHandle, OpenApp};
 use crate::error::Failure;
 use crate::handle::{dispose, Handle};
 use crate::options::{list, machine_path, span};
+use crate::reply::Reply;
 use crate::runtime::owe;
 use macula_core::{Cancel, Kind};
-use crate::reply::Reply;
 use macula_sqlite::{Cell, Database, Mode, Params, Request, Rows, Sink, SqliteError, Transaction, Value};
 use macula_store::{refuse_destination, App};
 use parking_lot::Mutex;
@@ -148,12 +148,12 @@ impl Target {
 
 /// memory: a short read, answered from memory; else `cold`.
 #[rustler::nif]
-fn sqlite_query_hot<'a>(env: Env<'a>, conn: Term<'a>, sql: Binary<'a>, values: Term<'a>) -> Term<'a> {
-    let found = conn.decode::<ResourceArc<ConnHandle>>().ok().and_then(|conn| conn.0.get().ok());
-    let sql = std::str::from_utf8(sql.as_slice()).ok();
+fn sqlite_query_hot<'a>(env: Env<'a>, conn: ResourceArc<ConnHandle>, sql: Binary<'a>, values: Term<'a>) -> Term<'a> {
     let values = list(values).and_then(|values| values.into_iter().map(decode_value).collect::<Result<Vec<_>, _>>());
-    let (Some((database, _open)), Some(sql), Ok(values)) = (found, sql, values) else {
-        return atoms::cold().encode(env);
+    let found = values.and_then(|values| Ok((values, sql_text(&sql)?, conn.0.get()?)));
+    let (values, sql, (database, _open)) = match found {
+        Ok(found) => found,
+        Err(failure) => return failure.encode(env),
     };
     let mut rows = Vec::new();
     match database.query_hot(sql, &values, |cells| rows.push(row(env, cells))) {

@@ -95,18 +95,26 @@ fn pair<'a>(env: Env<'a>, conn: &Conn3, stmt: &Stmt3) -> Result<(Arc<Conn>, Arc<
     }
 }
 
-/// Owe the reply to a job on the connection.
+/// Owe the reply to a job on the connection, which makes it in the reply's environment. It is sent once
+/// what the job left can be asked for.
 pub fn on_conn<'a>(
     env: Env<'a>,
     conn: &Conn,
     reference: Term<'a>,
-    job: impl FnOnce(Reply, &mut Session) + Send + 'static,
+    job: impl for<'b> FnOnce(Env<'b>, &mut Session) -> Term<'b> + Send + 'static,
 ) -> Term<'a> {
     let reply = Reply::to_caller(env, reference);
     let call = reply.call().clone();
     let cancel = call.cancel_token();
     let job = move |session: Result<&mut Session, Sqlite3Error>| match session {
-        Ok(session) => job(reply, session),
+        Ok(session) => {
+            // not inside `send`, which claims the reply: until then a caller who gives up interrupts
+            let answer = reply.build(|env| job(env, session));
+            session.finish();
+            if let Some(answer) = answer {
+                reply.send(|env| answer.load(env));
+            }
+        }
         Err(error) => reply.send(|env| Failed(error).encode(env)),
     };
     match conn.run(cancel, Box::new(job)) {
@@ -116,19 +124,19 @@ pub fn on_conn<'a>(
 }
 
 /// `{ok, value}` or why not.
-pub fn send<T: Encoder>(reply: Reply, result: Result<T, Sqlite3Error>) {
-    reply.send(|env| match result {
+pub fn found<T: Encoder>(env: Env, result: Result<T, Sqlite3Error>) -> Term {
+    match result {
         Ok(value) => (atoms::ok(), value).encode(env),
         Err(error) => Failed(error).encode(env),
-    });
+    }
 }
 
 /// `ok` or why not.
-pub fn send_done(reply: Reply, result: Result<(), Sqlite3Error>) {
-    reply.send(|env| match result {
+pub fn done(env: Env, result: Result<(), Sqlite3Error>) -> Term {
+    match result {
         Ok(()) => atoms::ok().encode(env),
         Err(error) => Failed(error).encode(env),
-    });
+    }
 }
 
 macro_rules! get {
@@ -145,7 +153,7 @@ macro_rules! get {
 fn sqlite3_open<'a>(env: Env<'a>, reference: Term<'a>, path: String, write: bool, create: bool) -> Term<'a> {
     owe(env, reference, |reply| {
         let opened = |result: Result<Arc<Conn>, Sqlite3Error>| {
-            send(reply, result.map(Conn3::new));
+            reply.send(|env| found(env, result.map(Conn3::new)));
         };
         Conn::open(path, OpenMode { write, create }, Arc::new(SystemClock), opened)
     })
@@ -194,14 +202,14 @@ fn sqlite3_facts<'a>(env: Env<'a>, conn: ResourceArc<Conn3>) -> Term<'a> {
 #[rustler::nif]
 fn sqlite3_execute<'a>(env: Env<'a>, conn: ResourceArc<Conn3>, reference: Term<'a>, sql: String) -> Term<'a> {
     let conn = get!(env, conn.get());
-    on_conn(env, &conn, reference, move |reply, session| send_done(reply, session.execute(&sql)))
+    on_conn(env, &conn, reference, move |env, session| done(env, session.execute(&sql)))
 }
 
 /// own thread: prepare the first statement of a text.
 #[rustler::nif]
 fn sqlite3_prepare<'a>(env: Env<'a>, conn: ResourceArc<Conn3>, reference: Term<'a>, sql: String) -> Term<'a> {
     let conn = get!(env, conn.get());
-    on_conn(env, &conn, reference, move |reply, session| send(reply, session.prepare(&sql).map(Stmt3::new)))
+    on_conn(env, &conn, reference, move |env, session| found(env, session.prepare(&sql).map(Stmt3::new)))
 }
 
 /// memory: prepare a short text when nothing must be read for it, else `cold`.
@@ -315,15 +323,15 @@ fn sqlite3_step_hot<'a>(env: Env<'a>, conn: ResourceArc<Conn3>, stmt: ResourceAr
 #[rustler::nif]
 fn sqlite3_step<'a>(env: Env<'a>, conn: ResourceArc<Conn3>, reference: Term<'a>, stmt: ResourceArc<Stmt3>) -> Term<'a> {
     let (conn, stmt) = get!(env, pair(env, &conn, &stmt));
-    on_conn(env, &conn, reference, move |reply, session| match session.step(&stmt) {
+    on_conn(env, &conn, reference, move |env, session| match session.step(&stmt) {
         Ok(Step::Row) => {
-            let values: Vec<Value> = session.row(&stmt).map(Cell::to_value).collect();
+            let first = (atoms::row(), row(env, session.row(&stmt))).encode(env);
             session.read_ahead(&stmt);
-            reply.send(|env| (atoms::row(), row(env, values.iter().map(Value::as_cell))).encode(env));
+            first
         }
-        Ok(Step::Done) => reply.send(|env| atoms::done().encode(env)),
-        Ok(Step::Busy) => reply.send(|env| atoms::busy().encode(env)),
-        Err(error) => reply.send(|env| Failed(error).encode(env)),
+        Ok(Step::Done) => atoms::done().encode(env),
+        Ok(Step::Busy) => atoms::busy().encode(env),
+        Err(error) => Failed(error).encode(env),
     })
 }
 
@@ -337,7 +345,7 @@ fn sqlite3_multi_step<'a>(
     rows_max: usize,
 ) -> Term<'a> {
     let (conn, stmt) = get!(env, pair(env, &conn, &stmt));
-    on_conn(env, &conn, reference, move |reply, session| reply.send(|env| page(env, session, &stmt, rows_max)))
+    on_conn(env, &conn, reference, move |env, session| page(env, session, &stmt, rows_max))
 }
 
 fn page<'a>(env: Env<'a>, session: &mut Session, stmt: &Stmt, rows_max: usize) -> Term<'a> {
@@ -393,12 +401,9 @@ fn database_name(name: &str) -> Result<CString, Failed> {
 fn sqlite3_serialize<'a>(env: Env<'a>, conn: ResourceArc<Conn3>, reference: Term<'a>, name: &str) -> Term<'a> {
     let conn = get!(env, conn.get());
     let name = get!(env, database_name(name));
-    on_conn(env, &conn, reference, move |reply, session| {
+    on_conn(env, &conn, reference, move |env, session| {
         let bytes = session.serialize(&name);
-        reply.send(|env| match bytes {
-            Ok(bytes) => (atoms::ok(), cell(env, Cell::Blob(&bytes))).encode(env),
-            Err(error) => Failed(error).encode(env),
-        });
+        found(env, bytes.map(|bytes| cell(env, Cell::Blob(&bytes))))
     })
 }
 
@@ -414,7 +419,7 @@ fn sqlite3_deserialize<'a>(
     let conn = get!(env, conn.get());
     let name = get!(env, database_name(name));
     let bytes = bytes.as_slice().to_vec();
-    on_conn(env, &conn, reference, move |reply, session| send_done(reply, session.deserialize(&name, bytes)))
+    on_conn(env, &conn, reference, move |env, session| done(env, session.deserialize(&name, bytes)))
 }
 
 /// own thread: let extensions be loaded, or not.
@@ -426,7 +431,7 @@ fn sqlite3_enable_load_extension<'a>(
     on: bool,
 ) -> Term<'a> {
     let conn = get!(env, conn.get());
-    on_conn(env, &conn, reference, move |reply, session| send_done(reply, session.enable_load_extension(on)))
+    on_conn(env, &conn, reference, move |env, session| done(env, session.enable_load_extension(on)))
 }
 
 /// own thread: deny actions by their names; an unknown one is `{error, name}`.
@@ -445,8 +450,8 @@ fn sqlite3_set_authorizer<'a>(
             None => return (atoms::error(), (atoms::unknown_action(), name)).encode(env),
         }
     }
-    on_conn(env, &conn, reference, move |reply, session| {
+    on_conn(env, &conn, reference, move |env, session| {
         session.deny(codes);
-        send_done(reply, Ok(()));
+        atoms::ok().encode(env)
     })
 }

@@ -3,7 +3,7 @@
 //! Sent from the thread that works on the connection, so in order; a process that is gone is told no more.
 
 use crate::atoms;
-use crate::sqlite3::{on_conn, send, send_done, Conn3};
+use crate::sqlite3::{done, found, on_conn, Conn3};
 use crate::stop;
 use macula_sqlite::sqlite3::{set_log, Action, Change, Event};
 use rustler::{Atom, Encoder, Env, LocalPid, OwnedEnv, ResourceArc, Term};
@@ -17,11 +17,11 @@ fn sqlite3_set_update_hook<'a>(
     reference: Term<'a>,
     pid: Option<LocalPid>,
 ) -> Term<'a> {
-    let found = match conn.get() {
-        Ok(found) => found,
+    let open = match conn.get() {
+        Ok(open) => open,
         Err(failed) => return failed.encode(env),
     };
-    on_conn(env, &found, reference, move |reply, session| {
+    on_conn(env, &open, reference, move |env, session| {
         let mut hook = conn.update_hook.lock();
         if let Some(before) = hook.take() {
             session.unlisten(before);
@@ -32,8 +32,7 @@ fn sqlite3_set_update_hook<'a>(
                 _ => true,
             })
         });
-        let done = listened.transpose().map(|id| *hook = id);
-        send_done(reply, done);
+        done(env, listened.transpose().map(|id| *hook = id))
     })
 }
 
@@ -46,11 +45,11 @@ fn sqlite3_listen<'a>(
     pid: LocalPid,
     kinds: Vec<Atom>,
 ) -> Term<'a> {
-    let found = match conn.get() {
-        Ok(found) => found,
+    let open = match conn.get() {
+        Ok(open) => open,
         Err(failed) => return failed.encode(env),
     };
-    on_conn(env, &found, reference, move |reply, session| {
+    on_conn(env, &open, reference, move |env, session| {
         let listened = session.listen_as(|id| {
             move |event: Event<'_>| {
                 if !kinds.contains(&kind(&event)) {
@@ -59,20 +58,20 @@ fn sqlite3_listen<'a>(
                 tell(&pid, |env| (atoms::sqlite3_module(), id, encode(env, &event)).encode(env))
             }
         });
-        send(reply, listened);
+        found(env, listened)
     })
 }
 
 /// own thread: tell of those events no more.
 #[rustler::nif]
 fn sqlite3_unlisten<'a>(env: Env<'a>, conn: ResourceArc<Conn3>, reference: Term<'a>, id: u64) -> Term<'a> {
-    let found = match conn.get() {
-        Ok(found) => found,
+    let open = match conn.get() {
+        Ok(open) => open,
         Err(failed) => return failed.encode(env),
     };
-    on_conn(env, &found, reference, move |reply, session| {
+    on_conn(env, &open, reference, move |env, session| {
         session.unlisten(id);
-        send_done(reply, Ok(()));
+        done(env, Ok(()))
     })
 }
 

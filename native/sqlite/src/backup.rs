@@ -6,11 +6,11 @@
 //! and is still at its name, never of one that somebody put there.
 
 use crate::connection::{Connection, Role};
-use crate::database::refuse_opened_elsewhere;
+use crate::database::refuse_in_the_way;
 use crate::error::classify;
 use crate::request::Patience;
 use crate::watch::Watch;
-use crate::{guard, Failure, Options, SqliteError};
+use crate::{bridge, guard, Failure, Options, SqliteError};
 use macula_core::{Cancel, Clock, Disk, DiskFile, Kind, Open, Progress, RealDisk, RelPath, Stat, SystemClock, Task};
 use rusqlite::backup::{Backup, StepResult};
 use rusqlite::{ffi, OpenFlags};
@@ -116,7 +116,13 @@ impl Pinned {
             let (handle, moved) = (self.connection.sql.handle(), (&raw mut moved).cast());
             ffi::sqlite3_file_control(handle, c"main".as_ptr(), ffi::SQLITE_FCNTL_HAS_MOVED, moved)
         };
-        Ok(code == ffi::SQLITE_OK && moved == 0 && guard::stands_for(path, seen)? && guard::opened_by_us(seen)?)
+        let opened = match bridge::is_beneath(self.connection.options.vfs) {
+            false => guard::opened_by_us(seen)?,
+            // the host's descriptors do not tell whose they are; what is left is the inode's number, which
+            // SQLite compared, on the same device
+            true => guard::opened_here(seen)?,
+        };
+        Ok(code == ffi::SQLITE_OK && moved == 0 && guard::stands_for(path, seen)? && opened)
     }
 
     /// `PRAGMA integrity_check` of this instant: `Corrupt` with the first finding.
@@ -139,10 +145,11 @@ pub fn copy_other(path: &Path, seen: &Stat, dest: &Path, task: &Task) -> Result<
     if !guard::stands_for(path, seen).map_err(failed)? {
         return Ok(None);
     }
-    refuse_opened_elsewhere(path)?;
+    let options = Options { vfs: bridge::beneath(c"unix"), ..Options::default() };
+    refuse_in_the_way(path, options.vfs)?;
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let had_log = std::fs::symlink_metadata(&guard::companions(path)[0]).is_ok();
-    let pinned = Pinned::of(path, Role::Foreign, &clock, &Options::default(), &task.cancel)?;
+    let pinned = Pinned::of(path, Role::Foreign, &clock, &options, &task.cancel)?;
     if !pinned.is_of(path, seen).map_err(failed)? {
         return Ok(None);
     }

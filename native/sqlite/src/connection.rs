@@ -6,7 +6,7 @@
 use crate::authorizer::Policy;
 use crate::error::{classify, code_of};
 use crate::watch::{Watch, STEPS};
-use crate::{Options, SqliteError, Synchronous};
+use crate::{bridge, guard, Options, SqliteError, Synchronous};
 use rusqlite::config::DbConfig;
 use rusqlite::{ffi, OpenFlags};
 use std::path::Path;
@@ -24,6 +24,8 @@ pub(crate) enum Role {
 }
 
 pub(crate) struct Connection {
+    /// Before `sql`, to be dropped before it: what is counted has a descriptor.
+    _crossing: Option<bridge::Crossing>,
     pub(crate) sql: rusqlite::Connection,
     pub(crate) watch: Arc<Watch>,
     pub(crate) policy: Arc<Policy>,
@@ -36,16 +38,33 @@ impl Connection {
     /// Open an existing file.
     pub(crate) fn open(path: &Path, role: Role, options: &Options, watch: Arc<Watch>) -> Result<Self, SqliteError> {
         crate::syscalls::install()?;
+        let failed = |error: std::io::Error| SqliteError::io(&error, path);
+        let bridged = bridge::is_beneath(options.vfs);
+        let shared = bridged && guard::opened_elsewhere(path).map_err(failed)?;
         let flags =
             OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_NOFOLLOW;
         let sql = rusqlite::Connection::open_with_flags_and_vfs(path, flags, options.vfs).map_err(classify)?;
-        let mut connection = Self { sql, watch, policy: Arc::default(), options: options.clone(), poison: None };
+        let file = if bridged { guard::inode_of(path).map_err(failed)? } else { None };
+        let mut connection = Self {
+            _crossing: file.map(bridge::Crossing::new),
+            sql,
+            watch,
+            policy: Arc::default(),
+            options: options.clone(),
+            poison: None,
+        };
         connection.install_callbacks().map_err(classify)?;
         connection.watch.begin(crate::request::Patience::default(), options.busy_timeout);
-        let configured = connection.configure(role);
+        let logged = if shared { connection.has_log() } else { Ok(true) };
+        let configured = logged.and_then(|logged| match logged {
+            true => connection.configure(role).map(|()| true),
+            false => Ok(false),
+        });
         connection.watch.end();
-        configured.map_err(|error| connection.explain(error))?;
-        Ok(connection)
+        match configured.map_err(|error| connection.explain(error))? {
+            true => Ok(connection),
+            false => Err(SqliteError::Unlogged(path.to_owned())),
+        }
     }
 
     fn install_callbacks(&mut self) -> rusqlite::Result<()> {
@@ -81,6 +100,16 @@ impl Connection {
                 Role::Reader => sql.execute_batch("PRAGMA query_only=ON"),
                 Role::Writer => sql.execute_batch(&format!("PRAGMA journal_size_limit={}", self.options.wal_bytes_max)),
             }
+        })
+    }
+
+    /// Whether it is in WAL mode, or empty and may become so under the host's eyes.
+    fn has_log(&self) -> rusqlite::Result<bool> {
+        let sql = &self.sql;
+        self.policy.trusted(|| {
+            let mode: String = sql.query_row("PRAGMA journal_mode", [], |row| row.get(0))?;
+            let pages: i64 = sql.query_row("PRAGMA page_count", [], |row| row.get(0))?;
+            Ok(mode == "wal" || pages == 0)
         })
     }
 

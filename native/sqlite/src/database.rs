@@ -10,10 +10,10 @@ use crate::request::{Patience, Reply, Request, Work};
 use crate::rival::Rival;
 use crate::watch::Watch;
 use crate::writer::{Begin, Job, Writer};
-use crate::{guard, Cell, Options, Pinned, Rows, SqliteError, Transaction, Value};
+use crate::{bridge, guard, Cell, Options, Pinned, Rows, SqliteError, Transaction, Value};
 use macula_core::{Cancel, Clock, Gate, Task};
 use parking_lot::Mutex;
-
+use std::ffi::CStr;
 use std::fmt;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -73,12 +73,15 @@ struct Threads {
 impl Database {
     /// Open, creating the file (mode 0600) when there is none; its directory must be there. `path` is
     /// absolute and crosses no symlink. Blocks on the disk. Errors: [`SqliteError::OpenedByOther`],
-    /// [`SqliteError::Corrupt`] (the file is not touched), [`SqliteError::Invalid`], input and output.
+    /// [`SqliteError::Corrupt`] (the file is not touched), [`SqliteError::Unlogged`],
+    /// [`SqliteError::Invalid`], input and output.
     pub fn open(path: &Path, gate: Arc<Gate>, clock: Arc<dyn Clock>, options: Options) -> Result<Self, SqliteError> {
         if !path.is_absolute() || path.as_os_str().as_bytes().contains(&0) {
             return Err(SqliteError::invalid(format!("not an absolute path, got path={}", path.display())));
         }
-        refuse_opened_elsewhere(path)?;
+        // for all its life: a file is never open past the bridge and through it
+        let options = Options { vfs: bridge::beneath(options.vfs), ..options };
+        refuse_in_the_way(path, options.vfs)?;
         crate::backup::create(path).or_else(|error| match error {
             SqliteError::Exists(_) => Ok(()),
             error => Err(error),
@@ -89,7 +92,7 @@ impl Database {
             clock,
             writes: Queue::new(options.queue_len_max),
             reads: Queue::new(options.queue_len_max),
-            hots: Hots::new(options.reader_count),
+            hots: Hots::new(options.reader_count, options.vfs),
             closing: Arc::default(),
             wal_bytes: Arc::default(),
             poison: Arc::default(),
@@ -99,7 +102,7 @@ impl Database {
         if let Some(file) = path.to_str().and_then(crate::registry::file_id) {
             crate::registry::enter(file, &shared);
         }
-        let rival = Rival::new(path, shared.clock.monotonic());
+        let rival = Rival::new(path, shared.options.vfs, shared.clock.monotonic());
         let writer = Writer {
             connection,
             shared: shared.clone(),
@@ -179,7 +182,7 @@ impl Database {
     /// database holds; under a closed gate it is the instant of all engines.
     pub fn pin(&self) -> Result<Pinned, SqliteError> {
         self.usable()?;
-        refuse_opened_elsewhere(&self.shared.path)?;
+        refuse_in_the_way(&self.shared.path, self.shared.options.vfs)?;
         Pinned::of(&self.shared.path, Role::Reader, &self.shared.clock, &self.shared.options, &Cancel::new())
     }
 
@@ -193,7 +196,7 @@ impl Database {
     pub fn check(&self, cancel: &Cancel) -> Result<(), SqliteError> {
         self.usable()?;
         let (path, options) = (&self.shared.path, &self.shared.options);
-        refuse_opened_elsewhere(path)?;
+        refuse_in_the_way(path, options.vfs)?;
         Pinned::of(path, Role::Reader, &self.shared.clock, options, cancel)?.check()
     }
 
@@ -255,9 +258,10 @@ impl fmt::Debug for Database {
     }
 }
 
-/// [`SqliteError::OpenedByOther`] when code other than our SQLite has it open in this process.
-pub(crate) fn refuse_opened_elsewhere(path: &Path) -> Result<(), SqliteError> {
-    match guard::opened_elsewhere(path) {
+/// [`SqliteError::OpenedByOther`] when code of this process has it open that a connection on this VFS
+/// would harm.
+pub(crate) fn refuse_in_the_way(path: &Path, vfs: &CStr) -> Result<(), SqliteError> {
+    match guard::is_in_the_way(path, vfs) {
         Ok(false) => Ok(()),
         Ok(true) => Err(SqliteError::OpenedByOther(path.to_owned())),
         Err(error) => Err(SqliteError::io(&error, path)),

@@ -40,12 +40,13 @@ pub enum SqliteError {
     /// The deadline passed; nothing of the request was committed.
     #[error("deadline passed while {0}")]
     Timeout(&'static str),
-    /// Another OS process held the lock until the deadline; nothing was committed.
-    #[error("another process holds the database lock, waited_ms={waited_ms}{holders}")]
+    /// Another OS process, or the bridged copy of SQLite, held the lock until the deadline; nothing was
+    /// committed.
+    #[error("another program holds the database lock, waited_ms={waited_ms}{holders}")]
     LockedByOther {
         /// How long we waited.
         waited_ms: u64,
-        /// Who holds it, as far as the system tells: empty or ` pids=[..]`.
+        /// Who holds it, as far as the system tells: empty or ` pids=[..]`, and the bridged copy.
         holders: String,
     },
     /// The caller cancelled it; nothing of it was committed.
@@ -80,6 +81,9 @@ pub enum SqliteError {
     /// Another copy of SQLite in this OS process has the file open.
     #[error("other code in this process has the file open path={}", .0.display())]
     OpenedByOther(PathBuf),
+    /// Another copy of SQLite has the file open, bridged, and the file is not in WAL mode.
+    #[error("not in WAL mode, and open by another copy of SQLite in this process path={}", .0.display())]
+    Unlogged(PathBuf),
     /// The destination is there already.
     #[error("already there path={}", .0.display())]
     Exists(PathBuf),
@@ -167,7 +171,7 @@ impl Kinded for SqliteError {
     fn kind(&self) -> Kind {
         match self {
             Self::Statement(_) | Self::Constraint { .. } | Self::RolledBack(_) => Kind::Sql,
-            Self::Invalid(_) => Kind::Invalid,
+            Self::Invalid(_) | Self::Unlogged(_) => Kind::Invalid,
             Self::Refused { .. } => Kind::Unsupported,
             Self::Busy { .. } => Kind::Busy,
             Self::Timeout(_) | Self::LockedByOther { .. } => Kind::Timeout,
@@ -190,10 +194,12 @@ impl Kinded for SqliteError {
             Self::Refused { hint, .. } => Some((*hint).to_owned()),
             Self::OpenedByOther(_) => Some(
                 "two copies of SQLite in one process drop each other's locks: close the other connection to this \
-                 file (exqlite, for instance) or open it through this library only"
+                 file (exqlite, for instance), open it through this library only, or let the other copy load this \
+                 library as an extension before both open the file"
                     .to_owned(),
             ),
-            Self::LockedByOther { .. } => Some("end the other process's transaction, or wait longer".to_owned()),
+            Self::Unlogged(_) => Some("let the other copy run `PRAGMA journal_mode=WAL` first".to_owned()),
+            Self::LockedByOther { .. } => Some("end the other program's transaction, or wait longer".to_owned()),
             Self::Corrupt(_) => Some("restore the newest backup; keep the damaged file for salvage".to_owned()),
             Self::Poisoned(_) | Self::UnknownResult(_) => {
                 Some("close the database and open it again: opening decides what was committed".to_owned())

@@ -4,9 +4,10 @@
 //! Invariant: nothing here opens a file that any code of this process has open; such a file is read
 //! through the descriptor that is there, which is never closed.
 
-use crate::syscalls;
+use crate::{bridge, syscalls};
 use macula_core::{Disk, FileKind, Open, RelPath, Stat};
 use rustix::fs;
+use std::ffi::CStr;
 use std::io;
 use std::os::fd::{BorrowedFd, RawFd};
 use std::path::{Path, PathBuf};
@@ -14,8 +15,8 @@ use std::path::{Path, PathBuf};
 const MAGIC: &[u8; 16] = b"SQLite format 3\0";
 
 /// Device and number of a file, whatever its name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Inode {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Inode {
     dev: u64,
     ino: u64,
 }
@@ -44,10 +45,43 @@ pub enum Look {
 }
 
 /// Whether code of this process other than our copy of SQLite has the file open. `false` when there
-/// is no such file. Costs one `fstat` per open descriptor.
+/// is no such file. Costs one `fstat` per open descriptor. Through the bridge our connections have
+/// descriptors of the host's, one each; one that was closed keeps its own while others hold locks, so a
+/// `true` may then speak of our own past.
 pub fn opened_elsewhere(path: &Path) -> io::Result<bool> {
-    let Some(file) = stat_file(path)? else { return Ok(false) };
-    Ok(openers(Inode::from(&file))?.iter().any(|opener| !opener.ours))
+    let Some(file) = inode_of(path)? else { return Ok(false) };
+    let others = openers(file)?.iter().filter(|opener| !opener.ours).count();
+    Ok(others > bridge::crossings(file))
+}
+
+/// [`opened_elsewhere`], asked while connections of ours are on the file: not taken in by descriptors that
+/// closed connections left there, but blind to a connection that has not read yet. Each one that has
+/// read has the log open, too, and closes that at once.
+pub fn used_elsewhere(path: &Path) -> io::Result<bool> {
+    let Some(file) = inode_of(path)? else { return Ok(false) };
+    let (opened, ours) = (opened_elsewhere(path)?, bridge::crossings(file));
+    if !opened || ours == 0 {
+        return Ok(opened);
+    }
+    let [log, ..] = companions(path);
+    let Some(log) = inode_of(&log)? else { return Ok(false) };
+    Ok(openers(log)?.iter().filter(|opener| !opener.ours).count() > ours)
+}
+
+/// Whether a connection must not be on the file: past the bridge when other code is on it, or we are
+/// through the bridge; through it when our own copy is on it past it, or perhaps a copy not the host.
+pub(crate) fn is_in_the_way(path: &Path, vfs: &CStr) -> io::Result<bool> {
+    let Some(file) = inode_of(path)? else { return Ok(false) };
+    let openers = openers(file)?;
+    if !bridge::is_beneath(vfs) {
+        return Ok(openers.iter().any(|opener| !opener.ours));
+    }
+    Ok(openers.iter().any(|opener| opener.ours) || (bridge::is_disputed() && opened_elsewhere(path)?))
+}
+
+/// Which file the name stands for.
+pub(crate) fn inode_of(path: &Path) -> io::Result<Option<Inode>> {
+    Ok(stat_file(path)?.map(|file| Inode::from(&file)))
 }
 
 /// Whether any code of this process, our copy of SQLite included, has that very file open: whoever

@@ -12,6 +12,7 @@ use crate::watch::Watch;
 use crate::{Cell, Rows, SqliteError, Value};
 use parking_lot::Mutex;
 use std::collections::HashMap;
+use std::ffi::CStr;
 use std::sync::Arc;
 
 /// Longer SQL, and larger results, are not for a scheduler.
@@ -49,7 +50,9 @@ struct Kept {
 }
 
 impl Hots {
-    pub(crate) fn new(count: usize) -> Self {
+    /// `count` connections at most; none through the bridge, where the reads are the host's, and wait.
+    pub(crate) fn new(count: usize, vfs: &CStr) -> Self {
+        let count = if crate::bridge::is_beneath(vfs) { 0 } else { count };
         Self { slots: (0..count).map(|_| Mutex::default()).collect(), known: Mutex::default() }
     }
 
@@ -128,7 +131,7 @@ impl Hots {
 
 impl Slot {
     fn open(shared: &Arc<Shared>) -> Result<Self, SqliteError> {
-        crate::database::refuse_opened_elsewhere(&shared.path)?;
+        crate::database::refuse_in_the_way(&shared.path, shared.options.vfs)?;
         let watch = Watch::new(shared.clock.clone(), shared.closing.clone(), Box::new(|_| {}));
         let connection = Connection::open(&shared.path, Role::Reader, &shared.options, watch)?;
         Ok(Self { stmts: HashMap::new(), connection, uses: 0 })
@@ -156,7 +159,8 @@ impl Slot {
 impl Kept {
     /// Whether all of it was answered.
     fn run(&mut self, params: &[Value], row: &mut impl FnMut(&mut dyn Iterator<Item = Cell<'_>>)) -> bool {
-        let bound = params.iter().enumerate().all(|(at, value)| !value.is_nan() && self.raw.bind(at + 1, value).is_ok());
+        let bound =
+            params.iter().enumerate().all(|(at, value)| !value.is_nan() && self.raw.bind(at + 1, value).is_ok());
         if !bound {
             return false;
         }

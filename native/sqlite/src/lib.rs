@@ -8,6 +8,7 @@
 mod authorizer;
 mod backup;
 mod batch;
+pub mod bridge;
 mod checkpoint;
 mod connection;
 mod database;

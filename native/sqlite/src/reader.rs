@@ -66,7 +66,7 @@ fn turn(shared: &Arc<Shared>, connection: &mut Option<Connection>, work: Work) {
 }
 
 fn open(shared: &Arc<Shared>) -> Result<Connection, crate::SqliteError> {
-    crate::database::refuse_opened_elsewhere(&shared.path)?;
+    crate::database::refuse_in_the_way(&shared.path, shared.options.vfs)?;
     let behind = shared.clone();
     let tick = Box::new(move |now| behind.reads.sweep(now));
     let watch = Watch::new(shared.clock.clone(), shared.closing.clone(), tick);

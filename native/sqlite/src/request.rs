@@ -5,8 +5,8 @@
 
 use crate::{Params, Rows, Sink, SqliteError};
 use macula_core::{Cancel, Clock};
-use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::fmt;
+use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::Arc;
 use std::time::Duration;
 

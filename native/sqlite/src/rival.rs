@@ -5,6 +5,7 @@
 //! into a log which is no longer the one at its path: that poisons, since only a reopening is sound.
 
 use crate::{guard, SqliteError};
+use std::ffi::CStr;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -18,6 +19,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(100);
 pub(crate) struct Rival {
     path: PathBuf,
     log: PathBuf,
+    vfs: &'static CStr,
     /// Device and inode of the log that our connections write.
     log_is: Option<(u64, u64)>,
     looked: Duration,
@@ -26,9 +28,9 @@ pub(crate) struct Rival {
 
 impl Rival {
     /// Of a file that was just looked at.
-    pub(crate) fn new(path: &Path, now: Duration) -> Self {
+    pub(crate) fn new(path: &Path, vfs: &'static CStr, now: Duration) -> Self {
         let [log, ..] = guard::companions(path);
-        Self { path: path.to_owned(), log, log_is: None, looked: now, seen: false }
+        Self { path: path.to_owned(), log, vfs, log_is: None, looked: now, seen: false }
     }
 
     /// [`SqliteError::OpenedByOther`] while it is there.
@@ -43,7 +45,7 @@ impl Rival {
     pub(crate) fn look(&mut self, now: Duration) {
         self.looked = now;
         // a look fails for want of a descriptor, and without one nobody opens a file either
-        self.seen = guard::opened_elsewhere(&self.path).unwrap_or(self.seen);
+        self.seen = guard::is_in_the_way(&self.path, self.vfs).unwrap_or(self.seen);
     }
 
     /// Whether the log that was there first is not there any more. Costs one `lstat`.

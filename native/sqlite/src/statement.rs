@@ -5,8 +5,8 @@
 
 use crate::connection::Connection;
 use crate::params::bind_positional;
-use crate::{Cell, Mode, Params, Request, Rows, SqliteError};
 use crate::Value;
+use crate::{Cell, Mode, Params, Request, Rows, SqliteError};
 use rusqlite::{Batch, Statement};
 use std::panic::{catch_unwind, AssertUnwindSafe};
 
@@ -122,11 +122,7 @@ fn run_one(connection: &Connection, statement: &mut Statement<'_>, request: &Req
 }
 
 /// Once for each set of values; rows are left out.
-fn run_many(
-    connection: &Connection,
-    statement: &mut Statement<'_>,
-    sets: &[Vec<Value>],
-) -> Result<Rows, SqliteError> {
+fn run_many(connection: &Connection, statement: &mut Statement<'_>, sets: &[Vec<Value>]) -> Result<Rows, SqliteError> {
     let changes_before = connection.sql.total_changes();
     let mut changes = 0;
     for set in sets {

@@ -224,7 +224,10 @@ impl Writer {
     pub(crate) fn locked_by_other(&self, since: Duration) -> SqliteError {
         let waited_ms = self.now().saturating_sub(since).as_millis() as u64;
         let pids = crate::guard::other_processes(&self.shared.path).unwrap_or_default();
-        let holders = if pids.is_empty() { String::new() } else { format!(" pids={pids:?}") };
+        let mut holders = if pids.is_empty() { String::new() } else { format!(" pids={pids:?}") };
+        if crate::bridge::is_beneath(self.shared.options.vfs) {
+            holders.push_str(" or=the bridged copy of SQLite in this process");
+        }
         SqliteError::LockedByOther { waited_ms, holders }
     }
 

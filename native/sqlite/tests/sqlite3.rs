@@ -30,7 +30,11 @@ fn ask<T: Send + 'static>(
 ) -> Answer<T> {
     let (answer, answered) = channel();
     let job = move |session: Result<&mut Session, Sqlite3Error>| {
-        let _ = answer.send(session.and_then(job));
+        let _ = answer.send(session.and_then(|session| {
+            let done = job(session);
+            session.finish();
+            done
+        }));
     };
     conn.run(cancel.clone(), Box::new(job)).unwrap();
     answered

@@ -155,10 +155,10 @@ impl Base {
         let _turn = app.turns().archive(task)?;
         let database = self.layout.database(app.name());
         // asked twice, so that a refusal costs nobody their connection
-        refuse_if_in_use(&database)?;
+        refuse_if_in_use(&database, guard::used_elsewhere)?;
         app.swap(|| {
             // our own connections are closed by now: whoever still has it open is another
-            refuse_if_in_use(&database)?;
+            refuse_if_in_use(&database, guard::opened_elsewhere)?;
             swap::swap(self, app.name())
         })
     }
@@ -174,9 +174,9 @@ fn mark_files(path: &RelPath, file: &dyn DiskFile, blake3: Option<&[u8; 32]>) ->
     }
 }
 
-fn refuse_if_in_use(database: &Path) -> Result<(), StoreError> {
+fn refuse_if_in_use(database: &Path, opened: fn(&Path) -> io::Result<bool>) -> Result<(), StoreError> {
     let failed = |e| StoreError::io("look for users of", database, e);
-    if guard::opened_elsewhere(database).map_err(failed)? {
+    if opened(database).map_err(failed)? {
         return Err(StoreError::OpenedByOtherSqlite(database.to_owned()));
     }
     let pids = guard::other_processes(database).map_err(failed)?;

@@ -37,6 +37,7 @@ pub struct Conn {
     facts: Facts,
     lock_wait_ms: AtomicU64,
     stmt_count: AtomicU64,
+    is_bridged: bool,
     clock: Arc<dyn Clock>,
 }
 
@@ -67,7 +68,7 @@ impl Conn {
     }
 
     fn open_now(path: &str, mode: OpenMode, clock: Arc<dyn Clock>) -> Result<Arc<Self>, Sqlite3Error> {
-        let db = Self::open_file(path, mode)?;
+        let (db, is_bridged) = Self::open_file(path, mode)?;
         let closing = Arc::<AtomicBool>::default();
         let watch = Watch::new(clock.clone(), closing.clone(), Box::new(|_| {}));
         let session = Session::new(db, watch.clone(), clock.clone())?;
@@ -85,6 +86,7 @@ impl Conn {
                 facts,
                 lock_wait_ms: AtomicU64::new(LOCK_WAIT_MS),
                 stmt_count: AtomicU64::new(0),
+                is_bridged,
                 clock,
             }
         };
@@ -124,7 +126,7 @@ impl Conn {
     /// SQLite does in it is stopped after some thousand steps and where it would wait for a disk or lock:
     /// it then fails, and `act` declines.
     pub fn hot<T>(&self, act: impl FnOnce(&mut Session) -> Option<T>) -> Option<T> {
-        if self.is_closed() {
+        if self.is_closed() || self.is_bridged {
             return None;
         }
         let mut held = self.session.try_lock()?;
@@ -132,7 +134,7 @@ impl Conn {
         self.watch.begin_hot();
         let done = crate::syscalls::without_waiting(|| act(session));
         self.watch.end();
-        session.finish(&self.facts);
+        session.finish();
         drop(held);
         self.let_go();
         done
@@ -198,7 +200,7 @@ impl Conn {
         self.watch.interrupt();
         if let Some(session) = self.session.lock().as_mut() {
             session.undo(why);
-            session.finish(&self.facts);
+            session.finish();
         }
     }
 
@@ -231,7 +233,7 @@ impl Conn {
         let worked = catch_unwind(AssertUnwindSafe(|| job(Ok(session))));
         self.watch.end();
         match worked {
-            Ok(()) => session.finish(&self.facts),
+            Ok(()) => session.finish(),
             // nobody knows what it left behind
             Err(_) => {
                 self.closing.store(true, Ordering::Release);
@@ -251,7 +253,7 @@ impl Conn {
                 }
             }
             if let Some(session) = held.as_mut() {
-                session.finish(&self.facts);
+                session.finish();
             }
         }
     }

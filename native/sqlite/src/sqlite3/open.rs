@@ -1,8 +1,8 @@
 //! Opening a file, or memory, by its path.
 
 use super::{Conn, Sqlite3Error};
-use crate::database::refuse_opened_elsewhere;
-use crate::SqliteError;
+use crate::database::refuse_in_the_way;
+use crate::{bridge, SqliteError};
 use rusqlite::OpenFlags;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
@@ -19,14 +19,17 @@ pub struct OpenMode {
 
 impl Conn {
     /// Open `path`, which may be `:memory:`, empty (a temporary database) or a `file:` URI. Blocks on the
-    /// disk. [`SqliteError::OpenedByOther`] when another copy of SQLite in this process has it open.
-    pub(super) fn open_file(path: &str, mode: OpenMode) -> Result<rusqlite::Connection, Sqlite3Error> {
+    /// disk. [`SqliteError::OpenedByOther`] when another copy of SQLite in this process has it open. Tells
+    /// also whether it goes through the bridge, where reads are the host's, and wait.
+    pub(super) fn open_file(path: &str, mode: OpenMode) -> Result<(rusqlite::Connection, bool), Sqlite3Error> {
         crate::syscalls::install()?;
         if path.contains('\0') {
             return Err(SqliteError::invalid("a path holds a NUL byte").into());
         }
+        // an app's own connections go through it, too
+        let vfs = bridge::beneath(c"unix");
         if let Some(file) = file_of(path) {
-            refuse_opened_elsewhere(&file)?;
+            refuse_in_the_way(&file, vfs)?;
         }
         let mut flags = OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
         flags |= if mode.write { OpenFlags::SQLITE_OPEN_READ_WRITE } else { OpenFlags::SQLITE_OPEN_READ_ONLY };
@@ -34,7 +37,8 @@ impl Conn {
             flags |= OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_READ_WRITE;
             flags.remove(OpenFlags::SQLITE_OPEN_READ_ONLY);
         }
-        rusqlite::Connection::open_with_flags(path, flags).map_err(|error| match error {
+        let opened = rusqlite::Connection::open_with_flags_and_vfs(path, flags, vfs);
+        opened.map(|db| (db, bridge::is_beneath(vfs))).map_err(|error| match error {
             rusqlite::Error::SqliteFailure(code, message) => Sqlite3Error::Sqlite(crate::Failure {
                 code: code.extended_code,
                 message: message.unwrap_or_else(|| code.to_string()),

@@ -139,8 +139,9 @@ impl Session {
         self.patience = patience;
     }
 
-    /// A job is over: give the turn back if nothing is being written, and tell what it left.
-    pub(super) fn finish(&mut self, facts: &Facts) {
+    /// Give the turn back if nothing is being written, and tell what was done. At the end of a job, and
+    /// before its caller is answered, who may ask at once.
+    pub fn finish(&mut self) {
         self.hooks.end_commit();
         let db = self.handle();
         // SAFETY: an open handle under its lock
@@ -148,7 +149,7 @@ impl Session {
         if !writes {
             self.turn = None;
         }
-        let numbers = &facts.0;
+        let numbers = &self.facts.0;
         numbers.changes.store(self.db.changes(), Ordering::Release);
         numbers.last_insert_rowid.store(self.db.last_insert_rowid(), Ordering::Release);
         numbers.in_transaction.store(!self.db.is_autocommit(), Ordering::Release);

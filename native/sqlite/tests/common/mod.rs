@@ -1,6 +1,7 @@
 //! A fresh directory with a database in it, and short words for the tests.
 #![allow(dead_code, clippy::unwrap_used)] // each test file uses some of it
 
+pub mod bridged;
 pub mod other;
 
 use macula_core::{Cancel, Clock, Gate, SystemClock};
