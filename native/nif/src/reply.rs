@@ -16,6 +16,24 @@ pub struct Reply {
     call: ResourceArc<Call>,
 }
 
+/// A term that a reply's environment has, until that is sent. Rustler's own costs two counted references
+/// for each row of a result.
+pub struct Built {
+    term: rustler::sys::ErlNifTerm,
+    env: usize,
+}
+
+impl Built {
+    /// It, inside [`Reply::send`] of the reply that built it; `nil` in another environment.
+    pub fn load<'a>(&self, env: Env<'a>) -> Term<'a> {
+        if env.as_c_arg() as usize != self.env {
+            return atoms::nil().encode(env);
+        }
+        // SAFETY: the term was made in this very environment, which nothing cleared: it is sent once
+        unsafe { Term::new(env, self.term) }
+    }
+}
+
 impl Reply {
     /// The reply to the calling process under its `reference`.
     pub fn to_caller(env: Env, reference: Term) -> Self {
@@ -45,9 +63,9 @@ impl Reply {
     }
 
     /// A term in the reply's environment, for [`Reply::send`] to load. Nothing once nobody waits.
-    pub fn build(&self, encode: impl for<'a> FnOnce(Env<'a>) -> Term<'a>) -> Option<SavedTerm> {
+    pub fn build(&self, encode: impl for<'a> FnOnce(Env<'a>) -> Term<'a>) -> Option<Built> {
         let owned = self.env.as_ref().filter(|_| !self.call.is_cancelled())?;
-        Some(owned.run(|env| owned.save(encode(env))))
+        Some(owned.run(|env| Built { term: encode(env).as_c_arg(), env: env.as_c_arg() as usize }))
     }
 
     /// A message `{ref, {progress, value}}` on the way; the reply is still owed.

@@ -5,13 +5,12 @@ use crate::base::{on_app, AppHandle, OpenApp};
 use crate::error::Failure;
 use crate::handle::{dispose, Handle};
 use crate::options::{list, machine_path, span};
-use crate::reply::Reply;
+use crate::reply::{Built, Reply};
 use crate::runtime::owe;
 use macula_core::{Cancel, Kind};
 use macula_sqlite::{Cell, Database, Mode, Params, Request, Rows, Sink, SqliteError, Transaction, Value};
 use macula_store::{refuse_destination, App};
 use parking_lot::Mutex;
-use rustler::env::SavedTerm;
 use rustler::{Atom, Binary, Encoder, Env, LocalPid, Monitor, NewBinary, Resource, ResourceArc, Term, TermType};
 use std::sync::Arc;
 use std::time::Duration;
@@ -351,7 +350,8 @@ pub struct TermSink(Mutex<Collected>);
 
 struct Collected {
     reply: Option<Reply>,
-    rows: Vec<SavedTerm>,
+    /// Lists in the reply's environment.
+    rows: Vec<Built>,
 }
 
 impl Sink for TermSink {
@@ -359,7 +359,7 @@ impl Sink for TermSink {
         self.0.lock().rows.clear();
     }
 
-    fn row(&self, cells: &mut dyn Iterator<Item = Cell<'_>>) {
+    fn row(&self, cells: &mut dyn DoubleEndedIterator<Item = Cell<'_>>) {
         let mut collected = self.0.lock();
         let Collected { reply, rows } = &mut *collected;
         rows.extend(reply.as_ref().and_then(|reply| reply.build(|env| row(env, cells))));
@@ -380,7 +380,7 @@ impl TermSink {
         reply.send(|env| match result {
             Err(error) => Failure::from(error).encode(env),
             Ok(result) => {
-                let rows: Vec<Term> = rows.iter().map(|row| row.load(env)).collect();
+                let rows = backwards(env, rows.iter().rev().map(|row| row.load(env)));
                 (atoms::ok(), (result.columns, rows, result.changes, result.last_insert_rowid)).encode(env)
             }
         });
@@ -397,14 +397,19 @@ struct RowsTerm(Rows);
 
 impl Encoder for RowsTerm {
     fn encode<'a>(&self, env: Env<'a>) -> Term<'a> {
-        let rows: Vec<Term> = self.0.rows.iter().map(|values| row(env, values.iter().map(Value::as_cell))).collect();
+        let rows: Vec<Term> = self.0.rows.iter().map(|values| row(env, &mut values.iter().map(Value::as_cell))).collect();
         (&self.0.columns, rows, self.0.changes, self.0.last_insert_rowid).encode(env)
     }
 }
 
 /// A row as a list.
-pub fn row<'a, 'c>(env: Env<'a>, cells: impl Iterator<Item = Cell<'c>>) -> Term<'a> {
-    cells.map(|found| cell(env, found)).collect::<Vec<Term>>().encode(env)
+pub fn row<'a, 'c>(env: Env<'a>, cells: &mut dyn DoubleEndedIterator<Item = Cell<'c>>) -> Term<'a> {
+    backwards(env, std::iter::from_fn(|| cells.next_back()).map(|found| cell(env, found)))
+}
+
+/// A list of which the last element comes first: no array is made of it on the way.
+pub fn backwards<'a>(env: Env<'a>, elements: impl Iterator<Item = Term<'a>>) -> Term<'a> {
+    elements.fold(Term::list_new_empty(env), |rest, element| rest.list_prepend(element))
 }
 
 /// A value of a row.

@@ -9,7 +9,7 @@ use crate::handle::{dispose, Handle};
 use crate::options::list;
 use crate::reply::Reply;
 use crate::runtime::owe;
-use crate::sqlite::{cell, decode_value, row};
+use crate::sqlite::{backwards, cell, decode_value, row};
 use macula_core::SystemClock;
 use macula_sqlite::sqlite3::{action_code, Conn, OpenMode, Session, Sqlite3Error, Step, Stmt};
 use macula_sqlite::{Cell, Value};
@@ -298,7 +298,7 @@ fn sqlite3_reset<'a>(env: Env<'a>, stmt: ResourceArc<Stmt3>) -> Term<'a> {
 fn sqlite3_step_hot<'a>(env: Env<'a>, conn: ResourceArc<Conn3>, stmt: ResourceArc<Stmt3>) -> Term<'a> {
     let (conn, stmt) = get!(env, pair(env, &conn, &stmt));
     match stmt.take_ahead() {
-        Some(Ok(Some(values))) => return (atoms::row(), row(env, values.iter().map(Value::as_cell))).encode(env),
+        Some(Ok(Some(values))) => return (atoms::row(), row(env, &mut values.iter().map(Value::as_cell))).encode(env),
         Some(Ok(None)) => return atoms::done().encode(env),
         Some(Err(error)) => return Failed(error).encode(env),
         None => {}
@@ -307,7 +307,7 @@ fn sqlite3_step_hot<'a>(env: Env<'a>, conn: ResourceArc<Conn3>, stmt: ResourceAr
         Step::Row => {
             let fits = session.row(&stmt).map(size).sum::<usize>() <= HOT_BYTES;
             match fits {
-                true => Some((atoms::row(), row(env, session.row(&stmt))).encode(env)),
+                true => Some((atoms::row(), row(env, &mut session.row(&stmt))).encode(env)),
                 false => {
                     stmt.reset_in(session);
                     None
@@ -325,7 +325,7 @@ fn sqlite3_step<'a>(env: Env<'a>, conn: ResourceArc<Conn3>, reference: Term<'a>,
     let (conn, stmt) = get!(env, pair(env, &conn, &stmt));
     on_conn(env, &conn, reference, move |env, session| match session.step(&stmt) {
         Ok(Step::Row) => {
-            let first = (atoms::row(), row(env, session.row(&stmt))).encode(env);
+            let first = (atoms::row(), row(env, &mut session.row(&stmt))).encode(env);
             session.read_ahead(&stmt);
             first
         }
@@ -354,24 +354,28 @@ fn page<'a>(env: Env<'a>, session: &mut Session, stmt: &Stmt, rows_max: usize) -
     while rows.len() < rows_max && bytes < PAGE_BYTES {
         match stmt.take_ahead() {
             Some(Ok(Some(values))) => {
-                rows.push(row(env, values.iter().map(Value::as_cell)));
+                rows.push(row(env, &mut values.iter().map(Value::as_cell)));
                 continue;
             }
-            Some(Ok(None)) => return (atoms::done(), rows).encode(env),
+            Some(Ok(None)) => return (atoms::done(), list_of(env, rows)).encode(env),
             Some(Err(error)) => return Failed(error).encode(env),
             None => {}
         }
         match session.step(stmt) {
             Ok(Step::Row) => {
-                bytes += session.row(stmt).map(size).sum::<usize>();
-                rows.push(row(env, session.row(stmt)));
+                let mut counted = |cell: Cell<'_>| bytes += size(cell);
+                rows.push(row(env, &mut session.row(stmt).inspect(|cell| counted(*cell))));
             }
-            Ok(Step::Done) => return (atoms::done(), rows).encode(env),
+            Ok(Step::Done) => return (atoms::done(), list_of(env, rows)).encode(env),
             Ok(Step::Busy) => return atoms::busy().encode(env),
             Err(error) => return Failed(error).encode(env),
         }
     }
-    (atoms::rows(), rows).encode(env)
+    (atoms::rows(), list_of(env, rows)).encode(env)
+}
+
+fn list_of<'a>(env: Env<'a>, rows: Vec<Term<'a>>) -> Term<'a> {
+    backwards(env, rows.into_iter().rev())
 }
 
 fn size(found: Cell<'_>) -> usize {

@@ -148,7 +148,7 @@ impl Database {
         &self,
         sql: &str,
         params: &[Value],
-        row: impl FnMut(&mut dyn Iterator<Item = Cell<'_>>),
+        row: impl FnMut(&mut dyn DoubleEndedIterator<Item = Cell<'_>>),
     ) -> Option<Rows> {
         self.usable().ok()?;
         self.shared.hots.query(sql, params, row)

@@ -62,7 +62,7 @@ impl Hots {
         &self,
         sql: &str,
         params: &[Value],
-        mut row: impl FnMut(&mut dyn Iterator<Item = Cell<'_>>),
+        mut row: impl FnMut(&mut dyn DoubleEndedIterator<Item = Cell<'_>>),
     ) -> Option<Rows> {
         let mut slot = self.slots.iter().find_map(|slot| slot.try_lock())?;
         let Slot { stmts, connection, uses } = slot.as_mut()?;
@@ -158,7 +158,7 @@ impl Slot {
 
 impl Kept {
     /// Whether all of it was answered.
-    fn run(&mut self, params: &[Value], row: &mut impl FnMut(&mut dyn Iterator<Item = Cell<'_>>)) -> bool {
+    fn run(&mut self, params: &[Value], row: &mut impl FnMut(&mut dyn DoubleEndedIterator<Item = Cell<'_>>)) -> bool {
         let bound =
             params.iter().enumerate().all(|(at, value)| !value.is_nan() && self.raw.bind(at + 1, value).is_ok());
         if !bound {

@@ -145,7 +145,7 @@ fn collect(
     reads: bool,
 ) -> Result<Rows, SqliteError> {
     let mut result = Rows::default();
-    let mut bytes = 0;
+    let bytes = std::cell::Cell::new(0);
     let limit = connection.options.result_bytes_max;
     let mut rows = statement.raw_query();
     while let Some(row) = rows.next().map_err(|error| connection.explain(error))? {
@@ -159,14 +159,17 @@ fn collect(
         result.count += 1;
         let width = row.as_ref().column_count();
         // an index within the row's width is always there
-        let cell = |index| row.get_ref(index).map_or(Cell::Null, Cell::from);
-        bytes += (0..width).map(|index| cell(index).size()).sum::<u64>();
-        if bytes > limit {
-            return Err(SqliteError::TooLarge { what: "the result", limit });
-        }
+        let cell = |index| {
+            let cell = row.get_ref(index).map_or(Cell::Null, Cell::from);
+            bytes.set(bytes.get() + cell.size());
+            cell
+        };
         match &request.sink {
             Some(sink) => sink.row(&mut (0..width).map(cell)),
             None => result.rows.push((0..width).map(|index| cell(index).to_value()).collect()),
+        }
+        if bytes.get() > limit {
+            return Err(SqliteError::TooLarge { what: "the result", limit });
         }
     }
     drop(rows);

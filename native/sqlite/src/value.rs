@@ -86,8 +86,8 @@ impl Value {
 pub trait Sink: Send + Sync {
     /// The statement begins, perhaps again: what came before is forgotten.
     fn begin(&self);
-    /// The next row.
-    fn row(&self, cells: &mut dyn Iterator<Item = Cell<'_>>);
+    /// The next row; lists are made from their end.
+    fn row(&self, cells: &mut dyn DoubleEndedIterator<Item = Cell<'_>>);
 }
 
 impl From<i64> for Value {

@@ -238,7 +238,7 @@ impl Session {
     }
 
     /// The row that the last step of it gave.
-    pub fn row<'a>(&'a self, stmt: &Stmt) -> impl ExactSizeIterator<Item = Cell<'a>> + 'a {
+    pub fn row<'a>(&'a self, stmt: &Stmt) -> impl DoubleEndedIterator<Item = Cell<'a>> + 'a {
         let raw = self.stmts.get(&stmt.id());
         (0..raw.map_or(0, RawStmt::width)).map(move |index| raw.map_or(Cell::Null, |raw| raw.cell(index)))
     }
