@@ -24,7 +24,8 @@
 -export([sqlite_db_path/1, sqlite_open/1, sqlite_open/2, sqlite_close/1]).
 -export([sqlite_execute/2, sqlite_execute/3, sqlite_execute/4, sqlite_query/2, sqlite_query/3, sqlite_query/4]).
 -export([sqlite_execute_many/3, sqlite_execute_many/4, sqlite_batch/2, sqlite_batch/3]).
--export([sqlite_stream/2, sqlite_stream/3, sqlite_stream/4, sqlite_fold/5]).
+-export([sqlite_fold/5]).
+-export([sqlite_stats/1, sqlite_optimize/1, sqlite_integrity_check/1, sqlite_vacuum/1, sqlite_vacuum/2]).
 -export([sqlite_transaction/2, sqlite_transaction/3, sqlite_rollback/2, sqlite_backup/2, sqlite_backup/3]).
 -export([sqlite_bridge_path/0, sqlite_bridge_status/0]).
 -export([file_write/3, file_write/4, file_read/2, file_read/3, file_delete/2, file_delete/3, file_list/1, file_list/2, file_stat/2]).
@@ -146,11 +147,13 @@ sqlite_execute_many(Target, Sql, Rows) -> ?SQL:execute_many(Target, Sql, Rows).
 sqlite_execute_many(Target, Sql, Rows, Options) -> ?SQL:execute_many(Target, Sql, Rows, Options).
 sqlite_batch(Target, Statements) -> ?SQL:batch(Target, Statements).
 sqlite_batch(Target, Statements, Options) -> ?SQL:batch(Target, Statements, Options).
-sqlite_stream(App, Sql) -> ?SQL:stream(App, Sql).
-sqlite_stream(App, Sql, Params) -> ?SQL:stream(App, Sql, Params).
-sqlite_stream(App, Sql, Params, Options) -> ?SQL:stream(App, Sql, Params, Options).
 %% Fun(Row, Acc) for each row, in memory of a page.
 sqlite_fold(App, Sql, Params, Fun, Acc) -> 'Elixir.Enum':reduce(?SQL:stream(App, Sql, Params), Acc, Fun).
+sqlite_stats(Target) -> ?SQL:stats(Target).
+sqlite_optimize(Target) -> ?SQL:optimize(Target).
+sqlite_integrity_check(Target) -> ?SQL:integrity_check(Target).
+sqlite_vacuum(Target) -> ?SQL:vacuum(Target).
+sqlite_vacuum(Target, Options) -> ?SQL:vacuum(Target, Options).
 sqlite_transaction(Target, Fun) -> ?SQL:transaction(Target, Fun).
 sqlite_transaction(Target, Fun, Options) -> ?SQL:transaction(Target, Fun, Options).
 sqlite_rollback(Tx, Reason) -> ?SQL:rollback(Tx, Reason).

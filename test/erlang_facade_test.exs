@@ -47,8 +47,21 @@ defmodule MaculaStorage.ErlangFacadeTest do
   end
 
   # Streams are for Elixir; Erlang folds. MeshFS, state and the rest come with their tiers.
-  @elixir_only [file_stream!: 2, file_stream!: 3]
-  @erlang_only [data_fold: 4, file_fold: 4, file_fold: 5, file_unfold: 4, data_refetch: 3]
+  @elixir_only [
+    file_stream!: 2,
+    file_stream!: 3,
+    sqlite_stream: 2,
+    sqlite_stream: 3,
+    sqlite_stream: 4
+  ]
+  @erlang_only [
+    data_fold: 4,
+    file_fold: 4,
+    file_fold: 5,
+    file_unfold: 4,
+    data_refetch: 3,
+    sqlite_fold: 5
+  ]
 
   # A word of Erlang's own, and what has its tier's name already.
   @renamed %{

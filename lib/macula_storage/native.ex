@@ -231,6 +231,15 @@ defmodule MaculaStorage.Native do
   @spec sqlite_rollback(handle, reference) :: call
   def sqlite_rollback(_tx, _ref), do: missing()
 
+  @spec sqlite_stats(handle) :: {:ok, map} | failure
+  def sqlite_stats(_conn), do: missing()
+
+  @spec sqlite_vacuum(handle, reference, non_neg_integer) :: call
+  def sqlite_vacuum(_conn, _ref, _timeout_ms), do: missing()
+
+  @spec sqlite_check(handle, reference) :: call
+  def sqlite_check(_conn, _ref), do: missing()
+
   @spec sqlite_backup(handle, reference, binary, boolean) :: call
   def sqlite_backup(_conn, _ref, _dest, _overwrite), do: missing()
 

@@ -365,6 +365,71 @@ defmodule MaculaStorage.SQLite do
          do: :ok
   end
 
+  @doc """
+  What an app's database tells of itself, as counters since it was opened and what is the case now.
+
+    * `holder`: `{what, ms}` of who has the writer (`:requests`, `:transaction`, a low-level `:connection`,
+      `:vacuum`) and for how long already, or `nil`; `writes_waiting`, `reads_waiting`
+    * `requests`, `commits` (each one sync, shared by `requests / commits` requests), `committed_ns` in all,
+      `committed_ns_max`, `batch_len_max`
+    * `hot_reads` that memory answered at once, `hot_reads_declined`
+    * `log_bytes` in use of the write-ahead log, `file_bytes` of all files, `checkpoints`
+    * `slow`: the last requests of 100 ms and more, `%{sql, took_ms, ended_ms}`
+
+  Cost: memory, and two files are looked at by name.
+
+      iex> MaculaStorage.SQLite.execute(:sqlite_stats_doc, "CREATE TABLE IF NOT EXISTS t (n)")
+      iex> {:ok, stats} = MaculaStorage.SQLite.stats(:sqlite_stats_doc)
+      iex> {stats.holder, stats.commits > 0, stats.slow}
+      {nil, true, []}
+  """
+  @spec stats(atom | String.t() | conn) :: {:ok, map} | failure
+  def stats(target), do: plain_on_conn(target, &Native.sqlite_stats/1)
+
+  defp plain_on_conn(conn, ask) when is_reference(conn), do: ask.(conn)
+  defp plain_on_conn(app, ask), do: Apps.with_conn(Options.app!(app), ask)
+
+  @doc """
+  Lets SQLite look at its statistics and renew those that are out of date (`PRAGMA optimize`). Once a day
+  is enough.
+
+  Durability: `:ok` means synced. Cost: waits for the writer; some tables may be read in part.
+  """
+  @spec optimize(atom | String.t() | conn) :: :ok | failure
+  def optimize(target), do: execute(target, "PRAGMA optimize", [], timeout: :infinity)
+
+  @doc """
+  Reads the whole database, as it is at one instant, and looks whether it is sound; others read and write
+  meanwhile.
+
+  Errors: a `MaculaStorage.Error` of kind `:corrupt` with the first finding. Cost: reads everything, on a
+  thread of ours.
+
+      iex> MaculaStorage.SQLite.integrity_check(:sqlite_check_doc)
+      :ok
+  """
+  @spec integrity_check(atom | String.t() | conn) :: :ok | failure
+  def integrity_check(target),
+    do:
+      on_conn(target, :integrity_check, :infinity, fn conn -> &Native.sqlite_check(conn, &1) end)
+
+  @doc """
+  Rewrites the file without the room of what was deleted. Holds the writer meanwhile; reads go on.
+
+  Options: `:timeout` in milliseconds, the wait for the writer included (default `:infinity`).
+  Durability: `:ok` means synced; interrupted, the database is as before. Cost: reads and writes everything,
+  and needs twice the room of what is kept.
+
+      iex> MaculaStorage.SQLite.vacuum(:sqlite_vacuum_doc)
+      :ok
+  """
+  @spec vacuum(atom | String.t() | conn, keyword) :: :ok | failure
+  def vacuum(target, options \\ []) do
+    options = Options.validate!(options, timeout: {:infinity, :timeout})
+    {rust_ms, wait_ms} = deadlines(options.timeout)
+    on_conn(target, :vacuum, wait_ms, fn conn -> &Native.sqlite_vacuum(conn, &1, rust_ms) end)
+  end
+
   defp run(target, kind, sql, params, options) do
     options = Options.validate!(options, timeout: {nil, :timeout})
     sql = IO.iodata_to_binary(sql)

@@ -1,5 +1,7 @@
 //! SQLite: every statement runs on the database's own threads.
 
+mod care;
+
 use crate::atoms;
 use crate::base::{on_app, AppHandle, OpenApp};
 use crate::error::Failure;
@@ -397,7 +399,8 @@ struct RowsTerm(Rows);
 
 impl Encoder for RowsTerm {
     fn encode<'a>(&self, env: Env<'a>) -> Term<'a> {
-        let rows: Vec<Term> = self.0.rows.iter().map(|values| row(env, &mut values.iter().map(Value::as_cell))).collect();
+        let rows: Vec<Term> =
+            self.0.rows.iter().map(|values| row(env, &mut values.iter().map(Value::as_cell))).collect();
         (&self.0.columns, rows, self.0.changes, self.0.last_insert_rowid).encode(env)
     }
 }

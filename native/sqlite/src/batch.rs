@@ -84,7 +84,7 @@ impl Writer {
     /// The transaction is begun and holds this work only.
     fn alone(&mut self, work: Work) {
         let result = self.run_in_transaction(&work);
-        let result = result.and_then(|rows| self.commit().map(|()| rows));
+        let result = result.and_then(|rows| self.commit(1).map(|()| rows));
         if result.is_err() {
             self.connection.rollback();
         }
@@ -93,8 +93,11 @@ impl Writer {
 
     fn run_in_transaction(&self, work: &Work) -> Result<Rows, SqliteError> {
         self.connection.watch.begin(work.patience.clone(), self.shared.options.busy_timeout);
+        let begun = self.now();
         let result = crate::statement::run(&self.connection, &work.request);
         self.connection.watch.end();
+        let clock = &self.shared.clock;
+        self.shared.counters.ran(&work.request.sql, self.now().saturating_sub(begun), clock.wall_ms());
         result
     }
 
@@ -114,7 +117,7 @@ impl Writer {
                 }
             }
         }
-        let committed = self.commit();
+        let committed = self.commit(done.len());
         if committed.is_err() {
             self.connection.rollback();
         }
@@ -151,16 +154,18 @@ impl Writer {
         }
     }
 
-    /// `COMMIT` under the gate. After an error the caller rolls back what is left; an error of which
+    /// `COMMIT` of so many requests under the gate. After an error the caller rolls back what is left; an error of which
     /// nobody can say whether the commit record is on the disk poisons the database.
-    pub(crate) fn commit(&mut self) -> Result<(), SqliteError> {
+    pub(crate) fn commit(&mut self, requests: usize) -> Result<(), SqliteError> {
         // also what came up since the transaction began
         if let Some(error) = self.refusal() {
             return Err(error);
         }
         let pass = self.shared.gate.pass();
+        let begun = self.now();
         let result = self.connection.control("COMMIT");
         drop(pass);
+        self.shared.counters.commit(requests, self.now().saturating_sub(begun));
         let Err(error) = result else {
             self.committed = true;
             return self.still_there();

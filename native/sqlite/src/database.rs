@@ -8,8 +8,9 @@ use crate::hot::Hots;
 use crate::queue::Queue;
 use crate::request::{Patience, Reply, Request, Work};
 use crate::rival::Rival;
+use crate::stats::{Counters, Stats};
 use crate::watch::Watch;
-use crate::writer::{Begin, Job, Writer};
+use crate::writer::{Begin, Job, Vacuum, Writer};
 use crate::{bridge, guard, Cell, Options, Pinned, Rows, SqliteError, Transaction, Value};
 use macula_core::{Cancel, Clock, Gate, Task};
 use parking_lot::Mutex;
@@ -22,6 +23,8 @@ use std::sync::{Arc, OnceLock};
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
+type BeforeCheckpoint = Arc<dyn Fn(&Path) -> Result<(), SqliteError> + Send + Sync>;
+
 /// What the threads of one database share.
 pub(crate) struct Shared {
     pub(crate) path: PathBuf,
@@ -31,6 +34,9 @@ pub(crate) struct Shared {
     pub(crate) writes: Queue<Job>,
     pub(crate) reads: Queue<Work>,
     pub(crate) hots: Hots,
+    pub(crate) counters: Counters,
+    /// Called before the log's frames go back into the file and may be overwritten.
+    pub(crate) before_checkpoint: Mutex<Option<BeforeCheckpoint>>,
     pub(crate) closing: Arc<AtomicBool>,
     /// Bytes that the write-ahead log held after the last commit.
     pub(crate) wal_bytes: Arc<AtomicU64>,
@@ -92,6 +98,8 @@ impl Database {
             clock,
             writes: Queue::new(options.queue_len_max),
             reads: Queue::new(options.queue_len_max),
+            counters: Counters::default(),
+            before_checkpoint: Mutex::default(),
             hots: Hots::new(options.reader_count, options.vfs),
             closing: Arc::default(),
             wal_bytes: Arc::default(),
@@ -126,10 +134,9 @@ impl Database {
         request: Request,
         reply: impl FnOnce(Result<Rows, SqliteError>) + Send + 'static,
     ) -> Result<(), SqliteError> {
-        let keyword = crate::sql::first_keyword(&request.sql);
-        crate::sql::refuse(&request.sql, keyword.as_deref())?;
+        let keyword = crate::sql::admit(&request)?;
         self.usable()?;
-        let reads = crate::sql::looks_read_only(&request.sql, keyword.as_deref());
+        let reads = request.also.is_empty() && crate::sql::looks_read_only(&request.sql, keyword.as_deref());
         let patience = Patience::new(&*self.shared.clock, request.deadline, request.cancel.clone());
         let work = Work { request, patience, reply: Reply::new(Box::new(reply)) };
         if !reads {
@@ -151,7 +158,9 @@ impl Database {
         row: impl FnMut(&mut dyn DoubleEndedIterator<Item = Cell<'_>>),
     ) -> Option<Rows> {
         self.usable().ok()?;
-        self.shared.hots.query(sql, params, row)
+        let found = self.shared.hots.query(sql, params, row);
+        self.shared.counters.hot(found.is_some());
+        found
     }
 
     /// [`Database::submit`], waiting for the answer. For threads that may wait.
@@ -198,6 +207,32 @@ impl Database {
         let (path, options) = (&self.shared.path, &self.shared.options);
         refuse_in_the_way(path, options.vfs)?;
         Pinned::of(path, Role::Reader, &self.shared.clock, options, cancel)?.check()
+    }
+
+    /// What it can tell of itself.
+    pub fn stats(&self) -> Stats {
+        self.shared.stats(self.bytes())
+    }
+
+    /// Rewrite the file without what was deleted, holding the writer meanwhile; readers go on. Needs twice
+    /// the room of what is kept. Refusals are returned; never waits.
+    pub fn vacuum(
+        &self,
+        deadline: Option<Duration>,
+        cancel: Cancel,
+        reply: impl FnOnce(Result<(), SqliteError>) + Send + 'static,
+    ) -> Result<(), SqliteError> {
+        self.usable()?;
+        let patience = Patience::new(&*self.shared.clock, deadline, cancel);
+        let vacuum = Vacuum { patience, reply: Reply::new(Box::new(reply)) };
+        self.shared.writes.push(Job::Vacuum(vacuum)).map(|_| ())
+    }
+
+    /// Call `hook` with the log's path each time before its frames go back into the database file, after
+    /// which they may be overwritten; an error keeps that from happening, and it is tried again. The log
+    /// must not be opened by other means than those of [`crate::guard`].
+    pub fn before_checkpoint(&self, hook: impl Fn(&Path) -> Result<(), SqliteError> + Send + Sync + 'static) {
+        *self.shared.before_checkpoint.lock() = Some(Arc::new(hook));
     }
 
     /// Bytes of the database file and of what SQLite keeps beside it, by `stat`.

@@ -74,6 +74,11 @@ impl<J: Waiting> Queue<J> {
         self.ready.notify_one();
     }
 
+    /// Jobs that wait.
+    pub(crate) fn len(&self) -> usize {
+        self.state.lock().jobs.len()
+    }
+
     /// The next job; waits for one at most `wait`.
     pub(crate) fn pop(&self, wait: Duration) -> Pop<J> {
         let mut state = self.state.lock();

@@ -50,8 +50,11 @@ fn turn(shared: &Arc<Shared>, connection: &mut Option<Connection>, work: Work) {
         },
     };
     connection.watch.begin(work.patience.clone(), shared.options.busy_timeout);
+    let begun = shared.clock.monotonic();
     let tried = try_read(connection, &work.request);
     connection.watch.end();
+    let took = shared.clock.monotonic().saturating_sub(begun);
+    shared.counters.ran(&work.request.sql, took, shared.clock.wall_ms());
     match tried {
         Tried::Done(result) => {
             let short = result.as_ref().ok().map(|rows| (work.request.sql.clone(), rows.count));

@@ -2,7 +2,7 @@
 //! message, what must never reach a shared connection. What a statement really does is decided by
 //! SQLite (`sqlite3_stmt_readonly`, the authorizer), not here.
 
-use crate::SqliteError;
+use crate::{Request, SqliteError};
 
 /// The first keyword, upper case; `None` when there is none.
 pub(crate) fn first_keyword(sql: &str) -> Option<String> {
@@ -49,7 +49,7 @@ fn contains(sql: &str, word: &str) -> bool {
 
 /// Refuse what a shared connection must not run: transaction control above all, since our own
 /// `BEGIN` and `COMMIT` lie in the same statement cache, past the authorizer.
-pub(crate) fn refuse(sql: &str, keyword: Option<&str>) -> Result<(), SqliteError> {
+fn refuse(sql: &str, keyword: Option<&str>) -> Result<(), SqliteError> {
     if sql.contains('\0') {
         return Err(SqliteError::invalid("SQL text holds a NUL byte"));
     }
@@ -65,6 +65,16 @@ pub(crate) fn refuse(sql: &str, keyword: Option<&str>) -> Result<(), SqliteError
         _ => return Ok(()),
     };
     Err(SqliteError::Refused { what: keyword.unwrap_or_default().to_owned(), hint })
+}
+
+/// [`refuse`] for every statement of a request; returns the first keyword.
+pub(crate) fn admit(request: &Request) -> Result<Option<String>, SqliteError> {
+    let keyword = first_keyword(&request.sql);
+    refuse(&request.sql, keyword.as_deref())?;
+    for (sql, _) in &request.also {
+        refuse(sql, first_keyword(sql).as_deref())?;
+    }
+    Ok(keyword)
 }
 
 #[cfg(test)]

@@ -75,8 +75,7 @@ impl Transaction {
         request: Request,
         reply: impl FnOnce(Result<Rows, SqliteError>) + Send + 'static,
     ) -> Result<(), SqliteError> {
-        let keyword = crate::sql::first_keyword(&request.sql);
-        crate::sql::refuse(&request.sql, keyword.as_deref())?;
+        crate::sql::admit(&request)?;
         let own = Patience::new(&*self.session.clock, request.deadline, request.cancel.clone());
         let patience = own.within(&self.session.patience);
         let reply = Reply::new(Box::new(reply));
@@ -188,7 +187,7 @@ impl Writer {
                 Pop::Job(Command::Commit(_, reply)) => {
                     let result = match session.patience.verdict(self.now(), "the transaction was open") {
                         Some(error) => Err(error),
-                        None => self.commit(),
+                        None => self.commit(1),
                     };
                     self.connection.rollback();
                     reply.send(result);
@@ -219,7 +218,7 @@ impl Writer {
     /// and keeps what `OR FAIL` and `RAISE(FAIL)` did. A savepoint costs some 4 us of a statement's 16.
     fn step(&self, work: &Work) -> Result<Rows, SqliteError> {
         let connection = &self.connection;
-        let undoable = may_write(&work.request.sql);
+        let undoable = !work.request.also.is_empty() || may_write(&work.request.sql);
         if undoable {
             connection.control("SAVEPOINT macula_step").map_err(|error| connection.explain(error))?;
         }

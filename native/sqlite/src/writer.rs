@@ -13,6 +13,7 @@ use crate::request::{Patience, Reply, Work};
 use crate::rewrite::rewrite_log;
 use crate::rival::Rival;
 use crate::sqlite3::Lend;
+use crate::stats::Holder;
 use crate::transaction::Transaction;
 use crate::SqliteError;
 use rusqlite::ffi;
@@ -32,6 +33,13 @@ pub(crate) enum Job {
     Run(Work),
     Begin(Begin),
     Lend(Lend),
+    Vacuum(Vacuum),
+}
+
+/// A `VACUUM` that waits for its turn.
+pub(crate) struct Vacuum {
+    pub(crate) patience: Patience,
+    pub(crate) reply: Reply<()>,
 }
 
 /// An interactive transaction that waits for its turn.
@@ -46,6 +54,7 @@ impl Waiting for Job {
             Self::Run(work) => &work.patience,
             Self::Begin(begin) => &begin.patience,
             Self::Lend(lend) => lend.patience(),
+            Self::Vacuum(vacuum) => &vacuum.patience,
         }
     }
 
@@ -54,6 +63,7 @@ impl Waiting for Job {
             Self::Run(work) => work.answer(error),
             Self::Begin(begin) => begin.reply.send(Err(error)),
             Self::Lend(lend) => lend.answer(error),
+            Self::Vacuum(vacuum) => vacuum.reply.send(Err(error)),
         }
     }
 
@@ -62,6 +72,7 @@ impl Waiting for Job {
             Self::Run(work) => work.forget(),
             Self::Begin(begin) => begin.reply.forget(),
             Self::Lend(lend) => lend.forget(),
+            Self::Vacuum(vacuum) => vacuum.reply.forget(),
         }
     }
 }
@@ -111,21 +122,49 @@ impl Writer {
         if let Some(error) = self.shared.closing_error().or_else(|| self.refusal()) {
             return job.answer(error);
         }
+        let holder = match job {
+            Job::Run(_) => Holder::Requests,
+            Job::Begin(_) => Holder::Transaction,
+            Job::Lend(_) => Holder::Connection,
+            Job::Vacuum(_) => Holder::Vacuum,
+        };
+        self.shared.counters.hold(holder, self.now());
+        self.run_job(job);
+        self.bound_log();
+        self.shared.counters.let_go();
+    }
+
+    fn run_job(&mut self, job: Job) {
         match job {
             Job::Begin(begin) => self.transaction(begin),
             Job::Lend(lend) => self.lend(lend),
+            Job::Vacuum(vacuum) => self.vacuum(vacuum),
             Job::Run(work) => {
                 let mut jobs = vec![Job::Run(work)];
                 let len_max = self.shared.options.batch_len_max.max(1);
                 self.shared.writes.take_while(&mut jobs, len_max, |job| matches!(job, Job::Run(_)));
                 let work = |job| match job {
                     Job::Run(work) => Some(work),
-                    Job::Begin(_) | Job::Lend(_) => None,
+                    Job::Begin(_) | Job::Lend(_) | Job::Vacuum(_) => None,
                 };
                 self.batch(jobs.into_iter().filter_map(work).collect());
             }
         }
-        self.bound_log();
+    }
+
+    fn vacuum(&mut self, vacuum: Vacuum) {
+        // it commits by itself, which must be no earlier than the log of an earlier run is durable
+        let result = self.begin_one(&vacuum.patience).and_then(|()| {
+            self.connection.rollback();
+            self.connection.watch.begin(vacuum.patience.clone(), self.shared.options.busy_timeout);
+            let pass = self.shared.gate.pass();
+            let result = self.connection.control("VACUUM").map_err(|error| self.connection.explain(error));
+            drop(pass);
+            self.connection.watch.end();
+            result
+        });
+        self.committed = true;
+        vacuum.reply.send(result);
     }
 
     /// `BEGIN IMMEDIATE`. The first one makes durable what the log holds.
@@ -185,6 +224,12 @@ impl Writer {
         if self.refusal().is_some() || !self.log_is_durable {
             return;
         }
+        let hook = self.shared.before_checkpoint.lock().clone();
+        let [log, ..] = crate::guard::companions(&self.shared.path);
+        if hook.is_some_and(|hook| hook(&log).is_err()) {
+            return;
+        }
+        self.shared.counters.checkpoint();
         match checkpoint(&self.connection, depth) {
             Ok(left) => self.committed = depth != Depth::Truncate || left.is_none(),
             Err(error) => self.shared.poison(format!("a checkpoint failed: {error}")),

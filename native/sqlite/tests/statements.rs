@@ -384,3 +384,21 @@ fn pragmas_that_write_are_the_writers() {
     commit(&tx).unwrap();
     assert_eq!((int(&db, "SELECT count(*) FROM t"), free()), (0, 0));
 }
+
+/// Only the first statement of a request was looked at: a `COMMIT` behind it was ours, prepared already, and
+/// ended the transaction; our own commit then failed, which poisoned the database.
+#[test]
+fn transaction_control_is_refused_wherever_it_stands() {
+    let fixture = Fixture::new();
+    let db = fixture.open();
+    exec(&db, "CREATE TABLE t(id INTEGER PRIMARY KEY)");
+    let tx = begin(&db);
+    for sql in ["COMMIT", "ROLLBACK", "SAVEPOINT macula_member", "RELEASE macula_step", "BEGIN IMMEDIATE"] {
+        let request = || insert(1).also(vec![(sql.to_owned(), macula_sqlite::Params::None)]);
+        assert!(matches!(tx.run(request()), Err(SqliteError::Invalid(_))), "{sql}");
+        assert!(matches!(error(&db, request()), SqliteError::Invalid(_)), "{sql}");
+    }
+    tx.run(insert(2)).unwrap();
+    commit(&tx).unwrap();
+    assert_eq!(int(&db, "SELECT sum(id) FROM t"), 2);
+}
