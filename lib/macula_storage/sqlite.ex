@@ -3,7 +3,9 @@ defmodule MaculaStorage.SQLite do
   The SQLite database of an app: one file, `data/app.db`, in WAL mode with foreign keys on.
 
   Each app has one writer thread, so that there is no `database is locked` inside the app, and a few
-  readers beside it. No SQL runs on a scheduler of the VM.
+  readers beside it. No call waits on a scheduler of the VM: a short read of `query/4` that has been asked
+  before and that memory can answer is answered at once (without options, parameters by position); all else
+  runs on threads of ours.
 
       iex> alias MaculaStorage.SQLite
       iex> SQLite.execute(:sqlite_doc, "CREATE TABLE IF NOT EXISTS users (id INTEGER PRIMARY KEY, name TEXT)")
@@ -23,7 +25,9 @@ defmodule MaculaStorage.SQLite do
 
   `ATTACH`, `VACUUM INTO`, extensions and pragmas that would weaken durability are refused.
 
-  `Durability:` `:ok` of a write means that it is synced (`synchronous=FULL`).
+  `Durability:` `:ok` of a write means that it is synced (`synchronous=FULL`). With `config
+  :macula_storage, sqlite_synchronous: :normal` it means that it is in the log: power loss may take the
+  last commits, never the database; a killed VM loses nothing.
 
   Errors: `{:error, :timeout}`, `:busy`, `:closed`, `:locked` (another process owns the app),
   `:disk_full`, `:unknown_result`, `:poisoned`, `:opened_by_other_sqlite` (another copy of SQLite in
