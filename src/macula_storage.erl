@@ -26,6 +26,7 @@
 -export([sqlite_execute_many/3, sqlite_execute_many/4, sqlite_batch/2, sqlite_batch/3]).
 -export([sqlite_fold/5]).
 -export([sqlite_stats/1, sqlite_optimize/1, sqlite_integrity_check/1, sqlite_vacuum/1, sqlite_vacuum/2]).
+-export([sqlite_subscribe/2, sqlite_subscribe/3, sqlite_unsubscribe/1]).
 -export([sqlite_transaction/2, sqlite_transaction/3, sqlite_rollback/2, sqlite_backup/2, sqlite_backup/3]).
 -export([sqlite_bridge_path/0, sqlite_bridge_status/0]).
 -export([file_write/3, file_write/4, file_read/2, file_read/3, file_delete/2, file_delete/3, file_list/1, file_list/2, file_stat/2]).
@@ -154,6 +155,9 @@ sqlite_optimize(Target) -> ?SQL:optimize(Target).
 sqlite_integrity_check(Target) -> ?SQL:integrity_check(Target).
 sqlite_vacuum(Target) -> ?SQL:vacuum(Target).
 sqlite_vacuum(Target, Options) -> ?SQL:vacuum(Target, Options).
+sqlite_subscribe(Target, Table) -> ?SQL:subscribe(Target, Table).
+sqlite_subscribe(Target, Table, Options) -> ?SQL:subscribe(Target, Table, Options).
+sqlite_unsubscribe(Ref) -> ?SQL:unsubscribe(Ref).
 sqlite_transaction(Target, Fun) -> ?SQL:transaction(Target, Fun).
 sqlite_transaction(Target, Fun, Options) -> ?SQL:transaction(Target, Fun, Options).
 sqlite_rollback(Tx, Reason) -> ?SQL:rollback(Tx, Reason).

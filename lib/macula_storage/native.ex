@@ -231,6 +231,14 @@ defmodule MaculaStorage.Native do
   @spec sqlite_rollback(handle, reference) :: call
   def sqlite_rollback(_tx, _ref), do: missing()
 
+  # messages `{MaculaStorage.SQLite, handle, ...}` to the caller from then on
+  @spec sqlite_subscribe(handle, String.t() | nil, boolean) ::
+          {:ok, {handle, non_neg_integer}} | failure
+  def sqlite_subscribe(_conn, _table, _images), do: missing()
+
+  @spec sqlite_unsubscribe(handle) :: :ok
+  def sqlite_unsubscribe(_subscription), do: missing()
+
   @spec sqlite_stats(handle) :: {:ok, map} | failure
   def sqlite_stats(_conn), do: missing()
 

@@ -370,6 +370,54 @@ defmodule MaculaStorage.SQLite do
   end
 
   @doc """
+  Sends the calling process the committed changes of a table (`:all` for any), from now on: after the commit
+  is durable, in the order of commits.
+
+  Answers `{:ok, ref, revision}`; each later commit with a change of its own is one message
+  `{MaculaStorage.SQLite, ref, revision, changes}` with a larger revision. A change is `{action, table, rowid}`,
+  `action` being `:insert`, `:update` or `:delete`; with `images: true` it is `{action, table, rowid, before,
+  after}`, rows as lists, `nil` where there is none. `changes` is `:many` when a transaction changed more than
+  10,000 rows. `{MaculaStorage.SQLite, ref, :closed}` is the last message, when the database is closed.
+
+  What a low-level connection changes is not told. It ends with `unsubscribe/1` or its process. While somebody
+  subscribes, `DELETE` of a whole table goes row by row.
+
+      iex> alias MaculaStorage.SQLite
+      iex> SQLite.execute(:sqlite_feed_doc, "CREATE TABLE IF NOT EXISTS t (id INTEGER PRIMARY KEY, v)")
+      iex> {:ok, ref, revision} = SQLite.subscribe(:sqlite_feed_doc, "t")
+      iex> SQLite.execute(:sqlite_feed_doc, "INSERT OR REPLACE INTO t VALUES (7, 'a')")
+      iex> receive do
+      ...>   {SQLite, ^ref, later, [{:insert, "t", 7}]} when later > revision -> :told
+      ...> end
+      :told
+  """
+  @spec subscribe(atom | String.t() | conn, String.t() | :all, keyword) ::
+          {:ok, reference, non_neg_integer} | failure
+  def subscribe(target, table, options \\ []) when is_binary(table) or table == :all do
+    options = Options.validate!(options, images: {false, :boolean})
+    table = if table == :all, do: nil, else: table
+    ask = &Native.sqlite_subscribe(&1, table, options.images)
+
+    with {:ok, {ref, revision}} <- plain_on_conn(target, ask), do: {:ok, ref, revision}
+  end
+
+  @doc "Ends a subscription; its messages that are here already are taken out of the mailbox."
+  @spec unsubscribe(reference) :: :ok
+  def unsubscribe(ref) when is_reference(ref) do
+    :ok = Native.sqlite_unsubscribe(ref)
+    flush(ref)
+  end
+
+  defp flush(ref) do
+    receive do
+      {__MODULE__, ^ref, _revision, _changes} -> flush(ref)
+      {__MODULE__, ^ref, :closed} -> flush(ref)
+    after
+      0 -> :ok
+    end
+  end
+
+  @doc """
   What an app's database tells of itself, as counters since it was opened and what is the case now.
 
     * `holder`: `{what, ms}` of who has the writer (`:requests`, `:transaction`, a low-level `:connection`,

@@ -22,6 +22,7 @@ rustler::atoms! {
     struct_ = "__struct__", exception = "__exception__", kind, op, app, message, hint,
     normal, connection_closed, invalid_statement, unknown_action, other_connection, row, rows, insert, update, commit, rollback, wal, log,
     sqlite3_module = "Elixir.MaculaStorage.SQLite.Sqlite3",
+    sqlite_module = "Elixir.MaculaStorage.SQLite", many,
     holder, writes_waiting, reads_waiting, requests, commits, committed_ns, committed_ns_max, batch_len_max,
     hot_reads, hot_reads_declined, checkpoints, slow, took_ms, ended_ms, transaction, connection, vacuum,
     infinity, neg_infinity, name, path, bytes, at_us, verified, entries, blocks, bytes_in, changed, left_out,

@@ -1,6 +1,7 @@
 //! SQLite: every statement runs on the database's own threads.
 
 mod care;
+mod subscribe;
 
 use crate::atoms;
 use crate::base::{on_app, AppHandle, OpenApp};

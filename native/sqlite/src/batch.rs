@@ -88,7 +88,11 @@ impl Writer {
         if result.is_err() {
             self.connection.rollback();
         }
+        let is_committed = result.is_ok();
         work.reply.send(result);
+        if is_committed {
+            self.collector.committed(&self.shared.feed, &[self.collector.mark()]);
+        }
     }
 
     fn run_in_transaction(&self, work: &Work) -> Result<Rows, SqliteError> {
@@ -104,11 +108,19 @@ impl Writer {
     /// The transaction is begun and holds all of them.
     fn together(&mut self, works: Vec<Work>) {
         let mut done: Vec<(Work, Rows)> = Vec::with_capacity(works.len());
+        let mut ends = Vec::with_capacity(works.len());
         let mut waiting = works.into_iter();
         while let Some(work) = waiting.next() {
+            let mark = self.collector.mark();
             match self.member(&work) {
-                Member::Done(rows) => done.push((work, rows)),
-                Member::Failed(error) => work.reply.send(Err(error)),
+                Member::Done(rows) => {
+                    done.push((work, rows));
+                    ends.push(self.collector.mark());
+                }
+                Member::Failed(error) => {
+                    self.collector.undo(mark);
+                    work.reply.send(Err(error));
+                }
                 Member::AllLost(error) => {
                     self.connection.rollback();
                     work.reply.send(Err(error));
@@ -122,6 +134,9 @@ impl Writer {
             self.connection.rollback();
         }
         done.into_iter().for_each(|(work, rows)| work.reply.send(committed.clone().map(|()| rows)));
+        if committed.is_ok() {
+            self.collector.committed(&self.shared.feed, &ends);
+        }
     }
 
     fn member(&self, work: &Work) -> Member {

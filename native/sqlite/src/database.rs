@@ -4,6 +4,7 @@
 //! file (a [`Pinned`] of the caller's excepted) and every accepted request has been answered.
 
 use crate::connection::{Connection, Role};
+use crate::feed::{Collector, Feed, Told};
 use crate::hot::Hots;
 use crate::queue::Queue;
 use crate::request::{Patience, Reply, Request, Work};
@@ -35,6 +36,7 @@ pub(crate) struct Shared {
     pub(crate) reads: Queue<Work>,
     pub(crate) hots: Hots,
     pub(crate) counters: Counters,
+    pub(crate) feed: Feed,
     /// Called before the log's frames go back into the file and may be overwritten.
     pub(crate) before_checkpoint: Mutex<Option<BeforeCheckpoint>>,
     pub(crate) closing: Arc<AtomicBool>,
@@ -95,6 +97,7 @@ impl Database {
         let shared = Arc::new(Shared {
             path: path.to_owned(),
             gate,
+            feed: Feed::new(clock.wall_ms()),
             clock,
             writes: Queue::new(options.queue_len_max),
             reads: Queue::new(options.queue_len_max),
@@ -118,6 +121,7 @@ impl Database {
             committed: true,
             log_checkpointed: 0,
             log_is_durable: false,
+            collector: Collector::default(),
         };
         let thread = spawn("macula-sql-w", path, move || writer.run())?;
         let threads = Threads { writer: Some(thread), readers: Vec::new() };
@@ -209,6 +213,24 @@ impl Database {
         Pinned::of(path, Role::Reader, &self.shared.clock, options, cancel)?.check()
     }
 
+    /// Call `tell` for every request that is committed from now on and changes rows of `table`, or of any;
+    /// after the commit is durable, in the order of commits, from the thread that writes. Answers what
+    /// [`Database::unsubscribe`] takes, and the revision after which it begins. What a low-level connection
+    /// changes is not told.
+    pub fn subscribe(
+        &self,
+        table: Option<String>,
+        tell: impl FnMut(Told<'_>) -> bool + Send + 'static,
+    ) -> Result<(u64, u64), SqliteError> {
+        self.usable()?;
+        Ok(self.shared.feed.subscribe(table, Box::new(tell)))
+    }
+
+    /// Call it no more. May wait for a call that is under way.
+    pub fn unsubscribe(&self, id: u64) {
+        self.shared.feed.unsubscribe(id);
+    }
+
     /// What it can tell of itself.
     pub fn stats(&self) -> Stats {
         self.shared.stats(self.bytes())
@@ -263,6 +285,7 @@ impl Database {
         // only now the writer's end, since its connection, which tidies up, must be the last one
         self.shared.writes.close(CLOSED);
         threads.writer.take().into_iter().for_each(join);
+        self.shared.feed.close();
     }
 
     fn usable(&self) -> Result<(), SqliteError> {

@@ -190,7 +190,11 @@ impl Writer {
                         None => self.commit(1),
                     };
                     self.connection.rollback();
+                    let is_committed = result.is_ok();
                     reply.send(result);
+                    if is_committed {
+                        self.collector.committed(&self.shared.feed, &[self.collector.mark()]);
+                    }
                     return SqliteError::Closed("the transaction is over");
                 }
                 Pop::Job(Command::Rollback(_, reply)) => {
@@ -223,7 +227,11 @@ impl Writer {
             connection.control("SAVEPOINT macula_step").map_err(|error| connection.explain(error))?;
         }
         connection.watch.begin(work.patience.clone(), self.shared.options.busy_timeout);
+        let mark = self.collector.mark();
         let result = run(connection, &work.request);
+        if result.is_err() {
+            self.collector.undo(mark);
+        }
         connection.watch.end();
         if undoable && !connection.sql.is_autocommit() {
             let undone = if result.is_ok() { Ok(()) } else { connection.control("ROLLBACK TO macula_step") };

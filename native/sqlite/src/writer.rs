@@ -8,6 +8,7 @@ use crate::checkpoint::{checkpoint, Depth};
 use crate::connection::Connection;
 use crate::database::Shared;
 use crate::error::code_of;
+use crate::feed::Collector;
 use crate::queue::{Pop, Waiting};
 use crate::request::{Patience, Reply, Work};
 use crate::rewrite::rewrite_log;
@@ -87,6 +88,8 @@ pub(crate) struct Writer {
     pub(crate) log_checkpointed: u64,
     /// Whether what was found in the log is known to be on the disk.
     pub(crate) log_is_durable: bool,
+    // after the connection, which has its address
+    pub(crate) collector: Collector,
 }
 
 impl Writer {
@@ -170,6 +173,7 @@ impl Writer {
     /// `BEGIN IMMEDIATE`. The first one makes durable what the log holds.
     pub(crate) fn begin_immediate(&mut self) -> rusqlite::Result<()> {
         self.connection.control("BEGIN IMMEDIATE")?;
+        self.collector.begin(&self.shared.feed, &self.connection.sql);
         if self.log_is_durable {
             return Ok(());
         }
