@@ -291,16 +291,14 @@ if Code.ensure_loaded?(Ecto.Adapters.SQLite3) do
       Repo.insert!(%Player{name: "after"})
 
       # in a transaction that wrote: undone, and the turn given back
-      assert_raise DBConnection.ConnectionError, fn ->
-        Repo.transaction(
-          fn ->
-            Repo.insert!(%Player{name: "undone"})
-            Repo.query!(@endless, [])
-          end,
-          timeout: 200
-        )
+      undone = fn ->
+        Repo.insert!(%Player{name: "undone"})
+        Repo.query!(@endless, [])
       end
 
+      # "interrupted", or that the connection was closed: whichever the caller sees first
+      assert %name{} = catch_error(Repo.transaction(undone, timeout: 200))
+      assert name in [Exqlite.Error, DBConnection.ConnectionError]
       assert Repo.all(from(p in Player, select: p.name)) == ["after"]
       Repo.insert!(%Player{name: "undone"})
     end
