@@ -11,7 +11,8 @@ defmodule MaculaStorage.SQLite.Connection do
   the log and its checkpoints stay its own, and transactions begin as `:immediate` unless they are told
   otherwise, so that none fails because it read before another wrote.
 
-  Invariant: after a transaction was ended by anybody but its owner, its connection runs nothing more.
+  Invariant: after a transaction was ended by anybody but its owner, its connection runs nothing more. A write
+  to a file that is an app's no more, because the app was closed or restored meanwhile, is not acknowledged.
 
   `Durability:` `{:ok, ...}` of a statement or commit on an app's file is synced, as `sqlite_synchronous`
   says (the option `:synchronous` goes first); on other files `synchronous=NORMAL`, exqlite's default.
@@ -33,6 +34,8 @@ defmodule MaculaStorage.SQLite.Connection do
     :db,
     :path,
     :app,
+    :owner,
+    :options,
     :default_transaction_mode,
     :chunk_size,
     :before_disconnect,
@@ -45,6 +48,9 @@ defmodule MaculaStorage.SQLite.Connection do
           db: Sqlite3.db(),
           path: String.t(),
           app: String.t() | nil,
+          # the app's own connection, as it was when this one was opened
+          owner: SQLite.conn() | nil,
+          options: keyword,
           default_transaction_mode: :deferred | :immediate | :exclusive,
           chunk_size: pos_integer,
           before_disconnect: (Exception.t(), t -> any) | {module, atom, [any]} | nil,
@@ -68,9 +74,9 @@ defmodule MaculaStorage.SQLite.Connection do
       app = app_of(path)
       pragmas = Settings.pragmas!(options, app)
 
-      with :ok <- make_ready(app, path),
+      with {:ok, owner} <- make_ready(app, path),
            {:ok, db} <- Sqlite3.open(path, Keyword.take(options, [:mode])) do
-        set_up(db, pragmas, options, new(db, path, app, options))
+        set_up(db, pragmas, options, %{new(db, path, app, options) | owner: owner})
       end
     end
     |> told()
@@ -98,10 +104,22 @@ defmodule MaculaStorage.SQLite.Connection do
     ArgumentError -> nil
   end
 
-  defp make_ready(nil, ":memory:"), do: :ok
+  defp make_ready(nil, ":memory:"), do: {:ok, nil}
   defp make_ready(nil, "file:" <> uri), do: make_ready(nil, URI.parse(uri).path || ":memory:")
-  defp make_ready(nil, path), do: File.mkdir_p(Path.dirname(path))
-  defp make_ready(app, _path), do: Apps.with_conn(app, fn _conn -> :ok end)
+
+  defp make_ready(nil, path),
+    do: with(:ok <- File.mkdir_p(Path.dirname(path)), do: {:ok, nil})
+
+  # a handle that a restore has closed is asked for again
+  defp make_ready(app, _path) do
+    Apps.with_conn(app, fn conn ->
+      if open?(conn), do: {:ok, conn}, else: {:error, :closed}
+    end)
+  end
+
+  # A full queue, or a late answer, is one of an open database.
+  defp open?(nil), do: true
+  defp open?(owner), do: SQLite.query(owner, "SELECT 1") not in [error: :closed, error: :poisoned]
 
   defp new(db, path, app, options) do
     mode = if app, do: :immediate, else: :deferred
@@ -110,6 +128,7 @@ defmodule MaculaStorage.SQLite.Connection do
       db: db,
       path: path,
       app: app,
+      options: options,
       default_transaction_mode: options[:default_transaction_mode] || mode,
       chunk_size: options[:chunk_size] || 50,
       before_disconnect: options[:before_disconnect]
@@ -179,23 +198,57 @@ defmodule MaculaStorage.SQLite.Connection do
   @doc "Whether the connection is open still. Cost: memory."
   @spec ping(t) :: {:ok, t} | failure
   def ping(state) do
-    case Sqlite3.transaction_status(state.db) do
-      {:ok, :error} -> {:disconnect, error(:connection_closed, nil), state}
-      {:ok, _} -> {:ok, state}
+    with {:ok, %{db: db} = state} <- ready(state) do
+      case Sqlite3.transaction_status(db) do
+        {:ok, :error} -> {:disconnect, error(:connection_closed, nil), state}
+        {:ok, _} -> {:ok, state}
+      end
     end
   end
+
+  # Before a statement, outside of a transaction: the app was closed, or restored, and this is its old file.
+  defp ready(%{transaction_status: :idle, owner: owner} = state) when owner != nil do
+    if open?(owner), do: {:ok, state}, else: reopen(state)
+  end
+
+  defp ready(state), do: {:ok, state}
+
+  defp reopen(state) do
+    _ = Sqlite3.close(state.db)
+
+    case connect(state.options) do
+      {:ok, state} -> {:ok, state}
+      {:error, error} -> {:disconnect, error, state}
+    end
+  end
+
+  # After it: what was written before the app was closed is in its file, what came later may be nowhere.
+  defp acknowledge(%{transaction_status: :idle} = state, statement) do
+    if open?(state.owner) do
+      {:ok, state}
+    else
+      message = "the app was closed or restored meanwhile, this may or may not have happened"
+      {:disconnect, error(message, statement), state}
+    end
+  end
+
+  defp acknowledge(state, _statement), do: {:ok, state}
 
   @doc """
   Begins a transaction, of the connection's mode or option `:mode`; inside of one, a savepoint. Cost: a thread
   of ours; on an app's file `:immediate` waits for its turn.
   """
-  @spec handle_begin(keyword, t) :: {:ok, result, t} | failure
+  @spec handle_begin(keyword, t) :: {:ok, result, t} | {:idle, t} | failure
   def handle_begin(options, %{transaction_status: :transaction} = state)
       when is_list(options),
       do: control(:begin, "SAVEPOINT #{@savepoint}", state)
 
   def handle_begin(options, state) do
-    case options[:mode] || state.default_transaction_mode do
+    with {:ok, state} <- ready(state), do: begin(options[:mode], state)
+  end
+
+  defp begin(mode, state) do
+    case mode || state.default_transaction_mode do
       mode when mode in [:deferred, :transaction] -> control(:begin, "BEGIN TRANSACTION", state)
       :immediate -> control(:begin, "BEGIN IMMEDIATE TRANSACTION", state)
       :exclusive -> control(:begin, "BEGIN EXCLUSIVE TRANSACTION", state)
@@ -209,8 +262,14 @@ defmodule MaculaStorage.SQLite.Connection do
   def handle_commit(options, state) do
     case options[:mode] do
       :savepoint -> control(:commit_savepoint, "RELEASE SAVEPOINT #{@savepoint}", state)
-      _mode -> control(:commit, "COMMIT", state)
+      _mode -> commit(state)
     end
+  end
+
+  defp commit(state) do
+    with {:ok, result, state} <- control(:commit, "COMMIT", state),
+         {:ok, state} <- acknowledge(state, "COMMIT"),
+         do: {:ok, result, state}
   end
 
   @doc """
@@ -257,7 +316,8 @@ defmodule MaculaStorage.SQLite.Connection do
   @doc "Prepares a query; one with a name is kept. Cost: memory for one that is kept, else SQLite's parser."
   @spec handle_prepare(query, keyword, t) :: {:ok, query, t} | failure
   def handle_prepare(query, options, state) do
-    with {:ok, stmt, state} <- statement(query, options, state),
+    with {:ok, state} <- ready(state),
+         {:ok, stmt, state} <- statement(query, options, state),
          do: {:ok, %{with_command(query, options) | ref: stmt}, state}
   end
 
@@ -269,14 +329,20 @@ defmodule MaculaStorage.SQLite.Connection do
   def handle_execute(query, params, options, state) do
     query = with_command(query, options)
 
-    with {:ok, stmt, state} <- statement(query, options, state) do
-      ran = run(stmt, params, query, state)
-      unless kept?(query, options), do: Sqlite3.release(state.db, stmt)
+    with {:ok, state} <- ready(state),
+         {:ok, stmt, state} <- statement(query, options, state),
+         {:ok, result, state} <- run_kept(stmt, query, params, options, state),
+         {:ok, state} <- acknowledge(state, query.statement),
+         do: {:ok, query, result, state}
+  end
 
-      case ran do
-        {:ok, result, status} -> {:ok, query, result, %{state | transaction_status: status}}
-        {:error, reason} -> failed(reason, query, state)
-      end
+  defp run_kept(stmt, query, params, options, state) do
+    ran = run(stmt, params, query, state)
+    unless kept?(query, options), do: Sqlite3.release(state.db, stmt)
+
+    case ran do
+      {:ok, result, status} -> {:ok, result, %{state | transaction_status: status}}
+      {:error, reason} -> failed(reason, query, state)
     end
   end
 

@@ -435,6 +435,35 @@ if Code.ensure_loaded?(Ecto.Adapters.SQLite3) do
       assert SQLite.bridge_status() == :not_loaded
     end
 
+    # Its connections had the old file open, which is no longer in any directory: what they wrote was
+    # acknowledged and gone.
+    test "a restore or a close of the app beneath a running Repo loses no write", %{app: app} do
+      Repo.insert!(%Player{name: "before"})
+      assert {:ok, path} = MaculaBackup.backup_app(app)
+      for n <- 1..10, do: Repo.insert!(%Player{name: "gone#{n}"})
+      assert :ok = MaculaBackup.restore_app(app, path)
+      File.rm!(path)
+
+      for n <- 1..10, do: Repo.insert!(%Player{name: "a#{n}"})
+      assert Repo.aggregate(Player, :count) == 11
+      assert count(app) == 11
+
+      :ok = MaculaStorage.close_app(app)
+      {:ok, _} = Repo.transaction(fn -> Repo.insert!(%Player{name: "b"}) end)
+      assert MaculaStorage.app_owner(app) == {:ok, String.to_integer(System.pid())}
+      assert count(app) == 12
+
+      # in the middle of a transaction
+      assert_raise Exqlite.Error, ~r/rolled back|meanwhile/, fn ->
+        Repo.transaction(fn ->
+          Repo.insert!(%Player{name: "c"})
+          :ok = MaculaStorage.close_app(app)
+        end)
+      end
+
+      assert count(app) == 12
+    end
+
     test "any other file, as exqlite would have it" do
       :ok = stop_supervised(Repo)
       path = Path.join([unique_dir("ecto"), "new", "other.db"])
