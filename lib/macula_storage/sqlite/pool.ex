@@ -36,12 +36,21 @@ defmodule MaculaStorage.SQLite.Pool do
   def child_spec({module, options}) when module in @theirs do
     # an error is told by the connections, with its words
     _ = Application.ensure_all_started(:macula_storage)
+    let_go_of_exqlites()
     ConnectionPool.child_spec({Connection, options})
   end
 
   def child_spec({module, _options}) do
     raise ArgumentError,
           "#{inspect(__MODULE__)} is a pool for Ecto.Adapters.SQLite3, asked for: #{inspect(module)}"
+  end
+
+  # `mix ecto.setup` creates the file with exqlite, in the process that starts the Repo then; exqlite has it
+  # open until the statements that it left there are garbage.
+  defp let_go_of_exqlites do
+    for pid <- [self() | Process.get(:"$ancestors", [])], is_pid(pid) and node(pid) == node() do
+      :erlang.garbage_collect(pid)
+    end
   end
 
   @doc "Starts the pool of `child_spec/1`, as DBConnection's."

@@ -464,6 +464,19 @@ if Code.ensure_loaded?(Ecto.Adapters.SQLite3) do
       assert count(app) == 12
     end
 
+    # exqlite had the file that it made still open, and no connection of ours came up
+    test "after `mix ecto.create` in the same VM" do
+      :ok = stop_supervised(Repo)
+      database = SQLite.db_path(unique_app("ecto"))
+      options = [database: database, pool: SQLite.Pool, pool_size: 5, log: false]
+      assert :ok = Repo.__adapter__().storage_up(options)
+      assert {:error, :already_up} = Repo.__adapter__().storage_up(options)
+      {:ok, repo} = Repo.start_link(options)
+      :ok = Ecto.Migrator.up(Repo, 1, Tables, log: false)
+      Repo.insert!(%Player{name: "Ada"})
+      :ok = Supervisor.stop(repo)
+    end
+
     test "any other file, as exqlite would have it" do
       :ok = stop_supervised(Repo)
       path = Path.join([unique_dir("ecto"), "new", "other.db"])
