@@ -455,20 +455,19 @@ defmodule MaculaStorage.SQLite.Connection do
 
   defp statement(query, options, state) do
     sql = IO.iodata_to_binary(query.statement)
+    kept? = kept?(query, options)
 
     case state.statements do
-      %{^sql => {_used, stmt}} -> {:ok, stmt, keep(sql, stmt, state)}
-      _ -> prepare(sql, query, options, state)
+      %{^sql => {_used, stmt}} when kept? -> {:ok, stmt, keep(sql, stmt, state)}
+      _ -> prepare(sql, kept?, query, state)
     end
   end
 
-  defp prepare(sql, query, options, state) do
+  defp prepare(sql, kept?, query, state) do
     case Sqlite3.prepare(state.db, sql) do
-      {:ok, stmt} ->
-        {:ok, stmt, if(kept?(query, options), do: keep(sql, stmt, make_room(state)), else: state)}
-
-      {:error, reason} ->
-        failed(reason, query, state)
+      {:ok, stmt} when kept? -> {:ok, stmt, keep(sql, stmt, make_room(state))}
+      {:ok, stmt} -> {:ok, stmt, state}
+      {:error, reason} -> failed(reason, query, state)
     end
   end
 

@@ -392,6 +392,11 @@ if Code.ensure_loaded?(Ecto.Adapters.SQLite3) do
                  Repo.query!("SELECT id AS id#{n} FROM players", [], cache_statement: "s#{n}")
       end
 
+      # the same SQL with and without a name, on each connection
+      for _ <- 1..10, named <- [[cache_statement: "one"], []] do
+        assert %{rows: [[1]]} = Repo.query!("SELECT 1", [], named)
+      end
+
       Repo.insert!(%Team{name: "Red"})
       assert %{columns: ["id", "name"]} = Repo.query!("SELECT * FROM teams")
       Repo.query!("ALTER TABLE teams ADD COLUMN city TEXT")
@@ -408,11 +413,16 @@ if Code.ensure_loaded?(Ecto.Adapters.SQLite3) do
             [locking_mode: :exclusive],
             [synchronous: :off],
             [key: "secret"],
+            [load_extensions: ["nowhere.so"]],
             [cache_size: "64"]
           ] do
         options = [database: SQLite.db_path(app)] ++ refused
-        assert {:error, %ArgumentError{} = error} = SQLite.Connection.connect(options)
-        assert Exception.message(error) =~ inspect(refused |> Keyword.keys() |> hd())
+        assert {:error, error} = SQLite.Connection.connect(options)
+
+        word =
+          if refused[:load_extensions], do: "nowhere.so", else: inspect(hd(Keyword.keys(refused)))
+
+        assert Exception.message(error) =~ word
       end
 
       assert_raise ArgumentError, ~r/asked for: Postgrex/, fn ->
