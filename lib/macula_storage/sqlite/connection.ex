@@ -195,14 +195,20 @@ defmodule MaculaStorage.SQLite.Connection do
   @spec checkout(t) :: {:ok, t}
   def checkout(state), do: {:ok, state}
 
-  @doc "Whether the connection is open still. Cost: memory."
+  @doc """
+  Whether the connection is open still. One whose app was closed or restored lets go of the old file, and opens
+  the app again when it is used. Cost: memory.
+  """
   @spec ping(t) :: {:ok, t} | failure
-  def ping(state) do
-    with {:ok, %{db: db} = state} <- ready(state) do
+  def ping(%{db: db} = state) do
+    if open?(state.owner) do
       case Sqlite3.transaction_status(db) do
         {:ok, :error} -> {:disconnect, error(:connection_closed, nil), state}
         {:ok, _} -> {:ok, state}
       end
+    else
+      _ = Sqlite3.close(db)
+      {:ok, state}
     end
   end
 
@@ -313,12 +319,17 @@ defmodule MaculaStorage.SQLite.Connection do
   @spec handle_status(keyword, t) :: {:idle | :transaction, t}
   def handle_status(_options, state), do: {state.transaction_status, state}
 
-  @doc "Prepares a query; one with a name is kept. Cost: memory for one that is kept, else SQLite's parser."
+  @doc """
+  Prepares a query; one with a name is kept. Its `ref` says that it was prepared, and is not the statement: Ecto
+  keeps it for longer than a connection may last. Cost: memory for one that is kept, else SQLite's parser.
+  """
   @spec handle_prepare(query, keyword, t) :: {:ok, query, t} | failure
   def handle_prepare(query, options, state) do
     with {:ok, state} <- ready(state),
-         {:ok, stmt, state} <- statement(query, options, state),
-         do: {:ok, %{with_command(query, options) | ref: stmt}, state}
+         {:ok, stmt, state} <- statement(query, options, state) do
+      unless kept?(query, options), do: Sqlite3.release(state.db, stmt)
+      {:ok, %{with_command(query, options) | ref: make_ref()}, state}
+    end
   end
 
   @doc """
@@ -405,7 +416,6 @@ defmodule MaculaStorage.SQLite.Connection do
   @doc "Lets go of a kept statement. Cost: memory."
   @spec handle_close(query, keyword, t) :: {:ok, nil, t}
   def handle_close(query, _options, state) do
-    # a reference may be of another connection, which has its use for it
     case Map.pop(state.statements, IO.iodata_to_binary(query.statement)) do
       {nil, _} ->
         {:ok, nil, state}

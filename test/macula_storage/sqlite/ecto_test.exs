@@ -474,6 +474,29 @@ if Code.ensure_loaded?(Ecto.Adapters.SQLite3) do
       assert count(app) == 12
     end
 
+    test "an idle connection of a closed app lets go of its file, and opens it when it is used" do
+      app = unique_app("ecto")
+      path = SQLite.db_path(app)
+      alias SQLite.Connection
+      assert {:ok, conn} = Connection.connect(database: path)
+      assert {:ok, ^conn} = Connection.ping(conn)
+      assert path in open_files()
+      :ok = MaculaStorage.close_app(app)
+      assert {:ok, conn} = Connection.ping(conn)
+      refute path in open_files()
+      assert MaculaStorage.app_owner(app) == {:ok, nil}
+
+      query = Exqlite.Query.build(statement: "SELECT 1")
+      assert {:ok, ^query, %{rows: [[1]]}, conn} = Connection.handle_execute(query, [], [], conn)
+      assert :ok = Connection.disconnect(:normal, conn)
+    end
+
+    defp open_files do
+      for link <- Path.wildcard("/proc/self/fd/*"),
+          {:ok, file} <- [File.read_link(link)],
+          do: file
+    end
+
     # exqlite had the file that it made still open, and no connection of ours came up
     test "after `mix ecto.create` in the same VM" do
       :ok = stop_supervised(Repo)
