@@ -245,9 +245,8 @@ defmodule MaculaStorage.SQLite.Connection do
   of ours; on an app's file `:immediate` waits for its turn.
   """
   @spec handle_begin(keyword, t) :: {:ok, result, t} | {:idle, t} | failure
-  def handle_begin(options, %{transaction_status: :transaction} = state)
-      when is_list(options),
-      do: control(:begin, "SAVEPOINT #{@savepoint}", state)
+  def handle_begin(_options, %{transaction_status: :transaction} = state),
+    do: control(:begin, "SAVEPOINT #{@savepoint}", state)
 
   def handle_begin(options, state) do
     with {:ok, state} <- ready(state), do: begin(options[:mode], state)
@@ -334,7 +333,7 @@ defmodule MaculaStorage.SQLite.Connection do
 
   @doc """
   Runs a query and gives all its rows. Durability: of one that writes outside of a transaction, synced as the
-  moduledoc says. Cost: a short read memory, else a thread of ours.
+  moduledoc says. Cost: of a short read, memory; else a thread of ours.
   """
   @spec handle_execute(query, list | map, keyword, t) :: {:ok, query, result, t} | failure
   def handle_execute(query, params, options, state) do
@@ -516,6 +515,9 @@ defmodule MaculaStorage.SQLite.Connection do
     do: error(Exception.message(error), statement)
 
   defp error(:connection_closed, statement), do: error("the connection is closed", statement)
+
+  defp error(:closed, statement),
+    do: error("the app was closed, or is being restored", statement)
 
   defp error(:locked, statement),
     do: error("another OS process owns the app (MaculaStorage.app_owner/1)", statement)
