@@ -60,7 +60,8 @@ defmodule MaculaStorage.SQLite do
   The path for `load_extensions` of an Ecto repo, so that it and this module may have one file open.
 
   Without it two copies of SQLite in one VM must not open the same file, and this module refuses to.
-  See the guide "Beside ecto_sqlite3" (`docs/guides/ecto.md`). Touches no disk.
+  Another way, without a second copy at work: `MaculaStorage.SQLite.Pool`. Both are in the guide "Ecto"
+  (`docs/guides/ecto.md`). Touches no disk.
 
       config :my_app, MyApp.Repo,
         database: MaculaStorage.SQLite.db_path(:my_app),
