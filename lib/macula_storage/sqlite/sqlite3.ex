@@ -24,6 +24,7 @@ defmodule MaculaStorage.SQLite.Sqlite3 do
   take their turn in the app's one queue: from `BEGIN IMMEDIATE`, or the first statement that writes, to
   the commit. One that is idle for five seconds is rolled back, which its next call is told. Checkpoints
   of that file are its own writer's: `PRAGMA wal_checkpoint` and setting the journal's mode are refused.
+  When the app is closed or restored the connection answers `{:error, :connection_closed}`: open another.
   A deferred transaction that read before others wrote gets `:busy`, as SQLite must answer: begin with
   `BEGIN IMMEDIATE` what is going to write.
 

@@ -73,6 +73,8 @@ pub struct Session {
     pub(super) hooks: Hooks,
     turn: Option<(Turn, Arc<Shared>)>,
     file: Option<FileId>,
+    /// Set once the app's database that this file was is closed: by a restore it is another file.
+    app_closed: Option<Arc<AtomicBool>>,
     facts: Facts,
     patience: Patience,
     undone: Option<Sqlite3Error>,
@@ -92,12 +94,14 @@ impl Session {
         db.busy_handler(Some(move |tries| retry.must_retry_lock(tries))).map_err(classify)?;
         let file = db.path().filter(|path| !path.is_empty()).and_then(registry::file_id);
         let hooks = Hooks::install(&mut db, file)?;
+        let app_closed = file.and_then(registry::find).map(|app| app.closing.clone());
         let session = Self {
             stmts: HashMap::new(),
             db,
             hooks,
             turn: None,
             file,
+            app_closed,
             facts: Facts::default(),
             patience: Patience::default(),
             undone: None,
@@ -156,8 +160,17 @@ impl Session {
         numbers.finished_ns.store(self.clock.monotonic().as_nanos() as u64, Ordering::Release);
     }
 
+    /// `Closed` when the app whose file it is was closed, or restored: what is written there now is lost.
+    fn still_apps(&self) -> Result<(), Sqlite3Error> {
+        match &self.app_closed {
+            Some(closed) if closed.load(Ordering::Acquire) => Err(Sqlite3Error::Closed),
+            _ => Ok(()),
+        }
+    }
+
     /// Prepare the first statement of `sql`.
     pub fn prepare(&mut self, sql: &str) -> Result<Stmt, Sqlite3Error> {
+        self.still_apps()?;
         let Some(conn) = self.conn.upgrade() else { return Err(Sqlite3Error::Closed) };
         let (raw, _) = raw::prepare(self.handle(), sql.as_bytes(), true)?;
         let id = conn.next_stmt();
@@ -197,7 +210,11 @@ impl Session {
 
     /// As [`Session::step`] where nothing may wait: `None` when it must be done on a thread of ours.
     pub fn step_hot(&mut self, stmt: &Stmt) -> Option<Step> {
-        if !stmt.info().reads || self.undone.is_some() || self.settle_or_fail(stmt).is_err() {
+        if !stmt.info().reads
+            || self.undone.is_some()
+            || self.still_apps().is_err()
+            || self.settle_or_fail(stmt).is_err()
+        {
             return None;
         }
         let raw = self.stmts.get(&stmt.id())?;
@@ -310,6 +327,7 @@ impl Session {
         if let Some(error) = self.undone.take() {
             return Err(error);
         }
+        self.still_apps()?;
         if self.turn.is_some() || raw.is_readonly() || raw.is_under_way() {
             return Ok(());
         }
@@ -330,6 +348,8 @@ impl Session {
         match turn {
             Ok(turn) => {
                 self.hooks.pass_at(&app.gate);
+                // opened before the app was
+                self.app_closed = Some(app.closing.clone());
                 self.turn = Some((turn, app));
                 self.leave_checkpoints();
                 Ok(())
