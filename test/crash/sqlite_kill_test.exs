@@ -10,7 +10,7 @@ defmodule MaculaStorage.Crash.SQLiteKillTest do
   @moduletag timeout: :infinity
 
   # acknowledgements before the kill, at most
-  @lines_max 2_500
+  @lines_max 1_000
   # one kill of so many comes before the child reported
   @early_share 6
   @early_ms_max 900

@@ -104,12 +104,13 @@ defmodule MaculaStorage.SQLiteChild do
     {:ok, %{rows: [[same, same]]}} = SQLite.query(@app, sql)
     {:row, [same, same]} = Sqlite3.step(conn, stmt)
     :done = Sqlite3.step(conn, stmt)
-    look_on(sql, conn, stmt)
+    # it is the writers' machine
+    receive do: (:never -> :ok), after: (20 -> look_on(sql, conn, stmt))
   end
 
   # `have WRITER N`: exactly 1..N are there, each whole; anything else ends the child.
   defp report(round) do
-    {:ok, %{rows: [["ok"]]}} = SQLite.query(@app, "SELECT * FROM pragma_integrity_check")
+    {:ok, %{rows: [["ok"]]}} = SQLite.query(@app, "PRAGMA integrity_check", [], timeout: 60_000)
 
     for w <- @writers do
       rows = there("a", round, w)
