@@ -270,8 +270,9 @@ defmodule MaculaStorage.SQLite do
 
   It reads what was committed when it was begun, on a connection of its own, which ends with the
   enumeration or its process; meanwhile the write-ahead log can not be reused. Options: `:page_rows`, rows
-  that cross at once at most (default 1,000; about 1 MiB in any case). Raises `MaculaStorage.Error` where
-  `query/4` returns an error.
+  that cross at once at most (default 1,000; about 1 MiB in any case); `:timeout` in milliseconds, of each
+  page, after which the statement is interrupted. Raises `MaculaStorage.Error` where `query/4` returns an
+  error.
 
   Cost: opens a connection; a page is a thread of ours.
 
@@ -282,8 +283,8 @@ defmodule MaculaStorage.SQLite do
   @spec stream(atom | String.t(), iodata, list | map, keyword) :: Enumerable.t()
   def stream(app, sql, params \\ [], options \\ []) do
     app = Options.app!(app)
-    options = Options.validate!(options, page_rows: {1000, :positive})
-    MaculaStorage.SQLite.Stream.new(app, IO.iodata_to_binary(sql), params, options.page_rows)
+    options = Options.validate!(options, page_rows: {1000, :positive}, timeout: {nil, :timeout})
+    MaculaStorage.SQLite.Stream.new(app, IO.iodata_to_binary(sql), params, options)
   end
 
   @doc """

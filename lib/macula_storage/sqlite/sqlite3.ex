@@ -327,6 +327,15 @@ defmodule MaculaStorage.SQLite.Sqlite3 do
 
   def multi_step(_conn, _stmt, _chunk_size), do: {:error, :invalid_chunk_size}
 
+  @doc false
+  # with a deadline, at which it is interrupted; the statement is not to be stepped again
+  @spec multi_step(db, statement, pos_integer, timeout | nil) ::
+          :busy | {:rows, [row]} | {:done, [row]} | {:error, reason}
+  def multi_step(conn, stmt, chunk_size, timeout) do
+    start = &Native.sqlite3_multi_step(conn, &1, stmt, chunk_size)
+    same_connection!(plain(Call.run(start, timeout: timeout)))
+  end
+
   @doc "All rows that are left."
   @spec fetch_all(db, statement, pos_integer) :: {:ok, [row]} | {:error, reason}
   def fetch_all(conn, stmt, chunk_size \\ @chunk_size), do: fetch(conn, stmt, chunk_size, [])

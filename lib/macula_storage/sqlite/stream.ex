@@ -9,10 +9,10 @@ defmodule MaculaStorage.SQLite.Stream do
   alias MaculaStorage.SQLite.{Params, Sqlite3}
 
   @doc false
-  @spec new(String.t(), String.t(), list | map, pos_integer) :: Enumerable.t()
-  def new(app, sql, params, page_rows) do
+  @spec new(String.t(), String.t(), list | map, map) :: Enumerable.t()
+  def new(app, sql, params, options) do
     params = Params.encode!(params)
-    Stream.resource(fn -> open(app, sql, params) end, &next(&1, page_rows), &close/1)
+    Stream.resource(fn -> open(app, sql, params) end, &next(&1, options), &close/1)
   end
 
   defp open(app, sql, params) do
@@ -50,8 +50,8 @@ defmodule MaculaStorage.SQLite.Stream do
         &(&1 == name or (&1 && binary_part(&1, 1, byte_size(&1) - 1) == name))
       )
 
-  defp next({conn, stmt, app} = state, page_rows) do
-    case Sqlite3.multi_step(conn, stmt, page_rows) do
+  defp next({conn, stmt, app} = state, options) do
+    case Sqlite3.multi_step(conn, stmt, options.page_rows, options.timeout) do
       {:rows, rows} -> {rows, state}
       {:done, rows} -> {rows, {:done, state}}
       :busy -> fail!("database is locked", app)
@@ -59,7 +59,7 @@ defmodule MaculaStorage.SQLite.Stream do
     end
   end
 
-  defp next({:done, _} = state, _page_rows), do: {:halt, state}
+  defp next({:done, _} = state, _options), do: {:halt, state}
 
   defp close({:done, state}), do: close(state)
   defp close({conn, _stmt, _app}), do: Sqlite3.close(conn)
