@@ -30,7 +30,8 @@ defmodule MaculaStorage.SQLite do
   last commits, never the database; a killed VM loses nothing.
 
   Errors: `{:error, :timeout}`, `:busy`, `:closed`, `:locked` (another process owns the app),
-  `:disk_full`, `:unknown_result`, `:poisoned`, `:opened_by_other_sqlite` (another copy of SQLite in
+  a `MaculaStorage.Error` of kind `:lock_held` (another program, such as `sqlite3`, holds the file's lock; its
+  process is named), `:disk_full`, `:unknown_result`, `:poisoned`, `:opened_by_other_sqlite` (another copy of SQLite in
   this VM, such as exqlite's, has the file open, see `bridge_path/0`), or a `MaculaStorage.Error`.
   """
 

@@ -57,6 +57,8 @@ pub enum Kind {
     Io,
     /// SQLite refused the statement.
     Sql,
+    /// Another program held a lock of the file for as long as we waited; nothing was changed.
+    LockHeld,
     /// A defect of ours.
     Internal,
 }

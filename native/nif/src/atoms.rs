@@ -6,7 +6,7 @@ rustler::atoms! {
     not_found, exists, conflict, busy, timeout, closed, locked, unsupported, quota_exceeded, too_large,
     no_quorum, disk_full, unknown_result, poisoned, history_gone, opened_by_other_sqlite,
     // what a person must read
-    invalid, corrupt, newer_format, permission, io, sql, internal,
+    invalid, corrupt, newer_format, permission, io, sql, lock_held, internal,
     // arguments
     sync, r#async = "async",
     blob, incl, raw, etf, named, query, gz,

@@ -37,6 +37,10 @@ impl Writer {
     fn begin_for(&mut self, mut works: Vec<Work>) -> Vec<Work> {
         let since = self.now();
         for tries in 0.. {
+            if tries > 0 {
+                // who waits behind them waits for the same lock, and is told so
+                self.take_requests(&mut works);
+            }
             self.shared.sweep(self.now());
             self.give_up(&mut works, since, tries > 0);
             if works.is_empty() {

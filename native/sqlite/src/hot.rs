@@ -73,7 +73,7 @@ impl Hots {
             return None;
         }
         connection.watch.begin_hot();
-        let done = crate::syscalls::without_waiting(|| kept.run(params, &mut row));
+        let done = crate::syscalls::without_waiting(|| kept.run(params, &mut row).then_some(())).is_some();
         let was_long = connection.watch.end_hot();
         kept.raw.reset();
         kept.raw.clear();

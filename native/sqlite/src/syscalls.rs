@@ -22,10 +22,14 @@ const READS_WITHOUT_WAITING: u32 = 16;
 thread_local! {
     /// What is left of them; `None`: reads may wait.
     static READS_LEFT: Cell<Option<u32>> = const { Cell::new(None) };
+    /// Whether one was refused.
+    static REFUSED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Run `act`, in which this thread's reads of files fail where they would wait for a disk.
-pub(crate) fn without_waiting<T>(act: impl FnOnce() -> T) -> T {
+/// Run `act`, in which this thread's reads of files fail where they would wait for a disk. `None` when one
+/// did: not every answer that SQLite gives then is an error (its integrity check reports the failed read as
+/// damage, and goes on).
+pub(crate) fn without_waiting<T>(act: impl FnOnce() -> Option<T>) -> Option<T> {
     struct Until;
     impl Drop for Until {
         fn drop(&mut self) {
@@ -33,8 +37,21 @@ pub(crate) fn without_waiting<T>(act: impl FnOnce() -> T) -> T {
         }
     }
     READS_LEFT.set(Some(READS_WITHOUT_WAITING));
+    REFUSED.set(false);
     let _until = Until;
-    act()
+    let answer = act();
+    answer.filter(|_| !REFUSED.get())
+}
+
+/// Whether a read was refused since [`without_waiting`] began.
+pub(crate) fn was_refused() -> bool {
+    REFUSED.get()
+}
+
+fn refuse() -> c_int {
+    REFUSED.set(true);
+    set_errno(libc::EAGAIN);
+    -1
 }
 
 /// Our SQLite's descriptors; none is opened or closed while the guard lives.
@@ -78,8 +95,7 @@ pub(crate) fn install() -> Result<(), SqliteError> {
 
 unsafe extern "C" fn open_listed(path: *const c_char, flags: c_int, mode: c_int) -> c_int {
     if READS_LEFT.get().is_some() {
-        set_errno(libc::EAGAIN);
-        return -1;
+        return refuse();
     }
     let mut own = OWN.lock();
     // SAFETY: SQLite passes a NUL-terminated path
@@ -103,14 +119,15 @@ unsafe extern "C" fn pread_now_or_wait(fd: c_int, into: *mut c_void, len: usize,
         // SAFETY: SQLite passes a buffer of `len` bytes
         return unsafe { libc::pread(fd, into, len, offset) };
     };
-    let Some(left) = left.checked_sub(1) else {
-        set_errno(libc::EAGAIN);
-        return -1;
-    };
+    let Some(left) = left.checked_sub(1) else { return refuse() as isize };
     READS_LEFT.set(Some(left));
     let part = libc::iovec { iov_base: into, iov_len: len };
     // SAFETY: as above; the one part is that buffer
-    unsafe { libc::preadv2(fd, &raw const part, 1, offset, libc::RWF_NOWAIT) }
+    let read = unsafe { libc::preadv2(fd, &raw const part, 1, offset, libc::RWF_NOWAIT) };
+    if read < 0 {
+        REFUSED.set(true);
+    }
+    read
 }
 
 fn set_errno(code: c_int) {

@@ -143,16 +143,23 @@ impl Writer {
             Job::Lend(lend) => self.lend(lend),
             Job::Vacuum(vacuum) => self.vacuum(vacuum),
             Job::Run(work) => {
-                let mut jobs = vec![Job::Run(work)];
-                let len_max = self.shared.options.batch_len_max.max(1);
-                self.shared.writes.take_while(&mut jobs, len_max, |job| matches!(job, Job::Run(_)));
-                let work = |job| match job {
-                    Job::Run(work) => Some(work),
-                    Job::Begin(_) | Job::Lend(_) | Job::Vacuum(_) => None,
-                };
-                self.batch(jobs.into_iter().filter_map(work).collect());
+                let mut works = vec![work];
+                self.take_requests(&mut works);
+                self.batch(works);
             }
         }
+    }
+
+    /// Add the requests that wait, from the front, to `works`.
+    pub(crate) fn take_requests(&self, works: &mut Vec<Work>) {
+        let len_max = self.shared.options.batch_len_max.max(1).saturating_sub(works.len());
+        let mut jobs = Vec::new();
+        self.shared.writes.take_while(&mut jobs, len_max, |job| matches!(job, Job::Run(_)));
+        let work = |job| match job {
+            Job::Run(work) => Some(work),
+            Job::Begin(_) | Job::Lend(_) | Job::Vacuum(_) => None,
+        };
+        works.extend(jobs.into_iter().filter_map(work));
     }
 
     fn vacuum(&mut self, vacuum: Vacuum) {

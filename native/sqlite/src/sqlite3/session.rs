@@ -221,7 +221,13 @@ impl Session {
         if raw.is_under_way() {
             return None;
         }
-        match raw.step() {
+        let code = raw.step();
+        if crate::syscalls::was_refused() {
+            // also where SQLite made an answer of it
+            raw.reset();
+            return None;
+        }
+        match code {
             Code::Row => Some(Step::Row),
             Code::Done => {
                 raw.reset();
