@@ -11,7 +11,10 @@ defmodule MaculaStorage.Native do
   @on_load :load
 
   @type handle :: reference
-  @type failure :: {:error, atom} | {:error, {atom, String.t(), String.t() | nil}}
+  @type failure ::
+          {:error, atom}
+          | {:error, {atom, String.t(), String.t() | nil}}
+          | {:error, {atom, String.t(), String.t() | nil, map}}
   @type call :: {:ok, handle} | failure
   @type key :: binary
   # `nil` is the store's own
@@ -256,6 +259,9 @@ defmodule MaculaStorage.Native do
 
   @spec sqlite3_facts(handle) :: {:ok, {non_neg_integer, integer, boolean}} | sqlite3_failure
   def sqlite3_facts(_conn), do: missing()
+
+  @spec sqlite3_last_error(handle) :: {:ok, map | nil} | sqlite3_failure
+  def sqlite3_last_error(_conn), do: missing()
 
   @spec sqlite3_execute(handle, reference, String.t()) :: call
   def sqlite3_execute(_conn, _ref, _sql), do: missing()

@@ -137,6 +137,21 @@ defmodule MaculaStorage.SQLite.Sqlite3 do
     with {:ok, _facts} <- facts(conn), do: :ok
   end
 
+  @doc """
+  What the last call on this connection that failed left, `nil` when none did; a step that answered
+  `:busy` failed, too. See `t:MaculaStorage.Error.details/0`. Cost: memory.
+
+      iex> alias MaculaStorage.SQLite.Sqlite3
+      iex> {:ok, conn} = Sqlite3.open(":memory:")
+      iex> {:error, _} = Sqlite3.execute(conn, "CREATE TABLE t (a UNIQUE); INSERT INTO t VALUES (1), (1)")
+      iex> error = Sqlite3.last_error(conn)
+      iex> {error.reason, error.code, error.constraint}
+      {:constraint, 2067, %{kind: :unique, names: ["t.a"]}}
+  """
+  @spec last_error(db) :: MaculaStorage.Error.details() | nil | {:error, reason}
+  def last_error(conn),
+    do: with({:ok, details} <- plain(Native.sqlite3_last_error(conn)), do: details)
+
   @doc "Runs all statements of a text; rows are left out."
   @spec execute(db, iodata) :: :ok | {:error, reason}
   def execute(conn, sql) do

@@ -397,7 +397,8 @@ struct RowsTerm(Rows);
 
 impl Encoder for RowsTerm {
     fn encode<'a>(&self, env: Env<'a>) -> Term<'a> {
-        let rows: Vec<Term> = self.0.rows.iter().map(|values| row(env, &mut values.iter().map(Value::as_cell))).collect();
+        let rows: Vec<Term> =
+            self.0.rows.iter().map(|values| row(env, &mut values.iter().map(Value::as_cell))).collect();
         (&self.0.columns, rows, self.0.changes, self.0.last_insert_rowid).encode(env)
     }
 }

@@ -4,7 +4,7 @@
 //! thread. Errors cross as `{sqlite, code, message, offset}` or an atom; Elixir gives them exqlite's shape.
 
 use crate::atoms;
-use crate::error::Failure;
+use crate::error::{Failure, Told};
 use crate::handle::{dispose, Handle};
 use crate::options::list;
 use crate::reply::Reply;
@@ -101,7 +101,7 @@ pub fn on_conn<'a>(
     env: Env<'a>,
     conn: &Conn,
     reference: Term<'a>,
-    job: impl for<'b> FnOnce(Env<'b>, &mut Session) -> Term<'b> + Send + 'static,
+    job: impl for<'b> FnOnce(Env<'b>, &mut Session) -> Result<Term<'b>, Sqlite3Error> + Send + 'static,
 ) -> Term<'a> {
     let reply = Reply::to_caller(env, reference);
     let call = reply.call().clone();
@@ -109,7 +109,12 @@ pub fn on_conn<'a>(
     let job = move |session: Result<&mut Session, Sqlite3Error>| match session {
         Ok(session) => {
             // not inside `send`, which claims the reply: until then a caller who gives up interrupts
-            let answer = reply.build(|env| job(env, session));
+            let answer = reply.build(|env| {
+                job(env, session).unwrap_or_else(|error| {
+                    session.note(&error);
+                    Failed(error).encode(env)
+                })
+            });
             session.finish();
             if let Some(answer) = answer {
                 reply.send(|env| answer.load(env));
@@ -123,20 +128,14 @@ pub fn on_conn<'a>(
     }
 }
 
-/// `{ok, value}` or why not.
-pub fn found<T: Encoder>(env: Env, result: Result<T, Sqlite3Error>) -> Term {
-    match result {
-        Ok(value) => (atoms::ok(), value).encode(env),
-        Err(error) => Failed(error).encode(env),
-    }
+/// `{ok, value}`, of what was found.
+pub fn found<T: Encoder>(env: Env, result: Result<T, Sqlite3Error>) -> Result<Term, Sqlite3Error> {
+    result.map(|value| (atoms::ok(), value).encode(env))
 }
 
-/// `ok` or why not.
-pub fn done(env: Env, result: Result<(), Sqlite3Error>) -> Term {
-    match result {
-        Ok(()) => atoms::ok().encode(env),
-        Err(error) => Failed(error).encode(env),
-    }
+/// `ok` once it is done.
+pub fn done(env: Env, result: Result<(), Sqlite3Error>) -> Result<Term, Sqlite3Error> {
+    result.map(|()| atoms::ok().encode(env))
 }
 
 macro_rules! get {
@@ -153,7 +152,10 @@ macro_rules! get {
 fn sqlite3_open<'a>(env: Env<'a>, reference: Term<'a>, path: String, write: bool, create: bool) -> Term<'a> {
     owe(env, reference, |reply| {
         let opened = |result: Result<Arc<Conn>, Sqlite3Error>| {
-            reply.send(|env| found(env, result.map(Conn3::new)));
+            reply.send(|env| match result {
+                Ok(conn) => (atoms::ok(), Conn3::new(conn)).encode(env),
+                Err(error) => Failed(error).encode(env),
+            });
         };
         Conn::open(path, OpenMode { write, create }, Arc::new(SystemClock), opened)
     })
@@ -196,6 +198,13 @@ fn sqlite3_set_busy_timeout<'a>(env: Env<'a>, conn: ResourceArc<Conn3>, timeout_
 fn sqlite3_facts<'a>(env: Env<'a>, conn: ResourceArc<Conn3>) -> Term<'a> {
     let conn = get!(env, conn.get());
     (atoms::ok(), conn.facts()).encode(env)
+}
+
+/// memory: what the last call that failed left, as a map, or `nil`.
+#[rustler::nif]
+fn sqlite3_last_error<'a>(env: Env<'a>, conn: ResourceArc<Conn3>) -> Term<'a> {
+    let details = get!(env, conn.get()).last_failure().map(|failure| failure.details());
+    (atoms::ok(), details.as_ref().map(Told)).encode(env)
 }
 
 /// own thread: run all statements of a text.
@@ -281,7 +290,10 @@ fn bind<'a>(env: Env<'a>, stmt: &Stmt3, index: usize, value: Term<'a>) -> Term<'
         Err(failure) => failure.encode(env),
         Ok(value) => match stmt.bind(index, value) {
             Ok(()) => atoms::ok().encode(env),
-            Err(error) => Failed(error).encode(env),
+            Err(error) => {
+                stmt.conn().note(&error);
+                Failed(error).encode(env)
+            }
         },
     }
 }
@@ -300,7 +312,10 @@ fn sqlite3_step_hot<'a>(env: Env<'a>, conn: ResourceArc<Conn3>, stmt: ResourceAr
     match stmt.take_ahead() {
         Some(Ok(Some(values))) => return (atoms::row(), row(env, &mut values.iter().map(Value::as_cell))).encode(env),
         Some(Ok(None)) => return atoms::done().encode(env),
-        Some(Err(error)) => return Failed(error).encode(env),
+        Some(Err(error)) => {
+            conn.note(&error);
+            return Failed(error).encode(env);
+        }
         None => {}
     }
     let stepped = conn.hot(|session| match session.step_hot(&stmt)? {
@@ -323,15 +338,14 @@ fn sqlite3_step_hot<'a>(env: Env<'a>, conn: ResourceArc<Conn3>, stmt: ResourceAr
 #[rustler::nif]
 fn sqlite3_step<'a>(env: Env<'a>, conn: ResourceArc<Conn3>, reference: Term<'a>, stmt: ResourceArc<Stmt3>) -> Term<'a> {
     let (conn, stmt) = get!(env, pair(env, &conn, &stmt));
-    on_conn(env, &conn, reference, move |env, session| match session.step(&stmt) {
-        Ok(Step::Row) => {
+    on_conn(env, &conn, reference, move |env, session| match session.step(&stmt)? {
+        Step::Row => {
             let first = (atoms::row(), row(env, &mut session.row(&stmt))).encode(env);
             session.read_ahead(&stmt);
-            first
+            Ok(first)
         }
-        Ok(Step::Done) => atoms::done().encode(env),
-        Ok(Step::Busy) => atoms::busy().encode(env),
-        Err(error) => Failed(error).encode(env),
+        Step::Done => Ok(atoms::done().encode(env)),
+        Step::Busy => Ok(atoms::busy().encode(env)),
     })
 }
 
@@ -348,30 +362,28 @@ fn sqlite3_multi_step<'a>(
     on_conn(env, &conn, reference, move |env, session| page(env, session, &stmt, rows_max))
 }
 
-fn page<'a>(env: Env<'a>, session: &mut Session, stmt: &Stmt, rows_max: usize) -> Term<'a> {
+fn page<'a>(env: Env<'a>, session: &mut Session, stmt: &Stmt, rows_max: usize) -> Result<Term<'a>, Sqlite3Error> {
     let mut rows = Vec::new();
     let mut bytes = 0;
     while rows.len() < rows_max && bytes < PAGE_BYTES {
-        match stmt.take_ahead() {
-            Some(Ok(Some(values))) => {
+        match stmt.take_ahead().transpose()? {
+            Some(Some(values)) => {
                 rows.push(row(env, &mut values.iter().map(Value::as_cell)));
                 continue;
             }
-            Some(Ok(None)) => return (atoms::done(), list_of(env, rows)).encode(env),
-            Some(Err(error)) => return Failed(error).encode(env),
+            Some(None) => return Ok((atoms::done(), list_of(env, rows)).encode(env)),
             None => {}
         }
-        match session.step(stmt) {
-            Ok(Step::Row) => {
+        match session.step(stmt)? {
+            Step::Row => {
                 let mut counted = |cell: Cell<'_>| bytes += size(cell);
                 rows.push(row(env, &mut session.row(stmt).inspect(|cell| counted(*cell))));
             }
-            Ok(Step::Done) => return (atoms::done(), list_of(env, rows)).encode(env),
-            Ok(Step::Busy) => return atoms::busy().encode(env),
-            Err(error) => return Failed(error).encode(env),
+            Step::Done => return Ok((atoms::done(), list_of(env, rows)).encode(env)),
+            Step::Busy => return Ok(atoms::busy().encode(env)),
         }
     }
-    (atoms::rows(), list_of(env, rows)).encode(env)
+    Ok((atoms::rows(), list_of(env, rows)).encode(env))
 }
 
 fn list_of<'a>(env: Env<'a>, rows: Vec<Term<'a>>) -> Term<'a> {
@@ -456,6 +468,6 @@ fn sqlite3_set_authorizer<'a>(
     }
     on_conn(env, &conn, reference, move |env, session| {
         session.deny(codes);
-        atoms::ok().encode(env)
+        done(env, Ok(()))
     })
 }

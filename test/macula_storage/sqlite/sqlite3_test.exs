@@ -162,6 +162,65 @@ defmodule MaculaStorage.SQLite.Sqlite3Test do
     :ok = Sqlite3.execute(conn, "ROLLBACK")
   end
 
+  test "what a program tells apart of a failure" do
+    conn = memory()
+    assert Sqlite3.last_error(conn) == nil
+    {:error, message} = Sqlite3.prepare(conn, "SELECT é, x FROM")
+
+    assert %{reason: :error, code: 1, message: ^message, constraint: nil} =
+             Sqlite3.last_error(conn)
+
+    :ok =
+      Sqlite3.execute(conn, """
+      PRAGMA foreign_keys = ON;
+      CREATE TABLE p(a INTEGER PRIMARY KEY, b INT, c INT NOT NULL, UNIQUE (b, c), CONSTRAINT few CHECK (a < 100))
+        STRICT
+      """)
+
+    :ok = Sqlite3.execute(conn, "CREATE TABLE c(p REFERENCES p); INSERT INTO p VALUES (1, 1, 1)")
+
+    for {sql, kind, names} <- [
+          {"INSERT INTO p VALUES (2, 1, 1)", :unique, ["p.b", "p.c"]},
+          {"INSERT INTO p VALUES (1, 2, 2)", :primary_key, ["p.a"]},
+          {"INSERT INTO p VALUES (2, 2, NULL)", :not_null, ["p.c"]},
+          {"INSERT INTO p VALUES (200, 2, 2)", :check, ["few"]},
+          {"INSERT INTO p VALUES (2, 'x', 2)", :data_type, ["p.b"]},
+          {"INSERT INTO c VALUES (7)", :foreign_key, []}
+        ] do
+      {:error, message} = Sqlite3.execute(conn, sql)
+      assert %{reason: :constraint, message: ^message} = error = Sqlite3.last_error(conn)
+      assert error.constraint == %{kind: kind, names: names}
+    end
+
+    # a call that does well leaves it
+    :ok = Sqlite3.execute(conn, "SELECT 1")
+    assert %{reason: :constraint} = Sqlite3.last_error(conn)
+    {:error, _} = Sqlite3.execute(conn, "SELECT 1; SELECT nothing")
+    # in the statement that failed
+    assert %{reason: :error, offset: 8} = Sqlite3.last_error(conn)
+    :ok = Sqlite3.set_authorizer(conn, [:pragma])
+    {:error, _} = Sqlite3.execute(conn, "PRAGMA user_version")
+    assert %{reason: :auth, code: 23} = Sqlite3.last_error(conn)
+    assert_raise MaculaStorage.Error, fn -> Sqlite3.bind_null(prepared(conn, "SELECT 1"), 1) end
+    assert %{reason: :range, code: 25} = Sqlite3.last_error(conn)
+    :ok = Sqlite3.close(conn)
+    assert Sqlite3.last_error(conn) == {:error, :connection_closed}
+  end
+
+  test "a lock of others is a reason, too" do
+    path = Path.join(unique_dir(), "l.db")
+    [one, two] = for _ <- 1..2, {:ok, conn} = Sqlite3.open(path), do: conn
+    :ok = Sqlite3.execute(one, "CREATE TABLE t(x); BEGIN IMMEDIATE")
+    :ok = Sqlite3.set_busy_timeout(two, 0)
+    assert :busy = Sqlite3.step(two, prepared(two, "INSERT INTO t VALUES (2)"))
+    assert %{reason: :busy, code: 5, message: "database is locked"} = Sqlite3.last_error(two)
+    assert Sqlite3.last_error(one) == nil
+    {:ok, reader} = Sqlite3.open(path, mode: :readonly)
+    :ok = Sqlite3.execute(one, "COMMIT")
+    {:error, _} = Sqlite3.execute(reader, "INSERT INTO t VALUES (3)")
+    assert %{reason: :readonly} = Sqlite3.last_error(reader)
+  end
+
   test "a database is carried as bytes" do
     conn = memory()
     :ok = Sqlite3.execute(conn, "CREATE TABLE t(x); INSERT INTO t VALUES ('here')")

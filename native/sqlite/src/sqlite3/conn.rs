@@ -8,6 +8,7 @@ use super::session::Facts;
 use super::{crew, OpenMode, Session, Sqlite3Error};
 use crate::request::Patience;
 use crate::watch::Watch;
+use crate::Failure;
 use crossbeam_channel::{unbounded, Receiver, Sender};
 use macula_core::{Cancel, Clock};
 use parking_lot::Mutex;
@@ -169,6 +170,16 @@ impl Conn {
     /// What the last call left: rows changed, row id of the last insert, whether a transaction is open.
     pub fn facts(&self) -> (u64, i64, bool) {
         self.facts.read()
+    }
+
+    /// What the last call that failed left.
+    pub fn last_failure(&self) -> Option<Failure> {
+        self.facts.last_failure()
+    }
+
+    /// Why a call failed that needed no session, for [`Conn::last_failure`].
+    pub fn note(&self, error: &Sqlite3Error) {
+        self.facts.note(error.failure());
     }
 
     /// Whether it was closed.

@@ -13,7 +13,7 @@ use crate::registry::{self, FileId};
 use crate::request::{Patience, Reply};
 use crate::watch::{Watch, STEPS};
 use crate::writer::Job;
-use crate::{Cell, SqliteError};
+use crate::{Cell, Failure, SqliteError};
 use macula_core::Clock;
 use parking_lot::Mutex;
 use rusqlite::ffi;
@@ -50,6 +50,7 @@ struct Numbers {
     last_insert_rowid: AtomicI64,
     in_transaction: AtomicBool,
     finished_ns: AtomicU64,
+    failed: Mutex<Option<Failure>>,
 }
 
 impl Facts {
@@ -57,6 +58,14 @@ impl Facts {
         let numbers = &self.0;
         let rowid = numbers.last_insert_rowid.load(Ordering::Acquire);
         (numbers.changes.load(Ordering::Acquire), rowid, numbers.in_transaction.load(Ordering::Acquire))
+    }
+
+    pub(super) fn note(&self, failure: Failure) {
+        *self.0.failed.lock() = Some(failure);
+    }
+
+    pub(super) fn last_failure(&self) -> Option<Failure> {
+        self.0.failed.lock().clone()
     }
 
     /// When the last call ended, on the monotonic clock.
@@ -156,6 +165,11 @@ impl Session {
         numbers.finished_ns.store(self.clock.monotonic().as_nanos() as u64, Ordering::Release);
     }
 
+    /// Why a call failed, for [`Conn::last_failure`].
+    pub fn note(&self, error: &Sqlite3Error) {
+        self.facts.note(error.failure());
+    }
+
     /// Prepare the first statement of `sql`.
     pub fn prepare(&mut self, sql: &str) -> Result<Stmt, Sqlite3Error> {
         let Some(conn) = self.conn.upgrade() else { return Err(Sqlite3Error::Closed) };
@@ -226,6 +240,7 @@ impl Session {
                 Ok(Step::Done)
             }
             Code::Busy => {
+                self.note(&Sqlite3Error::last(raw.db()));
                 raw.reset();
                 Ok(Step::Busy)
             }
