@@ -311,6 +311,41 @@ defmodule MaculaStorage.Native do
   @spec sqlite3_deserialize(handle, reference, String.t(), binary) :: call
   def sqlite3_deserialize(_conn, _ref, _database, _bytes), do: missing()
 
+  @spec sqlite3_backup(handle, reference, binary, boolean) :: call
+  def sqlite3_backup(_conn, _ref, _dest, _overwrite), do: missing()
+
+  @spec sqlite3_backup_to(handle, reference, handle) :: call
+  def sqlite3_backup_to(_conn, _ref, _dest), do: missing()
+
+  @spec sqlite3_restore(handle, reference, binary) :: call
+  def sqlite3_restore(_conn, _ref, _path), do: missing()
+
+  # `{database, table, column}`
+  @spec sqlite3_blob_open(handle, reference, {binary, binary, binary}, integer, boolean) :: call
+  def sqlite3_blob_open(_conn, _ref, _place, _rowid, _write), do: missing()
+
+  @spec sqlite3_blob_size(handle) :: {:ok, non_neg_integer} | sqlite3_failure
+  def sqlite3_blob_size(_blob), do: missing()
+
+  @spec sqlite3_blob_read(handle, reference, non_neg_integer, non_neg_integer) :: call
+  def sqlite3_blob_read(_blob, _ref, _offset, _len), do: missing()
+
+  @spec sqlite3_blob_write(handle, reference, non_neg_integer, binary) :: call
+  def sqlite3_blob_write(_blob, _ref, _offset, _bytes), do: missing()
+
+  @spec sqlite3_blob_reopen(handle, reference, integer) :: call
+  def sqlite3_blob_reopen(_blob, _ref, _rowid), do: missing()
+
+  @spec sqlite3_blob_close(handle, reference) :: call
+  def sqlite3_blob_close(_blob, _ref), do: missing()
+
+  # `nil` leaves it as it is
+  @spec sqlite3_limit(handle, reference, String.t(), non_neg_integer | nil) :: call
+  def sqlite3_limit(_conn, _ref, _name, _value), do: missing()
+
+  @spec sqlite3_checkpoint(handle, reference, :passive | :full | :restart | :truncate) :: call
+  def sqlite3_checkpoint(_conn, _ref, _mode), do: missing()
+
   @spec sqlite3_enable_load_extension(handle, reference, boolean) :: call
   def sqlite3_enable_load_extension(_conn, _ref, _on), do: missing()
 

@@ -39,7 +39,7 @@ defmodule MaculaStorage.SQLite.Sqlite3 do
   are a few microseconds; everything else is a thread of ours and some thirty.
   """
 
-  alias MaculaStorage.{Call, Native}
+  alias MaculaStorage.{Call, Native, Options}
   alias MaculaStorage.SQLite.Bind
 
   @type db :: reference
@@ -375,6 +375,133 @@ defmodule MaculaStorage.SQLite.Sqlite3 do
   def deserialize(conn, database \\ "main", serialized) when is_binary(serialized),
     do: own_thread(&Native.sqlite3_deserialize(conn, &1, database, serialized))
 
+  @doc """
+  Copies the database, as of what is committed, to a file or over another connection's database, by SQLite's
+  online backup. The connection's other calls, and writers, go on meanwhile: a copy of a file with a
+  write-ahead log is of the instant when it began; of memory, and of a file without a log, it is of its end,
+  and begins anew when another connection writes.
+
+  `dest` is a path (a new file, else `{:error, :exists}`) or a connection, in the place of whose database the
+  copy is put, in one transaction; its own calls wait.
+
+  Options: `:overwrite` (default `false`): what the database at the path holds is replaced likewise, others may
+  have it open; `:timeout` (default `:infinity`; then `{:error, :timeout}`, and nothing is left behind), as the
+  caller's death does; `:progress`, a function of one argument or a pid, which gets `{:macula_progress, map}`,
+  with `%{bytes_done: n, bytes_total: n}`.
+
+  Durability: `:ok` of a path means that the copy is synced; of a connection, what its own commits mean.
+  Cost: reads the database once, 1 MiB at a time. Errors: `{:error, :exists}`, `{:error, :timeout}`, SQLite's
+  words; the file of an open app is never replaced (`MaculaStorage.restore/3` does that).
+
+      iex> alias MaculaStorage.SQLite.Sqlite3
+      iex> [{:ok, one}, {:ok, two}] = for _ <- 1..2, do: Sqlite3.open(":memory:")
+      iex> :ok = Sqlite3.execute(one, "CREATE TABLE t (a)")
+      iex> Sqlite3.backup(one, two)
+      :ok
+      iex> Sqlite3.execute(two, "INSERT INTO t VALUES (1)")
+      :ok
+  """
+  @spec backup(db, Path.t() | db, keyword) :: :ok | {:error, reason}
+  def backup(conn, dest, opts \\ [])
+
+  def backup(conn, dest, opts) when is_reference(dest) do
+    opts = Options.validate!(opts, timeout: {:infinity, :timeout}, progress: {nil, :progress})
+    own_thread(&Native.sqlite3_backup_to(conn, &1, dest), Map.to_list(opts))
+  end
+
+  def backup(conn, dest, opts) do
+    opts =
+      Options.validate!(opts,
+        overwrite: {false, :boolean},
+        timeout: {:infinity, :timeout},
+        progress: {nil, :progress}
+      )
+
+    {overwrite, opts} = Map.pop!(opts, :overwrite)
+    dest = Path.expand(dest)
+    own_thread(&Native.sqlite3_backup(conn, &1, dest, overwrite), Map.to_list(opts))
+  end
+
+  @doc """
+  Puts what the database in a file holds in the place of this connection's, in one transaction; others that
+  have either open see one or the other.
+
+  Options: `:timeout` and `:progress` as of `backup/3`.
+
+  Durability: what the connection's own commits mean. Cost: reads the file once; the connection's other calls
+  wait. Errors: SQLite's words; the file of an open app is never replaced.
+  """
+  @spec restore(db, Path.t(), keyword) :: :ok | {:error, reason}
+  def restore(conn, from, opts \\ []) do
+    opts = Options.validate!(opts, timeout: {:infinity, :timeout}, progress: {nil, :progress})
+    from = Path.expand(from)
+    own_thread(&Native.sqlite3_restore(conn, &1, from), Map.to_list(opts))
+  end
+
+  @limits ~w(length sql_length column expr_depth compound_select vdbe_op function_arg attached
+             like_pattern_length variable_number trigger_depth worker_threads)a
+
+  @typedoc "SQLite's limits of one connection, <https://www.sqlite.org/c3ref/c_limit_attached.html>."
+  @type limit ::
+          :length
+          | :sql_length
+          | :column
+          | :expr_depth
+          | :compound_select
+          | :vdbe_op
+          | :function_arg
+          | :attached
+          | :like_pattern_length
+          | :variable_number
+          | :trigger_depth
+          | :worker_threads
+
+  @doc "A limit of this connection."
+  @spec limit(db, limit) :: {:ok, non_neg_integer} | {:error, reason}
+  def limit(conn, name), do: change_limit(conn, name, nil)
+
+  @doc """
+  Sets a limit of this connection, to what SQLite was compiled with at most; gives what it was before.
+
+      iex> alias MaculaStorage.SQLite.Sqlite3
+      iex> {:ok, conn} = Sqlite3.open(":memory:")
+      iex> {:ok, _before} = Sqlite3.set_limit(conn, :variable_number, 2)
+      iex> Sqlite3.prepare(conn, "SELECT ?, ?, ?")
+      {:error, "too many SQL variables"}
+      iex> Sqlite3.limit(conn, :variable_number)
+      {:ok, 2}
+  """
+  @spec set_limit(db, limit, non_neg_integer) :: {:ok, non_neg_integer} | {:error, reason}
+  def set_limit(conn, name, value) when is_integer(value) and value >= 0,
+    do: change_limit(conn, name, min(value, 0x7FFF_FFFF))
+
+  defp change_limit(conn, name, value) when name in @limits,
+    do: own_thread(&Native.sqlite3_limit(conn, &1, Atom.to_string(name), value))
+
+  defp change_limit(_conn, name, _value) do
+    raise ArgumentError, "expected a limit out of #{inspect(@limits)}, got: #{inspect(name)}"
+  end
+
+  @doc """
+  Brings the write-ahead log into the database file: `:passive` as far as nobody is in the way, `:full` all of
+  it, `:restart` so that the next writer begins the log anew, `:truncate` so that its file is empty; the last
+  three wait for others, as long as a step does. Pages in the log, and how many of them are in the file;
+  `nil` for both without a log.
+
+  Durability: what was committed is in the database file, synced. Cost: reads the log, writes the file.
+  Errors: SQLite's words; the log of an open app's file is the app's own writer's business.
+  """
+  @spec wal_checkpoint(db, :passive | :full | :restart | :truncate) ::
+          {:ok, %{log_pages: non_neg_integer | nil, checkpointed_pages: non_neg_integer | nil}}
+          | {:error, reason}
+  def wal_checkpoint(conn, mode \\ :passive)
+      when mode in [:passive, :full, :restart, :truncate] do
+    with {:ok, pages} <- own_thread(&Native.sqlite3_checkpoint(conn, &1, mode)) do
+      {log, done} = pages || {nil, nil}
+      {:ok, %{log_pages: log, checkpointed_pages: done}}
+    end
+  end
+
   @doc "Lets go of a statement; one that nobody refers to any more is let go of by itself. Cost: memory."
   @spec release(db, statement | nil) :: :ok | {:error, reason}
   def release(_conn, nil), do: :ok
@@ -438,10 +565,14 @@ defmodule MaculaStorage.SQLite.Sqlite3 do
   def unlisten(conn, id) when is_integer(id),
     do: own_thread(&Native.sqlite3_unlisten(conn, &1, id))
 
-  defp own_thread(start), do: plain(Call.run(start, timeout: :infinity))
+  @doc false
+  @spec own_thread((reference -> Native.call()), keyword) :: term
+  def own_thread(start, opts \\ [timeout: :infinity]), do: plain(Call.run(start, opts))
 
   # `{:sqlite, code, message, offset}` is exqlite's message
-  defp plain({:error, {:sqlite, _code, message, _offset}}), do: {:error, message}
-  defp plain({:error, %MaculaStorage.Error{message: message}}), do: {:error, message}
-  defp plain(other), do: other
+  @doc false
+  @spec plain(term) :: term
+  def plain({:error, {:sqlite, _code, message, _offset}}), do: {:error, message}
+  def plain({:error, %MaculaStorage.Error{message: message}}), do: {:error, message}
+  def plain(other), do: other
 end

@@ -41,7 +41,7 @@ const PAGE_BYTES: usize = 1 << 20;
 const HOT_BYTES: usize = 64 << 10;
 
 /// Why not, on its way to Elixir.
-pub struct Failed(Sqlite3Error);
+pub struct Failed(pub Sqlite3Error);
 
 impl Encoder for Failed {
     fn encode<'a>(&self, env: Env<'a>) -> Term<'a> {
@@ -138,6 +138,7 @@ pub fn done(env: Env, result: Result<(), Sqlite3Error>) -> Result<Term, Sqlite3E
     result.map(|()| atoms::ok().encode(env))
 }
 
+/// What a handle holds, or return why not.
 macro_rules! get {
     ($env:expr, $handle:expr) => {
         match $handle {
@@ -146,6 +147,7 @@ macro_rules! get {
         }
     };
 }
+pub(crate) use get;
 
 /// own thread: open a file, memory or a URI.
 #[rustler::nif]

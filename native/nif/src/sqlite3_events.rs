@@ -3,7 +3,7 @@
 //! Sent from the thread that works on the connection, so in order; a process that is gone is told no more.
 
 use crate::atoms;
-use crate::sqlite3::{done, found, on_conn, Conn3};
+use crate::sqlite3::{done, found, get, on_conn, Conn3};
 use crate::stop;
 use macula_sqlite::sqlite3::{set_log, Action, Change, Event};
 use rustler::{Atom, Encoder, Env, LocalPid, OwnedEnv, ResourceArc, Term};
@@ -17,10 +17,7 @@ fn sqlite3_set_update_hook<'a>(
     reference: Term<'a>,
     pid: Option<LocalPid>,
 ) -> Term<'a> {
-    let open = match conn.get() {
-        Ok(open) => open,
-        Err(failed) => return failed.encode(env),
-    };
+    let open = get!(env, conn.get());
     on_conn(env, &open, reference, move |env, session| {
         let mut hook = conn.update_hook.lock();
         if let Some(before) = hook.take() {
@@ -45,10 +42,7 @@ fn sqlite3_listen<'a>(
     pid: LocalPid,
     kinds: Vec<Atom>,
 ) -> Term<'a> {
-    let open = match conn.get() {
-        Ok(open) => open,
-        Err(failed) => return failed.encode(env),
-    };
+    let open = get!(env, conn.get());
     on_conn(env, &open, reference, move |env, session| {
         let listened = session.listen_as(|id| {
             move |event: Event<'_>| {
@@ -65,10 +59,7 @@ fn sqlite3_listen<'a>(
 /// own thread: tell of those events no more.
 #[rustler::nif]
 fn sqlite3_unlisten<'a>(env: Env<'a>, conn: ResourceArc<Conn3>, reference: Term<'a>, id: u64) -> Term<'a> {
-    let open = match conn.get() {
-        Ok(open) => open,
-        Err(failed) => return failed.encode(env),
-    };
+    let open = get!(env, conn.get());
     on_conn(env, &open, reference, move |env, session| {
         session.unlisten(id);
         done(env, Ok(()))

@@ -5,6 +5,8 @@
 //! the turn is held; the turn is held exactly from then until no write transaction is open. A commit there
 //! passes the app's gate, and a failed sync poisons the app's database as one of its own would.
 
+use super::blob::RawBlob;
+use super::copy::RawCopy;
 use super::hooks::Hooks;
 use super::raw::{self, Code, RawStmt};
 use super::{Conn, Lend, Sqlite3Error, Stmt, StmtInfo, Turn};
@@ -76,8 +78,10 @@ impl Facts {
 
 /// An open database handle with its statements.
 pub struct Session {
-    // dropped in this order: statements before their database, its transaction before the turn
+    // dropped in this order: what is open on a database before it, its transaction before the turn
     stmts: HashMap<u64, RawStmt>,
+    pub(super) blobs: HashMap<u64, RawBlob>,
+    pub(super) copies: HashMap<u64, RawCopy>,
     db: rusqlite::Connection,
     pub(super) hooks: Hooks,
     turn: Option<(Turn, Arc<Shared>)>,
@@ -103,6 +107,8 @@ impl Session {
         let hooks = Hooks::install(&mut db, file)?;
         let session = Self {
             stmts: HashMap::new(),
+            blobs: HashMap::new(),
+            copies: HashMap::new(),
             db,
             hooks,
             turn: None,
@@ -172,7 +178,7 @@ impl Session {
 
     /// Prepare the first statement of `sql`.
     pub fn prepare(&mut self, sql: &str) -> Result<Stmt, Sqlite3Error> {
-        let Some(conn) = self.conn.upgrade() else { return Err(Sqlite3Error::Closed) };
+        let conn = self.conn()?;
         let (raw, _) = raw::prepare(self.handle(), sql.as_bytes(), true)?;
         let id = conn.next_stmt();
         let info = raw.as_ref().map_or_else(StmtInfo::default, |raw| StmtInfo::of(raw, sql));
@@ -301,8 +307,19 @@ impl Session {
         std::mem::take(&mut pending.params).iter().try_for_each(|(index, value)| raw.bind(*index, value))
     }
 
-    pub(super) fn release(&mut self, stmt: u64) {
-        self.stmts.remove(&stmt);
+    /// Of a statement, or of a blob that could not be closed otherwise.
+    pub(super) fn release(&mut self, id: u64) {
+        self.stmts.remove(&id);
+        self.blobs.remove(&id);
+    }
+
+    pub(super) fn conn(&self) -> Result<Arc<Conn>, Sqlite3Error> {
+        self.conn.upgrade().ok_or(Sqlite3Error::Closed)
+    }
+
+    /// That the turn was taken back since the last call, once.
+    pub(super) fn check_undone(&mut self) -> Result<(), Sqlite3Error> {
+        self.undone.take().map_or(Ok(()), Err)
     }
 
     /// Roll back, and tell so at the next call: the turn was taken back.
@@ -317,15 +334,23 @@ impl Session {
         }
         // a statement by itself has made its changes before it gave its first row: this commits them
         self.stmts.values().for_each(RawStmt::reset);
+        self.blobs.clear();
         self.turn = None;
         self.undone = Some(if alone { Sqlite3Error::Ended(why) } else { Sqlite3Error::Undone(why) });
     }
 
     fn before_step(&mut self, raw: &RawStmt) -> Result<(), Sqlite3Error> {
-        if let Some(error) = self.undone.take() {
-            return Err(error);
+        self.check_undone()?;
+        if raw.is_readonly() || raw.is_under_way() {
+            return Ok(());
         }
-        if self.turn.is_some() || raw.is_readonly() || raw.is_under_way() {
+        self.before_write()
+    }
+
+    /// What comes writes: not before it is our turn.
+    pub(super) fn before_write(&mut self) -> Result<(), Sqlite3Error> {
+        self.check_undone()?;
+        if self.turn.is_some() {
             return Ok(());
         }
         let Some(app) = self.file.and_then(registry::find) else { return Ok(()) };
@@ -369,7 +394,7 @@ impl Session {
     }
 
     /// A failure on its way to the caller. A sync that failed is the app's business too.
-    fn failed(&self, error: Sqlite3Error) -> Sqlite3Error {
+    pub(super) fn failed(&self, error: Sqlite3Error) -> Sqlite3Error {
         let Sqlite3Error::Sqlite(failure) = &error else { return error };
         let lost = [ffi::SQLITE_IOERR_FSYNC, ffi::SQLITE_IOERR_DIR_FSYNC, ffi::SQLITE_IOERR_TRUNCATE];
         if let Some((_, app)) = self.turn.as_ref().filter(|_| lost.contains(&failure.code)) {
