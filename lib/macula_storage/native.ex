@@ -339,6 +339,33 @@ defmodule MaculaStorage.Native do
   @spec sqlite3_blob_close(handle, reference) :: call
   def sqlite3_blob_close(_blob, _ref), do: missing()
 
+  @spec sqlite3_session_create(handle, reference, String.t()) :: call
+  def sqlite3_session_create(_conn, _ref, _database), do: missing()
+
+  # `nil`: all tables
+  @spec sqlite3_session_attach(handle, reference, String.t() | nil) :: call
+  def sqlite3_session_attach(_session, _ref, _table), do: missing()
+
+  @spec sqlite3_session_changes(handle, reference, boolean) :: call
+  def sqlite3_session_changes(_session, _ref, _patchset), do: missing()
+
+  @spec sqlite3_session_delete(handle, reference) :: call
+  def sqlite3_session_delete(_session, _ref), do: missing()
+
+  # what to do with changes that do not fit: data, not found, conflict, constraint, foreign key
+  @spec sqlite3_changeset_apply(handle, reference, binary, {atom, atom, atom, atom, atom}) :: call
+  def sqlite3_changeset_apply(_conn, _ref, _changeset, _policy), do: missing()
+
+  @spec sqlite3_changeset_invert(binary) :: {:ok, binary} | sqlite3_failure
+  def sqlite3_changeset_invert(_changeset), do: missing()
+
+  @spec sqlite3_changeset_concat(binary, binary) :: {:ok, binary} | sqlite3_failure
+  def sqlite3_changeset_concat(_first, _then), do: missing()
+
+  @spec sqlite3_changeset_info(binary) ::
+          {:ok, [{String.t(), atom, list | nil, list | nil}]} | sqlite3_failure
+  def sqlite3_changeset_info(_changeset), do: missing()
+
   # `nil` leaves it as it is
   @spec sqlite3_limit(handle, reference, String.t(), non_neg_integer | nil) :: call
   def sqlite3_limit(_conn, _ref, _name, _value), do: missing()

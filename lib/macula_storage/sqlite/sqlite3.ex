@@ -547,14 +547,21 @@ defmodule MaculaStorage.SQLite.Sqlite3 do
   `{MaculaStorage.SQLite.Sqlite3, id, event}`; any number may listen.
 
   Kinds: `:update` (`{action, database, table, rowid}`), `:commit`, `:rollback`, `:wal`
-  (`{:wal, database, pages}`). `:commit` is sent before the commit, which may still fail.
+  (`{:wal, database, pages}`), and `:preupdate`, before a row changes, with its values:
+  `{:preupdate, action, database, table, rowid_old, rowid_new, old_row, new_row}`, `nil` for what is not (and
+  for the new row of what a blob handle writes). `:commit` is sent before the commit, which may still fail.
+
+  While somebody listens to `:preupdate`, `DELETE FROM t` looks at each row. A connection either has such
+  listeners or sessions (`MaculaStorage.SQLite.Sqlite3.Session`).
   """
-  @spec listen(db, [:update | :commit | :rollback | :wal], pid) ::
+  @spec listen(db, [:update | :commit | :rollback | :wal | :preupdate], pid) ::
           {:ok, pos_integer} | {:error, reason}
   def listen(conn, kinds, pid \\ self()) when is_list(kinds) and is_pid(pid) do
-    for kind <- kinds, kind not in [:update, :commit, :rollback, :wal] do
+    known = [:update, :commit, :rollback, :wal, :preupdate]
+
+    for kind <- kinds, kind not in known do
       raise ArgumentError,
-            "expected kinds of events out of :update, :commit, :rollback and :wal, got: #{inspect(kind)}"
+            "expected kinds of events out of #{inspect(known)}, got: #{inspect(kind)}"
     end
 
     own_thread(&Native.sqlite3_listen(conn, &1, pid, kinds))

@@ -22,7 +22,7 @@ rustler::atoms! {
     struct_ = "__struct__", exception = "__exception__", kind, op, app, message, hint,
     normal, connection_closed, invalid_statement, unknown_action, other_connection, row, rows, insert, update, commit, rollback, wal, log,
     sqlite3_module = "Elixir.MaculaStorage.SQLite.Sqlite3",
-    passive, restart, truncate,
+    passive, restart, truncate, preupdate, unchanged, omit, replace,
     // why a statement failed
     details, reason, code, offset, names, perm, abort, nomem, readonly, interrupt, ioerr, notfound, full, cantopen,
     protocol, schema, toobig, constraint, mismatch, misuse, nolfs, auth, range, notadb,

@@ -9,6 +9,7 @@ use super::blob::RawBlob;
 use super::copy::RawCopy;
 use super::hooks::Hooks;
 use super::raw::{self, Code, RawStmt};
+use super::record::RawRecorder;
 use super::{Conn, Lend, Sqlite3Error, Stmt, StmtInfo, Turn};
 use crate::database::Shared;
 use crate::registry::{self, FileId};
@@ -82,6 +83,7 @@ pub struct Session {
     stmts: HashMap<u64, RawStmt>,
     pub(super) blobs: HashMap<u64, RawBlob>,
     pub(super) copies: HashMap<u64, RawCopy>,
+    pub(super) recorders: HashMap<u64, RawRecorder>,
     db: rusqlite::Connection,
     pub(super) hooks: Hooks,
     turn: Option<(Turn, Arc<Shared>)>,
@@ -109,6 +111,7 @@ impl Session {
             stmts: HashMap::new(),
             blobs: HashMap::new(),
             copies: HashMap::new(),
+            recorders: HashMap::new(),
             db,
             hooks,
             turn: None,
@@ -158,6 +161,8 @@ impl Session {
     /// before its caller is answered, who may ask at once.
     pub fn finish(&mut self) {
         self.hooks.end_commit();
+        // a listener to rows may be gone since
+        self.settle_row_hook();
         let db = self.handle();
         // SAFETY: an open handle under its lock
         let writes = unsafe { ffi::sqlite3_txn_state(db, c"main".as_ptr()) } == ffi::SQLITE_TXN_WRITE;
@@ -307,10 +312,11 @@ impl Session {
         std::mem::take(&mut pending.params).iter().try_for_each(|(index, value)| raw.bind(*index, value))
     }
 
-    /// Of a statement, or of a blob that could not be closed otherwise.
+    /// Of a statement or a recorder, or of a blob that could not be closed otherwise.
     pub(super) fn release(&mut self, id: u64) {
         self.stmts.remove(&id);
         self.blobs.remove(&id);
+        self.recorders.remove(&id);
     }
 
     pub(super) fn conn(&self) -> Result<Arc<Conn>, Sqlite3Error> {
