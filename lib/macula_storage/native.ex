@@ -266,11 +266,12 @@ defmodule MaculaStorage.Native do
   @spec sqlite3_execute(handle, reference, String.t()) :: call
   def sqlite3_execute(_conn, _ref, _sql), do: missing()
 
-  @spec sqlite3_prepare(handle, reference, String.t()) :: call
-  def sqlite3_prepare(_conn, _ref, _sql), do: missing()
+  @spec sqlite3_prepare(handle, reference, String.t(), boolean) :: call
+  def sqlite3_prepare(_conn, _ref, _sql, _cached), do: missing()
 
-  @spec sqlite3_prepare_hot(handle, String.t()) :: {:ok, handle} | :cold | sqlite3_failure
-  def sqlite3_prepare_hot(_conn, _sql), do: missing()
+  @spec sqlite3_prepare_hot(handle, String.t(), boolean) ::
+          {:ok, handle} | :cold | sqlite3_failure
+  def sqlite3_prepare_hot(_conn, _sql, _cached), do: missing()
 
   @spec sqlite3_param_names(handle) :: {:ok, [String.t() | nil]} | sqlite3_failure
   def sqlite3_param_names(_stmt), do: missing()
@@ -369,6 +370,10 @@ defmodule MaculaStorage.Native do
   # `nil` leaves it as it is
   @spec sqlite3_limit(handle, reference, String.t(), non_neg_integer | nil) :: call
   def sqlite3_limit(_conn, _ref, _name, _value), do: missing()
+
+  # `nil`: all
+  @spec sqlite3_add_functions(handle, reference, [String.t()] | nil) :: call
+  def sqlite3_add_functions(_conn, _ref, _names), do: missing()
 
   @spec sqlite3_checkpoint(handle, reference, :passive | :full | :restart | :truncate) :: call
   def sqlite3_checkpoint(_conn, _ref, _mode), do: missing()

@@ -27,6 +27,9 @@ defmodule MaculaStorage.SQLite.Sqlite3 do
   A deferred transaction that read before others wrote gets `:busy`, as SQLite must answer: begin with
   `BEGIN IMMEDIATE` what is going to write.
 
+  What exqlite has not: `last_error/1`, `backup/3`, `restore/3`, `listen/3`, `prepare_cached/2`, limits,
+  checkpoints, and beneath this module `Blob` (values in pieces), `Session` (changesets) and `Functions`.
+
   A statement of a closed connection answers `{:error, :connection_closed}` (exqlite's goes on, on a file
   that it cannot close).
 
@@ -41,6 +44,7 @@ defmodule MaculaStorage.SQLite.Sqlite3 do
 
   alias MaculaStorage.{Call, Native, Options}
   alias MaculaStorage.SQLite.Bind
+  alias MaculaStorage.SQLite.Sqlite3.{Functions, Mode}
 
   @type db :: reference
   @type statement :: reference
@@ -67,36 +71,12 @@ defmodule MaculaStorage.SQLite.Sqlite3 do
   """
   @spec open(String.t(), [open_opt]) :: {:ok, db} | {:error, reason}
   def open(path, opts \\ []) do
-    {write, create} = mode!(opts[:mode] || [:readwrite, :create])
+    {write, create} = Mode.parse!(opts[:mode] || [:readwrite, :create])
     path = IO.chardata_to_string(path)
 
     case own_thread(&Native.sqlite3_open(&1, path, write, create)) do
       {:error, message} when is_binary(message) -> {:error, :database_open_failed}
       other -> other
-    end
-  end
-
-  defp mode!(mode) when mode in [:readwrite, :readonly, :create], do: modes!([mode])
-  defp mode!([_ | _] = modes), do: modes!(modes)
-
-  defp mode!(:nomutex) do
-    raise ArgumentError,
-          "expected mode to be `:readwrite` or `:readonly`, can't use a single :nomutex mode"
-  end
-
-  defp mode!(mode) do
-    raise ArgumentError,
-          "expected mode to be `:readwrite`, `:readonly` or list of modes, but received #{inspect(mode)}"
-  end
-
-  defp modes!(modes) do
-    case Enum.find(modes, &(&1 not in [:readwrite, :readonly, :nomutex, :create])) do
-      nil ->
-        {:readwrite in modes or :create in modes, :create in modes}
-
-      mode ->
-        raise ArgumentError,
-              "expected mode to be `:readwrite`, `:readonly`, `:nomutex` or `:create`, but received #{inspect(mode)}"
     end
   end
 
@@ -182,19 +162,25 @@ defmodule MaculaStorage.SQLite.Sqlite3 do
 
   @doc "Prepares the first statement of a text."
   @spec prepare(db, iodata) :: {:ok, statement} | {:error, reason}
-  def prepare(conn, sql) do
-    sql = IO.iodata_to_binary(sql)
+  def prepare(conn, sql), do: prepare(conn, IO.iodata_to_binary(sql), false)
 
-    case prepare_hot(conn, sql) do
-      :cold -> own_thread(&Native.sqlite3_prepare(conn, &1, sql))
+  @doc """
+  As `prepare/2`, by taking a statement of the same text that was released before, if one is there: each
+  connection keeps the 64 that were used last, reset and cleared. Released, or referred to by nobody any more,
+  it is kept, too. Cost: mostly memory.
+  """
+  @spec prepare_cached(db, iodata) :: {:ok, statement} | {:error, reason}
+  def prepare_cached(conn, sql), do: prepare(conn, IO.iodata_to_binary(sql), true)
+
+  defp prepare(conn, sql, cached) do
+    hot =
+      if byte_size(sql) <= 4096, do: Native.sqlite3_prepare_hot(conn, sql, cached), else: :cold
+
+    case hot do
+      :cold -> own_thread(&Native.sqlite3_prepare(conn, &1, sql, cached))
       found -> plain(found)
     end
   end
-
-  defp prepare_hot(conn, sql) when byte_size(sql) <= 4096,
-    do: Native.sqlite3_prepare_hot(conn, sql)
-
-  defp prepare_hot(_conn, _sql), do: :cold
 
   @doc "Begins a statement anew; what is bound stays. Cost: memory."
   @spec reset(statement) :: :ok | {:error, reason}
@@ -501,6 +487,10 @@ defmodule MaculaStorage.SQLite.Sqlite3 do
       {:ok, %{log_pages: log, checkpointed_pages: done}}
     end
   end
+
+  @doc "Adds SQL functions of ours, see `MaculaStorage.SQLite.Sqlite3.Functions.add/2`."
+  @spec add_functions(db, [Functions.name()] | :all) :: :ok | {:error, reason}
+  defdelegate add_functions(conn, names \\ :all), to: Functions, as: :add
 
   @doc "Lets go of a statement; one that nobody refers to any more is let go of by itself. Cost: memory."
   @spec release(db, statement | nil) :: :ok | {:error, reason}

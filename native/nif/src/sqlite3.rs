@@ -216,20 +216,33 @@ fn sqlite3_execute<'a>(env: Env<'a>, conn: ResourceArc<Conn3>, reference: Term<'
     on_conn(env, &conn, reference, move |env, session| done(env, session.execute(&sql)))
 }
 
-/// own thread: prepare the first statement of a text.
+/// own thread: prepare the first statement of a text, or take one that was released.
 #[rustler::nif]
-fn sqlite3_prepare<'a>(env: Env<'a>, conn: ResourceArc<Conn3>, reference: Term<'a>, sql: String) -> Term<'a> {
+fn sqlite3_prepare<'a>(
+    env: Env<'a>,
+    conn: ResourceArc<Conn3>,
+    reference: Term<'a>,
+    sql: String,
+    cached: bool,
+) -> Term<'a> {
     let conn = get!(env, conn.get());
-    on_conn(env, &conn, reference, move |env, session| found(env, session.prepare(&sql).map(Stmt3::new)))
+    on_conn(env, &conn, reference, move |env, session| found(env, prepare(session, &sql, cached).map(Stmt3::new)))
 }
 
 /// memory: prepare a short text when nothing must be read for it, else `cold`.
 #[rustler::nif]
-fn sqlite3_prepare_hot<'a>(env: Env<'a>, conn: ResourceArc<Conn3>, sql: String) -> Term<'a> {
+fn sqlite3_prepare_hot<'a>(env: Env<'a>, conn: ResourceArc<Conn3>, sql: String, cached: bool) -> Term<'a> {
     let conn = get!(env, conn.get());
-    match conn.hot(|session| session.prepare(&sql).ok()) {
+    match conn.hot(|session| prepare(session, &sql, cached).ok()) {
         Some(stmt) => (atoms::ok(), Stmt3::new(stmt)).encode(env),
         None => atoms::cold().encode(env),
+    }
+}
+
+fn prepare(session: &mut Session, sql: &str, cached: bool) -> Result<Stmt, Sqlite3Error> {
+    match cached {
+        true => session.prepare_cached(sql),
+        false => session.prepare(sql),
     }
 }
 

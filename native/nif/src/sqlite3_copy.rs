@@ -10,7 +10,7 @@ use macula_core::{Kind, Task};
 use macula_sqlite::sqlite3::{on_thread, Conn, Session, Sqlite3Error};
 use macula_sqlite::SqliteError;
 use rustler::{Binary, Encoder, Env, ResourceArc, Term};
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 
 /// own thread: copy the database into a file: a new one, or in the place of what a database there holds.
@@ -97,6 +97,6 @@ fn answer(reply: Reply, conn: &Conn, copied: Result<(), Sqlite3Error>) {
     });
 }
 
-fn text_path(path: &PathBuf) -> Result<String, Failure> {
+fn text_path(path: &Path) -> Result<String, Failure> {
     path.to_str().map(str::to_owned).ok_or_else(|| Failure::invalid("a path is not UTF-8"))
 }

@@ -1,4 +1,4 @@
-//! Limits of a low-level connection, and checkpoints.
+//! Limits of a low-level connection, checkpoints, and functions of ours.
 
 use crate::atoms;
 use crate::sqlite3::{found, get, on_conn, Conn3};
@@ -32,4 +32,21 @@ fn sqlite3_checkpoint<'a>(env: Env<'a>, conn: ResourceArc<Conn3>, reference: Ter
         _ => CheckpointMode::Truncate,
     };
     on_conn(env, &conn, reference, move |env, session| found(env, session.checkpoint(mode)))
+}
+
+/// own thread: add SQL functions of ours by their names, or all when it is `nil`.
+#[rustler::nif]
+fn sqlite3_add_functions<'a>(
+    env: Env<'a>,
+    conn: ResourceArc<Conn3>,
+    reference: Term<'a>,
+    names: Option<Vec<String>>,
+) -> Term<'a> {
+    let conn = get!(env, conn.get());
+    on_conn(env, &conn, reference, move |env, session| {
+        Ok(match session.add_functions(names.as_deref())? {
+            Ok(()) => atoms::ok().encode(env),
+            Err(unknown) => (atoms::error(), (atoms::unknown_action(), unknown)).encode(env),
+        })
+    })
 }

@@ -6,6 +6,7 @@ defmodule MaculaStorage.SQLite.Sqlite3Test do
   alias MaculaStorage.SQLite.Sqlite3
 
   doctest MaculaStorage.SQLite.Sqlite3
+  doctest MaculaStorage.SQLite.Sqlite3.Functions
 
   @endless "WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c) SELECT max(n) FROM c"
 
@@ -219,6 +220,74 @@ defmodule MaculaStorage.SQLite.Sqlite3Test do
     :ok = Sqlite3.execute(one, "COMMIT")
     {:error, _} = Sqlite3.execute(reader, "INSERT INTO t VALUES (3)")
     assert %{reason: :readonly} = Sqlite3.last_error(reader)
+  end
+
+  test "a released statement is kept for who prepares the same text again" do
+    conn = memory()
+    :ok = Sqlite3.execute(conn, "CREATE TABLE t(a); INSERT INTO t VALUES (1), (2)")
+    cached = fn sql -> with {:ok, stmt} <- Sqlite3.prepare_cached(conn, sql), do: stmt end
+    sql = "SELECT * FROM t WHERE a > ?"
+    one = cached.(sql)
+    two = cached.(sql)
+    :ok = Sqlite3.bind(one, [0])
+    :ok = Sqlite3.bind(two, [1])
+    assert {:row, [1]} = Sqlite3.step(conn, one)
+    assert {:row, [2]} = Sqlite3.step(conn, two)
+    :ok = Sqlite3.release(conn, one)
+    :ok = Sqlite3.release(conn, two)
+    assert {:error, :invalid_statement} = Sqlite3.step(conn, one)
+    # reset, and what was bound is forgotten; no read of its last user is left open
+    again = cached.(sql)
+    assert :done = Sqlite3.step(conn, again)
+    :ok = Sqlite3.bind(again, [1])
+    assert {:row, [2]} = Sqlite3.step(conn, again)
+    :ok = Sqlite3.release(conn, again)
+    :ok = Sqlite3.execute(conn, "ALTER TABLE t ADD COLUMN b DEFAULT 7")
+    again = cached.(sql)
+    :ok = Sqlite3.bind(again, [1])
+    assert {:row, [2, 7]} = Sqlite3.step(conn, again)
+    :ok = Sqlite3.release(conn, again)
+    assert {:ok, ["a", "b"]} = Sqlite3.columns(conn, cached.(sql))
+    assert {:error, "no such table: u"} = Sqlite3.prepare_cached(conn, "SELECT * FROM u")
+    # more than are kept
+    for n <- 1..200, do: Sqlite3.release(conn, cached.("SELECT #{n}"))
+    for n <- 1..200, do: assert({:row, [^n]} = Sqlite3.step(conn, cached.("SELECT #{n}")))
+    assert :ok = Sqlite3.execute(conn, "DROP TABLE t")
+  end
+
+  test "functions of ours, where they are asked for" do
+    conn = memory()
+    assert {:error, "no such function: crc32"} = Sqlite3.prepare(conn, "SELECT crc32('')")
+    :ok = Sqlite3.add_functions(conn, [:crc32])
+    assert row(conn, "SELECT crc32('123456789'), crc32(NULL)") == [0xCBF43926, nil]
+    assert {:error, "no such function: blake3"} = Sqlite3.prepare(conn, "SELECT blake3('')")
+    :ok = Sqlite3.add_functions(conn)
+
+    assert row(conn, "SELECT base64(x'fffe'), unbase64('//4='), unbase64('?')") == [
+             "//4=",
+             <<255, 254>>,
+             nil
+           ]
+
+    assert [hash] = row(conn, "SELECT hex(blake3(''))")
+    assert "AF1349B9F5F9A1A6A0404DEA36DCC9499BCB25C9ADC112B7CC9A93CAE41F3262" = hash
+    assert row(conn, "SELECT levenshtein('né', 'nee'), levenshtein('', NULL)") == [2, nil]
+
+    :ok =
+      Sqlite3.execute(
+        conn,
+        "CREATE TABLE t(x); CREATE INDEX i ON t(blake3(x)); INSERT INTO t VALUES ('a')"
+      )
+
+    for {sql, message} <- [
+          {"SELECT crc32(1)", "expected text or a blob, got a number"},
+          {"SELECT levenshtein(hex(zeroblob(3000)), '')",
+           "levenshtein compares at most 4096 characters"}
+        ] do
+      assert {:error, ^message} = Sqlite3.step(conn, prepared(conn, sql))
+    end
+
+    assert_raise ArgumentError, fn -> Sqlite3.add_functions(conn, [:sin]) end
   end
 
   test "a database is carried as bytes" do

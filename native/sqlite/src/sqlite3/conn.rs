@@ -42,7 +42,8 @@ pub struct Conn {
     facts: Facts,
     lock_wait_ms: AtomicU64,
     stmt_count: AtomicU64,
-    is_bridged: bool,
+    /// Nothing of it is answered on a scheduler: what it reads through a bridge waits, or functions take long.
+    pub(super) is_cold: AtomicBool,
     /// A copy of another database is being put in its place, which holds it.
     pub(super) is_replaced: AtomicBool,
     clock: Arc<dyn Clock>,
@@ -93,7 +94,7 @@ impl Conn {
                 facts,
                 lock_wait_ms: AtomicU64::new(LOCK_WAIT_MS),
                 stmt_count: AtomicU64::new(0),
-                is_bridged,
+                is_cold: AtomicBool::new(is_bridged),
                 is_replaced: AtomicBool::new(false),
                 clock,
             }
@@ -134,7 +135,7 @@ impl Conn {
     /// SQLite does in it is stopped after some thousand steps and where it would wait for a disk or lock:
     /// it then fails, and `act` declines.
     pub fn hot<T>(&self, act: impl FnOnce(&mut Session) -> Option<T>) -> Option<T> {
-        if self.is_closed() || self.is_bridged {
+        if self.is_closed() || self.is_cold.load(Ordering::Acquire) {
             return None;
         }
         let mut held = self.session.try_lock()?;

@@ -10,6 +10,7 @@ mod conn;
 mod copy;
 mod crew;
 mod error;
+mod functions;
 mod hooks;
 mod log;
 mod open;

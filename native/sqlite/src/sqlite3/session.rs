@@ -20,7 +20,7 @@ use crate::{Cell, Failure, SqliteError};
 use macula_core::Clock;
 use parking_lot::Mutex;
 use rusqlite::ffi;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::ffi::CStr;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
@@ -31,6 +31,9 @@ const TURN_WAIT: Duration = Duration::from_secs(30);
 /// What a slow step of a read takes ahead: rows, and bytes.
 const AHEAD_ROWS: usize = 50;
 const AHEAD_BYTES: u64 = 64 << 10;
+
+/// Statements that a connection keeps for who prepares them again.
+const KEPT_MAX: usize = 64;
 
 /// How a step ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,6 +84,10 @@ impl Facts {
 pub struct Session {
     // dropped in this order: what is open on a database before it, its transaction before the turn
     stmts: HashMap<u64, RawStmt>,
+    /// Statements to be kept once nobody has them any more, with their SQL.
+    lent: HashMap<u64, Arc<str>>,
+    /// Those that nobody has; the one that was used last is last.
+    kept: VecDeque<(Arc<str>, RawStmt)>,
     pub(super) blobs: HashMap<u64, RawBlob>,
     pub(super) copies: HashMap<u64, RawCopy>,
     pub(super) recorders: HashMap<u64, RawRecorder>,
@@ -109,6 +116,8 @@ impl Session {
         let hooks = Hooks::install(&mut db, file)?;
         let session = Self {
             stmts: HashMap::new(),
+            lent: HashMap::new(),
+            kept: VecDeque::new(),
             blobs: HashMap::new(),
             copies: HashMap::new(),
             recorders: HashMap::new(),
@@ -188,6 +197,23 @@ impl Session {
         let id = conn.next_stmt();
         let info = raw.as_ref().map_or_else(StmtInfo::default, |raw| StmtInfo::of(raw, sql));
         self.stmts.extend(raw.map(|raw| (id, raw)));
+        Ok(Stmt::new(conn, id, info))
+    }
+
+    /// As [`Session::prepare`], by taking the one that was released last; released, this one is kept, too.
+    pub fn prepare_cached(&mut self, sql: &str) -> Result<Stmt, Sqlite3Error> {
+        let kept = self.kept.iter().rposition(|(text, _)| &**text == sql).and_then(|at| self.kept.remove(at));
+        let Some((sql, raw)) = kept else {
+            let stmt = self.prepare(sql)?;
+            self.lent.insert(stmt.id(), sql.into());
+            return Ok(stmt);
+        };
+        let conn = self.conn()?;
+        let id = conn.next_stmt();
+        // anew: its last use may have seen that the schema changed
+        let info = StmtInfo::of(&raw, &sql);
+        self.stmts.insert(id, raw);
+        self.lent.insert(id, sql);
         Ok(Stmt::new(conn, id, info))
     }
 
@@ -314,7 +340,15 @@ impl Session {
 
     /// Of a statement or a recorder, or of a blob that could not be closed otherwise.
     pub(super) fn release(&mut self, id: u64) {
-        self.stmts.remove(&id);
+        let raw = self.stmts.remove(&id);
+        if let (Some(sql), Some(raw)) = (self.lent.remove(&id), raw) {
+            raw.reset();
+            raw.clear();
+            self.kept.push_back((sql, raw));
+            if self.kept.len() > KEPT_MAX {
+                self.kept.pop_front();
+            }
+        }
         self.blobs.remove(&id);
         self.recorders.remove(&id);
     }
