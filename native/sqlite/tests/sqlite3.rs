@@ -243,6 +243,27 @@ fn dropping_a_statement_waits_for_nobody() {
     execute(&conn, "DROP TABLE t").unwrap();
 }
 
+/// Its changes were committed, and synced, by whoever dropped it: on a scheduler of the VM.
+#[test]
+fn dropping_a_statement_that_wrote_commits_elsewhere() {
+    let fixture = Fixture::new();
+    let conn = open(&fixture.path());
+    execute(&conn, "CREATE TABLE t(id)").unwrap();
+    let (tell, told) = channel();
+    run(&conn, move |session| {
+        session.listen(move |event| match event {
+            macula_sqlite::sqlite3::Event::Commit => tell.send(std::thread::current().id()).is_ok(),
+            _ => true,
+        })
+    })
+    .unwrap();
+    let stmt = prepare(&conn, "INSERT INTO t VALUES (1), (2) RETURNING id");
+    assert_eq!(step(&conn, &stmt), Ok(Step::Row));
+    drop(Arc::into_inner(stmt).unwrap());
+    assert_ne!(told.recv_timeout(Duration::from_secs(10)).unwrap(), std::thread::current().id());
+    execute(&conn, "DROP TABLE t").unwrap();
+}
+
 #[test]
 fn binding_and_reading_ahead() {
     let fixture = Fixture::new();

@@ -325,15 +325,36 @@ impl Conn {
     fn let_go(&self) {
         while !self.released.1.is_empty() {
             let Some(mut held) = self.session.try_lock() else { return };
-            while let Ok(stmt) = self.released.1.try_recv() {
-                if let Some(session) = held.as_mut() {
-                    session.release(stmt);
+            let mut commits = Vec::new();
+            while let Ok(id) = self.released.1.try_recv() {
+                match held.as_mut() {
+                    Some(session) if session.commits_when_released(id) => commits.push(id),
+                    Some(session) => session.release(id),
+                    None => {}
                 }
             }
             if let Some(session) = held.as_mut() {
                 session.finish();
             }
+            drop(held);
+            // this may be a scheduler of the VM, which waits for no disk
+            let refused = commits.into_iter().filter(|id| !self.release_later(*id)).collect::<Vec<_>>();
+            for id in &refused {
+                // its queue is full: tried again after the next job; both ends of the channel are ours
+                let _ = self.released.0.send(*id);
+            }
+            if !refused.is_empty() {
+                return;
+            }
         }
+    }
+
+    fn release_later(&self, id: u64) -> bool {
+        let release = move |session: Result<&mut Session, Sqlite3Error>| {
+            // of a closed connection it is gone
+            let _ = session.map(|session| session.release(id));
+        };
+        self.run(Cancel::new(), Box::new(release)).is_ok()
     }
 }
 

@@ -353,6 +353,11 @@ impl Session {
         self.recorders.remove(&id);
     }
 
+    /// A statement that writes and still has rows to give: its changes are committed when it goes.
+    pub(super) fn commits_when_released(&self, id: u64) -> bool {
+        self.blobs.contains_key(&id) || self.stmts.get(&id).is_some_and(|raw| raw.is_under_way() && !raw.is_readonly())
+    }
+
     pub(super) fn conn(&self) -> Result<Arc<Conn>, Sqlite3Error> {
         self.conn.upgrade().ok_or(Sqlite3Error::Closed)
     }
