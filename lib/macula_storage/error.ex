@@ -13,14 +13,14 @@ defmodule MaculaStorage.Error do
   | `:newer_format` | written by a newer version of the library: use that version |
   | `:permission` | let this user read and write the base directory |
   | `:io` | the disk or the operating system failed: see the message |
-  | `:sql` | SQLite refused the statement: see the message |
+  | `:sql` | SQLite refused the statement: see the message, and `details` in a program |
   | `:internal` | a defect of ours: please report it |
 
   An expected outcome that a bang function met has its atom as kind.
   """
 
   @enforce_keys [:kind, :op, :app, :message]
-  defexception [:kind, :op, :app, :message, :hint]
+  defexception [:kind, :op, :app, :message, :hint, :details]
 
   @type t :: %__MODULE__{
           kind: atom,
@@ -28,7 +28,25 @@ defmodule MaculaStorage.Error do
           # of a key-value store outside of an app, its directory
           app: String.t() | nil,
           message: String.t(),
-          hint: String.t() | nil
+          hint: String.t() | nil,
+          details: details | nil
+        }
+
+  @typedoc """
+  What a program may tell apart when SQLite refused a statement.
+
+  `reason` is the family of SQLite's result code, its name in lower case (`:constraint`, `:error`, `:busy`,
+  `:readonly`, `:full`, `:ioerr`, `:auth`, `:mismatch`, `:toobig`, …), `code` the extended result code,
+  `offset` the byte of the SQL text where it went wrong. The kinds of `constraint` are `:unique`,
+  `:primary_key`, `:foreign_key`, `:not_null`, `:check`, `:data_type`, `:trigger` and `:other`; its names are
+  `"table.column"`, or that of the constraint or index, as SQLite tells them.
+  """
+  @type details :: %{
+          reason: atom,
+          code: integer,
+          message: String.t(),
+          offset: non_neg_integer | nil,
+          constraint: %{kind: atom, names: [String.t()]} | nil
         }
 
   @impl true
@@ -45,6 +63,11 @@ defmodule MaculaStorage.Error do
   @spec wrap({:error, term}, atom, String.t() | nil) :: {:error, atom | t}
   def wrap({:error, {kind, message, hint}}, op, app),
     do: {:error, %__MODULE__{kind: kind, op: op, app: app, message: message, hint: hint}}
+
+  def wrap({:error, {kind, message, hint, %{} = details}}, op, app) do
+    error = %__MODULE__{kind: kind, op: op, app: app, message: message, hint: hint}
+    {:error, %{error | details: details}}
+  end
 
   def wrap({:error, outcome}, _op, _app) when is_atom(outcome), do: {:error, outcome}
   def wrap({:error, %__MODULE__{}} = wrapped, _op, _app), do: wrapped

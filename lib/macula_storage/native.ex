@@ -11,7 +11,10 @@ defmodule MaculaStorage.Native do
   @on_load :load
 
   @type handle :: reference
-  @type failure :: {:error, atom} | {:error, {atom, String.t(), String.t() | nil}}
+  @type failure ::
+          {:error, atom}
+          | {:error, {atom, String.t(), String.t() | nil}}
+          | {:error, {atom, String.t(), String.t() | nil, map}}
   @type call :: {:ok, handle} | failure
   @type key :: binary
   # `nil` is the store's own
@@ -274,14 +277,18 @@ defmodule MaculaStorage.Native do
   @spec sqlite3_facts(handle) :: {:ok, {non_neg_integer, integer, boolean}} | sqlite3_failure
   def sqlite3_facts(_conn), do: missing()
 
+  @spec sqlite3_last_error(handle) :: {:ok, map | nil} | sqlite3_failure
+  def sqlite3_last_error(_conn), do: missing()
+
   @spec sqlite3_execute(handle, reference, String.t()) :: call
   def sqlite3_execute(_conn, _ref, _sql), do: missing()
 
-  @spec sqlite3_prepare(handle, reference, String.t()) :: call
-  def sqlite3_prepare(_conn, _ref, _sql), do: missing()
+  @spec sqlite3_prepare(handle, reference, String.t(), boolean) :: call
+  def sqlite3_prepare(_conn, _ref, _sql, _cached), do: missing()
 
-  @spec sqlite3_prepare_hot(handle, String.t()) :: {:ok, handle} | :cold | sqlite3_failure
-  def sqlite3_prepare_hot(_conn, _sql), do: missing()
+  @spec sqlite3_prepare_hot(handle, String.t(), boolean) ::
+          {:ok, handle} | :cold | sqlite3_failure
+  def sqlite3_prepare_hot(_conn, _sql, _cached), do: missing()
 
   @spec sqlite3_param_names(handle) :: {:ok, [String.t() | nil]} | sqlite3_failure
   def sqlite3_param_names(_stmt), do: missing()
@@ -321,6 +328,72 @@ defmodule MaculaStorage.Native do
 
   @spec sqlite3_deserialize(handle, reference, String.t(), binary) :: call
   def sqlite3_deserialize(_conn, _ref, _database, _bytes), do: missing()
+
+  @spec sqlite3_backup(handle, reference, binary, boolean) :: call
+  def sqlite3_backup(_conn, _ref, _dest, _overwrite), do: missing()
+
+  @spec sqlite3_backup_to(handle, reference, handle) :: call
+  def sqlite3_backup_to(_conn, _ref, _dest), do: missing()
+
+  @spec sqlite3_restore(handle, reference, binary) :: call
+  def sqlite3_restore(_conn, _ref, _path), do: missing()
+
+  # `{database, table, column}`
+  @spec sqlite3_blob_open(handle, reference, {binary, binary, binary}, integer, boolean) :: call
+  def sqlite3_blob_open(_conn, _ref, _place, _rowid, _write), do: missing()
+
+  @spec sqlite3_blob_size(handle) :: {:ok, non_neg_integer} | sqlite3_failure
+  def sqlite3_blob_size(_blob), do: missing()
+
+  @spec sqlite3_blob_read(handle, reference, non_neg_integer, non_neg_integer) :: call
+  def sqlite3_blob_read(_blob, _ref, _offset, _len), do: missing()
+
+  @spec sqlite3_blob_write(handle, reference, non_neg_integer, binary) :: call
+  def sqlite3_blob_write(_blob, _ref, _offset, _bytes), do: missing()
+
+  @spec sqlite3_blob_reopen(handle, reference, integer) :: call
+  def sqlite3_blob_reopen(_blob, _ref, _rowid), do: missing()
+
+  @spec sqlite3_blob_close(handle, reference) :: call
+  def sqlite3_blob_close(_blob, _ref), do: missing()
+
+  @spec sqlite3_session_create(handle, reference, String.t()) :: call
+  def sqlite3_session_create(_conn, _ref, _database), do: missing()
+
+  # `nil`: all tables
+  @spec sqlite3_session_attach(handle, reference, String.t() | nil) :: call
+  def sqlite3_session_attach(_session, _ref, _table), do: missing()
+
+  @spec sqlite3_session_changes(handle, reference, boolean) :: call
+  def sqlite3_session_changes(_session, _ref, _patchset), do: missing()
+
+  @spec sqlite3_session_delete(handle, reference) :: call
+  def sqlite3_session_delete(_session, _ref), do: missing()
+
+  # what to do with changes that do not fit: data, not found, conflict, constraint, foreign key
+  @spec sqlite3_changeset_apply(handle, reference, binary, {atom, atom, atom, atom, atom}) :: call
+  def sqlite3_changeset_apply(_conn, _ref, _changeset, _policy), do: missing()
+
+  @spec sqlite3_changeset_invert(binary) :: {:ok, binary} | sqlite3_failure
+  def sqlite3_changeset_invert(_changeset), do: missing()
+
+  @spec sqlite3_changeset_concat(binary, binary) :: {:ok, binary} | sqlite3_failure
+  def sqlite3_changeset_concat(_first, _then), do: missing()
+
+  @spec sqlite3_changeset_info(binary) ::
+          {:ok, [{String.t(), atom, list | nil, list | nil}]} | sqlite3_failure
+  def sqlite3_changeset_info(_changeset), do: missing()
+
+  # `nil` leaves it as it is
+  @spec sqlite3_limit(handle, reference, String.t(), non_neg_integer | nil) :: call
+  def sqlite3_limit(_conn, _ref, _name, _value), do: missing()
+
+  # `nil`: all
+  @spec sqlite3_add_functions(handle, reference, [String.t()] | nil) :: call
+  def sqlite3_add_functions(_conn, _ref, _names), do: missing()
+
+  @spec sqlite3_checkpoint(handle, reference, :passive | :full | :restart | :truncate) :: call
+  def sqlite3_checkpoint(_conn, _ref, _mode), do: missing()
 
   @spec sqlite3_enable_load_extension(handle, reference, boolean) :: call
   def sqlite3_enable_load_extension(_conn, _ref, _on), do: missing()

@@ -138,6 +138,13 @@ defmodule MaculaStorage.SQLiteTest do
              SQLite.execute(app, "INSERT INTO t VALUES (1, 'b')")
 
     assert Exception.message(error) =~ "UNIQUE"
+
+    assert %{reason: :constraint, code: 1555, offset: nil, message: message} = error.details
+    assert message == "UNIQUE constraint failed: t.id"
+    assert error.details.constraint == %{kind: :primary_key, names: ["t.id"]}
+    assert {:error, %Error{details: details}} = SQLite.query(app, "SELECT nowhere")
+    assert %{reason: :error, code: 1, offset: 7, constraint: nil} = details
+    assert {:error, %Error{kind: :invalid, details: nil}} = SQLite.query(app, "SELECT ?", [])
     assert {:error, _} = SQLite.execute(app, "INSERT INTO t VALUES (2, 'b'), (1, 'c')")
     assert {:ok, %{rows: [[1, "a"]]}} = SQLite.query(app, "SELECT * FROM t")
     assert {:error, _} = SQLite.query(app, "")

@@ -78,8 +78,15 @@ defmodule MaculaStorage.Nif.ArgumentsTest do
 
   @tag timeout: 300_000
   test "junk in every place" do
-    # it takes any process, and needs no handle
-    for {name, arity} <- nifs() -- [sqlite3_set_log_hook: 1] do
+    # they need no handle: the first takes any process, the others any bytes, of which none is a changeset, too
+    no_handle = [
+      sqlite3_set_log_hook: 1,
+      sqlite3_changeset_invert: 1,
+      sqlite3_changeset_concat: 2,
+      sqlite3_changeset_info: 1
+    ]
+
+    for {name, arity} <- nifs() -- no_handle do
       seed = seed_random({name, arity})
 
       for _ <- 1..@rounds_per_nif do
@@ -92,6 +99,20 @@ defmodule MaculaStorage.Nif.ArgumentsTest do
     end
 
     assert mailbox() == []
+  end
+
+  test "bytes that are no changeset" do
+    seed = seed_random(:changesets)
+    junk = Enum.filter(junk(), &is_binary/1) ++ for n <- 1..500, do: :rand.bytes(rem(n, 60))
+
+    for bytes <- junk, other <- ["", bytes] do
+      for result <- [
+            Native.sqlite3_changeset_invert(bytes),
+            Native.sqlite3_changeset_concat(bytes, other),
+            Native.sqlite3_changeset_info(bytes)
+          ],
+          do: assert({tag, _} = result) && assert(tag in [:ok, :error], "seed=#{seed}")
+    end
   end
 
   test "real handles of the wrong kind, and junk beside real handles" do

@@ -28,6 +28,9 @@ defmodule MaculaStorage.SQLite.Sqlite3 do
   A deferred transaction that read before others wrote gets `:busy`, as SQLite must answer: begin with
   `BEGIN IMMEDIATE` what is going to write.
 
+  What exqlite has not: `last_error/1`, `backup/3`, `restore/3`, `listen/3`, `prepare_cached/2`, limits,
+  checkpoints, and beneath this module `Blob` (values in pieces), `Session` (changesets) and `Functions`.
+
   A statement of a closed connection answers `{:error, :connection_closed}` (exqlite's goes on, on a file
   that it cannot close).
 
@@ -40,8 +43,9 @@ defmodule MaculaStorage.SQLite.Sqlite3 do
   are a few microseconds; everything else is a thread of ours and some thirty.
   """
 
-  alias MaculaStorage.{Call, Native}
+  alias MaculaStorage.{Call, Native, Options}
   alias MaculaStorage.SQLite.Bind
+  alias MaculaStorage.SQLite.Sqlite3.{Functions, Mode}
 
   @type db :: reference
   @type statement :: reference
@@ -68,36 +72,12 @@ defmodule MaculaStorage.SQLite.Sqlite3 do
   """
   @spec open(String.t(), [open_opt]) :: {:ok, db} | {:error, reason}
   def open(path, opts \\ []) do
-    {write, create} = mode!(opts[:mode] || [:readwrite, :create])
+    {write, create} = Mode.parse!(opts[:mode] || [:readwrite, :create])
     path = IO.chardata_to_string(path)
 
     case own_thread(&Native.sqlite3_open(&1, path, write, create)) do
       {:error, message} when is_binary(message) -> {:error, :database_open_failed}
       other -> other
-    end
-  end
-
-  defp mode!(mode) when mode in [:readwrite, :readonly, :create], do: modes!([mode])
-  defp mode!([_ | _] = modes), do: modes!(modes)
-
-  defp mode!(:nomutex) do
-    raise ArgumentError,
-          "expected mode to be `:readwrite` or `:readonly`, can't use a single :nomutex mode"
-  end
-
-  defp mode!(mode) do
-    raise ArgumentError,
-          "expected mode to be `:readwrite`, `:readonly` or list of modes, but received #{inspect(mode)}"
-  end
-
-  defp modes!(modes) do
-    case Enum.find(modes, &(&1 not in [:readwrite, :readonly, :nomutex, :create])) do
-      nil ->
-        {:readwrite in modes or :create in modes, :create in modes}
-
-      mode ->
-        raise ArgumentError,
-              "expected mode to be `:readwrite`, `:readonly`, `:nomutex` or `:create`, but received #{inspect(mode)}"
     end
   end
 
@@ -138,6 +118,21 @@ defmodule MaculaStorage.SQLite.Sqlite3 do
     with {:ok, _facts} <- facts(conn), do: :ok
   end
 
+  @doc """
+  What the last call on this connection that failed left, `nil` when none did; a step that answered
+  `:busy` failed, too. See `t:MaculaStorage.Error.details/0`. Cost: memory.
+
+      iex> alias MaculaStorage.SQLite.Sqlite3
+      iex> {:ok, conn} = Sqlite3.open(":memory:")
+      iex> {:error, _} = Sqlite3.execute(conn, "CREATE TABLE t (a UNIQUE); INSERT INTO t VALUES (1), (1)")
+      iex> error = Sqlite3.last_error(conn)
+      iex> {error.reason, error.code, error.constraint}
+      {:constraint, 2067, %{kind: :unique, names: ["t.a"]}}
+  """
+  @spec last_error(db) :: MaculaStorage.Error.details() | nil | {:error, reason}
+  def last_error(conn),
+    do: with({:ok, details} <- plain(Native.sqlite3_last_error(conn)), do: details)
+
   @doc "Runs all statements of a text; rows are left out."
   @spec execute(db, iodata) :: :ok | {:error, reason}
   def execute(conn, sql) do
@@ -168,19 +163,25 @@ defmodule MaculaStorage.SQLite.Sqlite3 do
 
   @doc "Prepares the first statement of a text."
   @spec prepare(db, iodata) :: {:ok, statement} | {:error, reason}
-  def prepare(conn, sql) do
-    sql = IO.iodata_to_binary(sql)
+  def prepare(conn, sql), do: prepare(conn, IO.iodata_to_binary(sql), false)
 
-    case prepare_hot(conn, sql) do
-      :cold -> own_thread(&Native.sqlite3_prepare(conn, &1, sql))
+  @doc """
+  As `prepare/2`, by taking a statement of the same text that was released before, if one is there: each
+  connection keeps the 64 that were used last, reset and cleared. Released, or referred to by nobody any more,
+  it is kept, too. Cost: mostly memory.
+  """
+  @spec prepare_cached(db, iodata) :: {:ok, statement} | {:error, reason}
+  def prepare_cached(conn, sql), do: prepare(conn, IO.iodata_to_binary(sql), true)
+
+  defp prepare(conn, sql, cached) do
+    hot =
+      if byte_size(sql) <= 4096, do: Native.sqlite3_prepare_hot(conn, sql, cached), else: :cold
+
+    case hot do
+      :cold -> own_thread(&Native.sqlite3_prepare(conn, &1, sql, cached))
       found -> plain(found)
     end
   end
-
-  defp prepare_hot(conn, sql) when byte_size(sql) <= 4096,
-    do: Native.sqlite3_prepare_hot(conn, sql)
-
-  defp prepare_hot(_conn, _sql), do: :cold
 
   @doc "Begins a statement anew; what is bound stays. Cost: memory."
   @spec reset(statement) :: :ok | {:error, reason}
@@ -370,6 +371,137 @@ defmodule MaculaStorage.SQLite.Sqlite3 do
   def deserialize(conn, database \\ "main", serialized) when is_binary(serialized),
     do: own_thread(&Native.sqlite3_deserialize(conn, &1, database, serialized))
 
+  @doc """
+  Copies the database, as of what is committed, to a file or over another connection's database, by SQLite's
+  online backup. The connection's other calls, and writers, go on meanwhile: a copy of a file with a
+  write-ahead log is of the instant when it began; of memory, and of a file without a log, it is of its end,
+  and begins anew when another connection writes.
+
+  `dest` is a path (a new file, else `{:error, :exists}`) or a connection, in the place of whose database the
+  copy is put, in one transaction; its own calls wait.
+
+  Options: `:overwrite` (default `false`): what the database at the path holds is replaced likewise, others may
+  have it open; `:timeout` (default `:infinity`; then `{:error, :timeout}`, and nothing is left behind), as the
+  caller's death does; `:progress`, a function of one argument or a pid, which gets `{:macula_progress, map}`,
+  with `%{bytes_done: n, bytes_total: n}`.
+
+  Durability: `:ok` of a path means that the copy is synced; of a connection, what its own commits mean.
+  Cost: reads the database once, 1 MiB at a time. Errors: `{:error, :exists}`, `{:error, :timeout}`, SQLite's
+  words; the file of an open app is never replaced (`MaculaStorage.restore/3` does that).
+
+      iex> alias MaculaStorage.SQLite.Sqlite3
+      iex> [{:ok, one}, {:ok, two}] = for _ <- 1..2, do: Sqlite3.open(":memory:")
+      iex> :ok = Sqlite3.execute(one, "CREATE TABLE t (a)")
+      iex> Sqlite3.backup(one, two)
+      :ok
+      iex> Sqlite3.execute(two, "INSERT INTO t VALUES (1)")
+      :ok
+  """
+  @spec backup(db, Path.t() | db, keyword) :: :ok | {:error, reason}
+  def backup(conn, dest, opts \\ [])
+
+  def backup(conn, dest, opts) when is_reference(dest) do
+    opts = Options.validate!(opts, timeout: {:infinity, :timeout}, progress: {nil, :progress})
+    own_thread(&Native.sqlite3_backup_to(conn, &1, dest), Map.to_list(opts))
+  end
+
+  def backup(conn, dest, opts) do
+    opts =
+      Options.validate!(opts,
+        overwrite: {false, :boolean},
+        timeout: {:infinity, :timeout},
+        progress: {nil, :progress}
+      )
+
+    {overwrite, opts} = Map.pop!(opts, :overwrite)
+    dest = Path.expand(dest)
+    own_thread(&Native.sqlite3_backup(conn, &1, dest, overwrite), Map.to_list(opts))
+  end
+
+  @doc """
+  Puts what the database in a file holds in the place of this connection's, in one transaction; others that
+  have either open see one or the other.
+
+  Options: `:timeout` and `:progress` as of `backup/3`.
+
+  Durability: what the connection's own commits mean. Cost: reads the file once; the connection's other calls
+  wait. Errors: SQLite's words; the file of an open app is never replaced.
+  """
+  @spec restore(db, Path.t(), keyword) :: :ok | {:error, reason}
+  def restore(conn, from, opts \\ []) do
+    opts = Options.validate!(opts, timeout: {:infinity, :timeout}, progress: {nil, :progress})
+    from = Path.expand(from)
+    own_thread(&Native.sqlite3_restore(conn, &1, from), Map.to_list(opts))
+  end
+
+  @limits ~w(length sql_length column expr_depth compound_select vdbe_op function_arg attached
+             like_pattern_length variable_number trigger_depth worker_threads)a
+
+  @typedoc "SQLite's limits of one connection, <https://www.sqlite.org/c3ref/c_limit_attached.html>."
+  @type limit ::
+          :length
+          | :sql_length
+          | :column
+          | :expr_depth
+          | :compound_select
+          | :vdbe_op
+          | :function_arg
+          | :attached
+          | :like_pattern_length
+          | :variable_number
+          | :trigger_depth
+          | :worker_threads
+
+  @doc "A limit of this connection."
+  @spec limit(db, limit) :: {:ok, non_neg_integer} | {:error, reason}
+  def limit(conn, name), do: change_limit(conn, name, nil)
+
+  @doc """
+  Sets a limit of this connection, to what SQLite was compiled with at most; gives what it was before.
+
+      iex> alias MaculaStorage.SQLite.Sqlite3
+      iex> {:ok, conn} = Sqlite3.open(":memory:")
+      iex> {:ok, _before} = Sqlite3.set_limit(conn, :variable_number, 2)
+      iex> Sqlite3.prepare(conn, "SELECT ?, ?, ?")
+      {:error, "too many SQL variables"}
+      iex> Sqlite3.limit(conn, :variable_number)
+      {:ok, 2}
+  """
+  @spec set_limit(db, limit, non_neg_integer) :: {:ok, non_neg_integer} | {:error, reason}
+  def set_limit(conn, name, value) when is_integer(value) and value >= 0,
+    do: change_limit(conn, name, min(value, 0x7FFF_FFFF))
+
+  defp change_limit(conn, name, value) when name in @limits,
+    do: own_thread(&Native.sqlite3_limit(conn, &1, Atom.to_string(name), value))
+
+  defp change_limit(_conn, name, _value) do
+    raise ArgumentError, "expected a limit out of #{inspect(@limits)}, got: #{inspect(name)}"
+  end
+
+  @doc """
+  Brings the write-ahead log into the database file: `:passive` as far as nobody is in the way, `:full` all of
+  it, `:restart` so that the next writer begins the log anew, `:truncate` so that its file is empty; the last
+  three wait for others, as long as a step does. Pages in the log, and how many of them are in the file;
+  `nil` for both without a log.
+
+  Durability: what was committed is in the database file, synced. Cost: reads the log, writes the file.
+  Errors: SQLite's words; the log of an open app's file is the app's own writer's business.
+  """
+  @spec wal_checkpoint(db, :passive | :full | :restart | :truncate) ::
+          {:ok, %{log_pages: non_neg_integer | nil, checkpointed_pages: non_neg_integer | nil}}
+          | {:error, reason}
+  def wal_checkpoint(conn, mode \\ :passive)
+      when mode in [:passive, :full, :restart, :truncate] do
+    with {:ok, pages} <- own_thread(&Native.sqlite3_checkpoint(conn, &1, mode)) do
+      {log, done} = pages || {nil, nil}
+      {:ok, %{log_pages: log, checkpointed_pages: done}}
+    end
+  end
+
+  @doc "Adds SQL functions of ours, see `MaculaStorage.SQLite.Sqlite3.Functions.add/2`."
+  @spec add_functions(db, [Functions.name()] | :all) :: :ok | {:error, reason}
+  defdelegate add_functions(conn, names \\ :all), to: Functions, as: :add
+
   @doc "Lets go of a statement; one that nobody refers to any more is let go of by itself. Cost: memory."
   @spec release(db, statement | nil) :: :ok | {:error, reason}
   def release(_conn, nil), do: :ok
@@ -415,14 +547,21 @@ defmodule MaculaStorage.SQLite.Sqlite3 do
   `{MaculaStorage.SQLite.Sqlite3, id, event}`; any number may listen.
 
   Kinds: `:update` (`{action, database, table, rowid}`), `:commit`, `:rollback`, `:wal`
-  (`{:wal, database, pages}`). `:commit` is sent before the commit, which may still fail.
+  (`{:wal, database, pages}`), and `:preupdate`, before a row changes, with its values:
+  `{:preupdate, action, database, table, rowid_old, rowid_new, old_row, new_row}`, `nil` for what is not (and
+  for the new row of what a blob handle writes). `:commit` is sent before the commit, which may still fail.
+
+  While somebody listens to `:preupdate`, `DELETE FROM t` looks at each row. A connection either has such
+  listeners or sessions (`MaculaStorage.SQLite.Sqlite3.Session`).
   """
-  @spec listen(db, [:update | :commit | :rollback | :wal], pid) ::
+  @spec listen(db, [:update | :commit | :rollback | :wal | :preupdate], pid) ::
           {:ok, pos_integer} | {:error, reason}
   def listen(conn, kinds, pid \\ self()) when is_list(kinds) and is_pid(pid) do
-    for kind <- kinds, kind not in [:update, :commit, :rollback, :wal] do
+    known = [:update, :commit, :rollback, :wal, :preupdate]
+
+    for kind <- kinds, kind not in known do
       raise ArgumentError,
-            "expected kinds of events out of :update, :commit, :rollback and :wal, got: #{inspect(kind)}"
+            "expected kinds of events out of #{inspect(known)}, got: #{inspect(kind)}"
     end
 
     own_thread(&Native.sqlite3_listen(conn, &1, pid, kinds))
@@ -433,10 +572,14 @@ defmodule MaculaStorage.SQLite.Sqlite3 do
   def unlisten(conn, id) when is_integer(id),
     do: own_thread(&Native.sqlite3_unlisten(conn, &1, id))
 
-  defp own_thread(start), do: plain(Call.run(start, timeout: :infinity))
+  @doc false
+  @spec own_thread((reference -> Native.call()), keyword) :: term
+  def own_thread(start, opts \\ [timeout: :infinity]), do: plain(Call.run(start, opts))
 
   # `{:sqlite, code, message, offset}` is exqlite's message
-  defp plain({:error, {:sqlite, _code, message, _offset}}), do: {:error, message}
-  defp plain({:error, %MaculaStorage.Error{message: message}}), do: {:error, message}
-  defp plain(other), do: other
+  @doc false
+  @spec plain(term) :: term
+  def plain({:error, {:sqlite, _code, message, _offset}}), do: {:error, message}
+  def plain({:error, %MaculaStorage.Error{message: message}}), do: {:error, message}
+  def plain(other), do: other
 end

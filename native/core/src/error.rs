@@ -71,6 +71,26 @@ pub trait Kinded: std::error::Error {
     fn hint(&self) -> Option<String> {
         None
     }
+    /// What a program may tell apart within the kind.
+    fn details(&self) -> Option<Details> {
+        None
+    }
+}
+
+/// A failure in an engine's own terms. The words are of fixed lists of that engine's, so that each may
+/// become a name elsewhere.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Details {
+    /// The engine's word for it.
+    pub reason: &'static str,
+    /// The engine's number for it.
+    pub code: i32,
+    /// What the engine says.
+    pub message: String,
+    /// Byte offset in the input where it went wrong, if known.
+    pub offset: Option<u32>,
+    /// The rule that was broken: its kind, and what it is about.
+    pub rule: Option<(&'static str, Vec<String>)>,
 }
 
 /// The kind of an operating system error.

@@ -21,7 +21,7 @@ pub use app_name::{AppName, NameError};
 pub use clock::{Chance, Clock, SystemChance, SystemClock};
 pub use disk::{Disk, DiskFile, Entry, FileKind, Open, Space, Stat};
 pub use disk_ops::{create_dir_all, read_all, remove_tree, write_durably};
-pub use error::{io_kind, Kind, Kinded};
+pub use error::{io_kind, Details, Kind, Kinded};
 pub use gate::{Gate, GatePass, OwnedGatePass};
 pub use lanes::Lanes;
 pub use ledger::{Ledger, Part};

@@ -108,6 +108,11 @@ fn perform<'a>(
 
 /// Run a long work that tells its progress, and send its result.
 pub fn with_progress<T: Encoder, E: Into<Failure>>(reply: Reply, work: impl FnOnce(&Task) -> Result<T, E>) {
+    with_progress_to(reply, work, Reply::send_result);
+}
+
+/// As [`with_progress`], the answer sent by `send`.
+pub fn with_progress_to<T>(reply: Reply, work: impl FnOnce(&Task) -> T, send: impl FnOnce(Reply, T)) {
     let cancel = reply.call().cancel_token();
     let reply = Arc::new(Mutex::new(Some(reply)));
     let teller = reply.clone();
@@ -119,7 +124,7 @@ pub fn with_progress<T: Encoder, E: Into<Failure>>(reply: Reply, work: impl FnOn
     let result = work(&task);
     let owed = reply.lock().take();
     if let Some(reply) = owed {
-        reply.send_result(result);
+        send(reply, result);
     }
 }
 

@@ -25,5 +25,10 @@ rustler::atoms! {
     sqlite_module = "Elixir.MaculaStorage.SQLite", many,
     holder, writes_waiting, reads_waiting, requests, commits, committed_ns, committed_ns_max, batch_len_max,
     hot_reads, hot_reads_declined, checkpoints, slow, took_ms, ended_ms, transaction, connection, vacuum,
+    passive, restart, truncate, preupdate, unchanged, omit, replace,
+    // why a statement failed
+    details, reason, code, offset, names, perm, abort, nomem, readonly, interrupt, ioerr, notfound, full, cantopen,
+    protocol, schema, toobig, constraint, mismatch, misuse, nolfs, auth, range, notadb,
+    unique, primary_key, foreign_key, not_null, check, data_type, trigger,
     infinity, neg_infinity, name, path, bytes, at_us, verified, entries, blocks, bytes_in, changed, left_out,
 }

@@ -4,7 +4,7 @@
 //! `{error, {kind, message, hint | nil}}`, of which Elixir makes a `%MaculaStorage.Error{}`.
 
 use crate::atoms;
-use macula_core::{Kind, Kinded};
+use macula_core::{Details, Kind, Kinded};
 use rustler::{Atom, Encoder, Env, Term};
 
 /// An error on its way to the BEAM.
@@ -18,6 +18,8 @@ pub enum Failure {
         message: String,
         /// What to do.
         hint: Option<String>,
+        /// What a program may tell apart.
+        details: Option<Box<Details>>,
     },
     /// The engine is not open yet: Elixir opens it, on a thread of ours, and asks again.
     NotOpen,
@@ -26,17 +28,17 @@ pub enum Failure {
 impl Failure {
     /// A defect of ours, with what is known of it.
     pub fn internal(message: impl Into<String>) -> Self {
-        Self::Of { kind: Kind::Internal, message: message.into(), hint: None }
+        Self::Of { kind: Kind::Internal, message: message.into(), hint: None, details: None }
     }
 
     /// Input that Elixir should have refused.
     pub fn invalid(message: impl Into<String>) -> Self {
-        Self::Of { kind: Kind::Invalid, message: message.into(), hint: None }
+        Self::Of { kind: Kind::Invalid, message: message.into(), hint: None, details: None }
     }
 
     /// An expected outcome.
     pub fn outcome(kind: Kind) -> Self {
-        Self::Of { kind, message: String::new(), hint: None }
+        Self::Of { kind, message: String::new(), hint: None, details: None }
     }
 
     /// Whether it is of this kind.
@@ -53,12 +55,12 @@ impl Failure {
 impl Failure {
     /// Where no function of ours reads it first: the atom of an outcome, or a `%MaculaStorage.Error{}`.
     pub fn reason<'a>(&self, env: Env<'a>) -> Term<'a> {
-        let Self::Of { kind, message, hint } = self else { return atoms::not_open().encode(env) };
+        let Self::Of { kind, message, hint, details } = self else { return atoms::not_open().encode(env) };
         let (kind, is_outcome) = atom(*kind);
         if is_outcome {
             return kind.encode(env);
         }
-        let fields: [(Atom, Term); 7] = [
+        let fields: [(Atom, Term); 8] = [
             (atoms::struct_(), atoms::error_module().encode(env)),
             (atoms::exception(), true.encode(env)),
             (atoms::kind(), kind.encode(env)),
@@ -66,6 +68,7 @@ impl Failure {
             (atoms::app(), atoms::nil().encode(env)),
             (atoms::message(), message.encode(env)),
             (atoms::hint(), hint.encode(env)),
+            (atoms::details(), details.as_deref().map(Told).encode(env)),
         ];
         Term::map_from_pairs(env, &fields).unwrap_or_else(|_| kind.encode(env))
     }
@@ -73,21 +76,62 @@ impl Failure {
 
 impl<E: Kinded> From<E> for Failure {
     fn from(error: E) -> Self {
-        Self::Of { kind: error.kind(), message: error.to_string(), hint: error.hint() }
+        let details = error.details().map(Box::new);
+        Self::Of { kind: error.kind(), message: error.to_string(), hint: error.hint(), details }
     }
 }
 
 impl Encoder for Failure {
     fn encode<'a>(&self, env: Env<'a>) -> Term<'a> {
-        let (kind, message, hint) = match self {
+        let (kind, message, hint, details) = match self {
             Self::NotOpen => return (atoms::error(), atoms::not_open()).encode(env),
-            Self::Of { kind, message, hint } => (*kind, message, hint),
+            Self::Of { kind, message, hint, details } => (*kind, message, hint, details),
         };
-        match atom(kind) {
-            (atom, true) => (atoms::error(), atom).encode(env),
-            (atom, false) => (atoms::error(), (atom, message, hint)).encode(env),
+        match (atom(kind), details) {
+            ((atom, true), _) => (atoms::error(), atom).encode(env),
+            ((atom, false), None) => (atoms::error(), (atom, message, hint)).encode(env),
+            ((atom, false), Some(details)) => (atoms::error(), (atom, message, hint, Told(details))).encode(env),
         }
     }
+}
+
+/// Details as a map.
+pub struct Told<'d>(pub &'d Details);
+
+impl Encoder for Told<'_> {
+    fn encode<'a>(&self, env: Env<'a>) -> Term<'a> {
+        let Details { reason, code, message, offset, rule } = self.0;
+        let rule = rule.as_ref().and_then(|(kind, names)| {
+            let fields = [(atoms::kind(), word(kind).encode(env)), (atoms::names(), names.encode(env))];
+            Term::map_from_pairs(env, &fields).ok()
+        });
+        let fields = [
+            (atoms::reason(), word(reason).encode(env)),
+            (atoms::code(), code.encode(env)),
+            (atoms::message(), message.encode(env)),
+            (atoms::offset(), offset.encode(env)),
+            (atoms::constraint(), rule.encode(env)),
+        ];
+        Term::map_from_pairs(env, &fields).unwrap_or_else(|_| atoms::nil().encode(env))
+    }
+}
+
+macro_rules! words {
+    ($($name:ident),* $(,)?) => {
+        /// The atom of an engine's word.
+        fn word(word: &str) -> Atom {
+            match word {
+                $(stringify!($name) => atoms::$name(),)*
+                _ => atoms::error(),
+            }
+        }
+    };
+}
+
+words! {
+    internal, perm, abort, busy, locked, nomem, readonly, interrupt, ioerr, corrupt, notfound, full, cantopen,
+    protocol, schema, toobig, constraint, mismatch, misuse, nolfs, auth, range, notadb,
+    unique, primary_key, foreign_key, not_null, check, data_type, trigger, other,
 }
 
 /// The atom of a kind, and whether it is an expected outcome.

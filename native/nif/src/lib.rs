@@ -23,7 +23,11 @@ mod reply;
 mod runtime;
 mod sqlite;
 mod sqlite3;
+mod sqlite3_blob;
+mod sqlite3_copy;
 mod sqlite3_events;
+mod sqlite3_session;
+mod sqlite3_settings;
 mod stop;
 
 use rustler::{Env, Term};

@@ -4,7 +4,7 @@
 //! thread. Errors cross as `{sqlite, code, message, offset}` or an atom; Elixir gives them exqlite's shape.
 
 use crate::atoms;
-use crate::error::Failure;
+use crate::error::{Failure, Told};
 use crate::handle::{dispose, Handle};
 use crate::options::list;
 use crate::reply::Reply;
@@ -41,7 +41,7 @@ const PAGE_BYTES: usize = 1 << 20;
 const HOT_BYTES: usize = 64 << 10;
 
 /// Why not, on its way to Elixir.
-pub struct Failed(Sqlite3Error);
+pub struct Failed(pub Sqlite3Error);
 
 impl Encoder for Failed {
     fn encode<'a>(&self, env: Env<'a>) -> Term<'a> {
@@ -101,7 +101,7 @@ pub fn on_conn<'a>(
     env: Env<'a>,
     conn: &Conn,
     reference: Term<'a>,
-    job: impl for<'b> FnOnce(Env<'b>, &mut Session) -> Term<'b> + Send + 'static,
+    job: impl for<'b> FnOnce(Env<'b>, &mut Session) -> Result<Term<'b>, Sqlite3Error> + Send + 'static,
 ) -> Term<'a> {
     let reply = Reply::to_caller(env, reference);
     let call = reply.call().clone();
@@ -109,7 +109,12 @@ pub fn on_conn<'a>(
     let job = move |session: Result<&mut Session, Sqlite3Error>| match session {
         Ok(session) => {
             // not inside `send`, which claims the reply: until then a caller who gives up interrupts
-            let answer = reply.build(|env| job(env, session));
+            let answer = reply.build(|env| {
+                job(env, session).unwrap_or_else(|error| {
+                    session.note(&error);
+                    Failed(error).encode(env)
+                })
+            });
             session.finish();
             if let Some(answer) = answer {
                 reply.send(|env| answer.load(env));
@@ -123,22 +128,17 @@ pub fn on_conn<'a>(
     }
 }
 
-/// `{ok, value}` or why not.
-pub fn found<T: Encoder>(env: Env, result: Result<T, Sqlite3Error>) -> Term {
-    match result {
-        Ok(value) => (atoms::ok(), value).encode(env),
-        Err(error) => Failed(error).encode(env),
-    }
+/// `{ok, value}`, of what was found.
+pub fn found<T: Encoder>(env: Env, result: Result<T, Sqlite3Error>) -> Result<Term, Sqlite3Error> {
+    result.map(|value| (atoms::ok(), value).encode(env))
 }
 
-/// `ok` or why not.
-pub fn done(env: Env, result: Result<(), Sqlite3Error>) -> Term {
-    match result {
-        Ok(()) => atoms::ok().encode(env),
-        Err(error) => Failed(error).encode(env),
-    }
+/// `ok` once it is done.
+pub fn done(env: Env, result: Result<(), Sqlite3Error>) -> Result<Term, Sqlite3Error> {
+    result.map(|()| atoms::ok().encode(env))
 }
 
+/// What a handle holds, or return why not.
 macro_rules! get {
     ($env:expr, $handle:expr) => {
         match $handle {
@@ -147,13 +147,17 @@ macro_rules! get {
         }
     };
 }
+pub(crate) use get;
 
 /// own thread: open a file, memory or a URI.
 #[rustler::nif]
 fn sqlite3_open<'a>(env: Env<'a>, reference: Term<'a>, path: String, write: bool, create: bool) -> Term<'a> {
     owe(env, reference, |reply| {
         let opened = |result: Result<Arc<Conn>, Sqlite3Error>| {
-            reply.send(|env| found(env, result.map(Conn3::new)));
+            reply.send(|env| match result {
+                Ok(conn) => (atoms::ok(), Conn3::new(conn)).encode(env),
+                Err(error) => Failed(error).encode(env),
+            });
         };
         Conn::open(path, OpenMode { write, create }, Arc::new(SystemClock), opened)
     })
@@ -198,6 +202,13 @@ fn sqlite3_facts<'a>(env: Env<'a>, conn: ResourceArc<Conn3>) -> Term<'a> {
     (atoms::ok(), conn.facts()).encode(env)
 }
 
+/// memory: what the last call that failed left, as a map, or `nil`.
+#[rustler::nif]
+fn sqlite3_last_error<'a>(env: Env<'a>, conn: ResourceArc<Conn3>) -> Term<'a> {
+    let details = get!(env, conn.get()).last_failure().map(|failure| failure.details());
+    (atoms::ok(), details.as_ref().map(Told)).encode(env)
+}
+
 /// own thread: run all statements of a text.
 #[rustler::nif]
 fn sqlite3_execute<'a>(env: Env<'a>, conn: ResourceArc<Conn3>, reference: Term<'a>, sql: String) -> Term<'a> {
@@ -205,20 +216,33 @@ fn sqlite3_execute<'a>(env: Env<'a>, conn: ResourceArc<Conn3>, reference: Term<'
     on_conn(env, &conn, reference, move |env, session| done(env, session.execute(&sql)))
 }
 
-/// own thread: prepare the first statement of a text.
+/// own thread: prepare the first statement of a text, or take one that was released.
 #[rustler::nif]
-fn sqlite3_prepare<'a>(env: Env<'a>, conn: ResourceArc<Conn3>, reference: Term<'a>, sql: String) -> Term<'a> {
+fn sqlite3_prepare<'a>(
+    env: Env<'a>,
+    conn: ResourceArc<Conn3>,
+    reference: Term<'a>,
+    sql: String,
+    cached: bool,
+) -> Term<'a> {
     let conn = get!(env, conn.get());
-    on_conn(env, &conn, reference, move |env, session| found(env, session.prepare(&sql).map(Stmt3::new)))
+    on_conn(env, &conn, reference, move |env, session| found(env, prepare(session, &sql, cached).map(Stmt3::new)))
 }
 
 /// memory: prepare a short text when nothing must be read for it, else `cold`.
 #[rustler::nif]
-fn sqlite3_prepare_hot<'a>(env: Env<'a>, conn: ResourceArc<Conn3>, sql: String) -> Term<'a> {
+fn sqlite3_prepare_hot<'a>(env: Env<'a>, conn: ResourceArc<Conn3>, sql: String, cached: bool) -> Term<'a> {
     let conn = get!(env, conn.get());
-    match conn.hot(|session| session.prepare(&sql).ok()) {
+    match conn.hot(|session| prepare(session, &sql, cached).ok()) {
         Some(stmt) => (atoms::ok(), Stmt3::new(stmt)).encode(env),
         None => atoms::cold().encode(env),
+    }
+}
+
+fn prepare(session: &mut Session, sql: &str, cached: bool) -> Result<Stmt, Sqlite3Error> {
+    match cached {
+        true => session.prepare_cached(sql),
+        false => session.prepare(sql),
     }
 }
 
@@ -281,7 +305,10 @@ fn bind<'a>(env: Env<'a>, stmt: &Stmt3, index: usize, value: Term<'a>) -> Term<'
         Err(failure) => failure.encode(env),
         Ok(value) => match stmt.bind(index, value) {
             Ok(()) => atoms::ok().encode(env),
-            Err(error) => Failed(error).encode(env),
+            Err(error) => {
+                stmt.conn().note(&error);
+                Failed(error).encode(env)
+            }
         },
     }
 }
@@ -300,7 +327,10 @@ fn sqlite3_step_hot<'a>(env: Env<'a>, conn: ResourceArc<Conn3>, stmt: ResourceAr
     match stmt.take_ahead() {
         Some(Ok(Some(values))) => return (atoms::row(), row(env, &mut values.iter().map(Value::as_cell))).encode(env),
         Some(Ok(None)) => return atoms::done().encode(env),
-        Some(Err(error)) => return Failed(error).encode(env),
+        Some(Err(error)) => {
+            conn.note(&error);
+            return Failed(error).encode(env);
+        }
         None => {}
     }
     let stepped = conn.hot(|session| match session.step_hot(&stmt)? {
@@ -323,15 +353,14 @@ fn sqlite3_step_hot<'a>(env: Env<'a>, conn: ResourceArc<Conn3>, stmt: ResourceAr
 #[rustler::nif]
 fn sqlite3_step<'a>(env: Env<'a>, conn: ResourceArc<Conn3>, reference: Term<'a>, stmt: ResourceArc<Stmt3>) -> Term<'a> {
     let (conn, stmt) = get!(env, pair(env, &conn, &stmt));
-    on_conn(env, &conn, reference, move |env, session| match session.step(&stmt) {
-        Ok(Step::Row) => {
+    on_conn(env, &conn, reference, move |env, session| match session.step(&stmt)? {
+        Step::Row => {
             let first = (atoms::row(), row(env, &mut session.row(&stmt))).encode(env);
             session.read_ahead(&stmt);
-            first
+            Ok(first)
         }
-        Ok(Step::Done) => atoms::done().encode(env),
-        Ok(Step::Busy) => atoms::busy().encode(env),
-        Err(error) => Failed(error).encode(env),
+        Step::Done => Ok(atoms::done().encode(env)),
+        Step::Busy => Ok(atoms::busy().encode(env)),
     })
 }
 
@@ -348,30 +377,28 @@ fn sqlite3_multi_step<'a>(
     on_conn(env, &conn, reference, move |env, session| page(env, session, &stmt, rows_max))
 }
 
-fn page<'a>(env: Env<'a>, session: &mut Session, stmt: &Stmt, rows_max: usize) -> Term<'a> {
+fn page<'a>(env: Env<'a>, session: &mut Session, stmt: &Stmt, rows_max: usize) -> Result<Term<'a>, Sqlite3Error> {
     let mut rows = Vec::new();
     let mut bytes = 0;
     while rows.len() < rows_max && bytes < PAGE_BYTES {
-        match stmt.take_ahead() {
-            Some(Ok(Some(values))) => {
+        match stmt.take_ahead().transpose()? {
+            Some(Some(values)) => {
                 rows.push(row(env, &mut values.iter().map(Value::as_cell)));
                 continue;
             }
-            Some(Ok(None)) => return (atoms::done(), list_of(env, rows)).encode(env),
-            Some(Err(error)) => return Failed(error).encode(env),
+            Some(None) => return Ok((atoms::done(), list_of(env, rows)).encode(env)),
             None => {}
         }
-        match session.step(stmt) {
-            Ok(Step::Row) => {
+        match session.step(stmt)? {
+            Step::Row => {
                 let mut counted = |cell: Cell<'_>| bytes += size(cell);
                 rows.push(row(env, &mut session.row(stmt).inspect(|cell| counted(*cell))));
             }
-            Ok(Step::Done) => return (atoms::done(), list_of(env, rows)).encode(env),
-            Ok(Step::Busy) => return atoms::busy().encode(env),
-            Err(error) => return Failed(error).encode(env),
+            Step::Done => return Ok((atoms::done(), list_of(env, rows)).encode(env)),
+            Step::Busy => return Ok(atoms::busy().encode(env)),
         }
     }
-    (atoms::rows(), list_of(env, rows)).encode(env)
+    Ok((atoms::rows(), list_of(env, rows)).encode(env))
 }
 
 fn list_of<'a>(env: Env<'a>, rows: Vec<Term<'a>>) -> Term<'a> {
@@ -456,6 +483,6 @@ fn sqlite3_set_authorizer<'a>(
     }
     on_conn(env, &conn, reference, move |env, session| {
         session.deny(codes);
-        atoms::ok().encode(env)
+        done(env, Ok(()))
     })
 }

@@ -3,9 +3,11 @@
 //! Sent from the thread that works on the connection, so in order; a process that is gone is told no more.
 
 use crate::atoms;
-use crate::sqlite3::{done, found, on_conn, Conn3};
+use crate::sqlite::row;
+use crate::sqlite3::{done, found, get, on_conn, Conn3};
 use crate::stop;
-use macula_sqlite::sqlite3::{set_log, Action, Change, Event};
+use macula_sqlite::sqlite3::{set_log, Action, Change, Event, RowChange};
+use macula_sqlite::Value;
 use rustler::{Atom, Encoder, Env, LocalPid, OwnedEnv, ResourceArc, Term};
 
 /// own thread: tell a process `{action, database, table, rowid}` of each row that changes; one process at
@@ -17,10 +19,7 @@ fn sqlite3_set_update_hook<'a>(
     reference: Term<'a>,
     pid: Option<LocalPid>,
 ) -> Term<'a> {
-    let open = match conn.get() {
-        Ok(open) => open,
-        Err(failed) => return failed.encode(env),
-    };
+    let open = get!(env, conn.get());
     on_conn(env, &open, reference, move |env, session| {
         let mut hook = conn.update_hook.lock();
         if let Some(before) = hook.take() {
@@ -45,12 +44,9 @@ fn sqlite3_listen<'a>(
     pid: LocalPid,
     kinds: Vec<Atom>,
 ) -> Term<'a> {
-    let open = match conn.get() {
-        Ok(open) => open,
-        Err(failed) => return failed.encode(env),
-    };
+    let open = get!(env, conn.get());
     on_conn(env, &open, reference, move |env, session| {
-        let listened = session.listen_as(|id| {
+        let listened = session.listen_as(kinds.contains(&atoms::preupdate()), |id| {
             move |event: Event<'_>| {
                 if !kinds.contains(&kind(&event)) {
                     return true;
@@ -65,10 +61,7 @@ fn sqlite3_listen<'a>(
 /// own thread: tell of those events no more.
 #[rustler::nif]
 fn sqlite3_unlisten<'a>(env: Env<'a>, conn: ResourceArc<Conn3>, reference: Term<'a>, id: u64) -> Term<'a> {
-    let open = match conn.get() {
-        Ok(open) => open,
-        Err(failed) => return failed.encode(env),
-    };
+    let open = get!(env, conn.get());
     on_conn(env, &open, reference, move |env, session| {
         session.unlisten(id);
         done(env, Ok(()))
@@ -88,6 +81,7 @@ fn kind(event: &Event<'_>) -> Atom {
         Event::Commit => atoms::commit(),
         Event::Rollback => atoms::rollback(),
         Event::Log { .. } => atoms::wal(),
+        Event::Row(_) => atoms::preupdate(),
     }
 }
 
@@ -95,17 +89,43 @@ fn encode<'a>(env: Env<'a>, event: &Event<'_>) -> Term<'a> {
     match event {
         Event::Changed(change) => changed(env, change),
         Event::Log { database, pages } => (atoms::wal(), database, pages).encode(env),
+        Event::Row(change) => row_changes(env, change),
         Event::Commit | Event::Rollback => kind(event).encode(env),
     }
 }
 
 fn changed<'a>(env: Env<'a>, change: &Change<'_>) -> Term<'a> {
-    let action = match change.action {
+    (action(change.action), change.database, change.table, change.rowid).encode(env)
+}
+
+fn row_changes<'a>(env: Env<'a>, change: &RowChange<'_>) -> Term<'a> {
+    let image = |values: &Option<Vec<Value>>| match values {
+        Some(values) => row(env, &mut values.iter().map(Value::as_cell)),
+        None => atoms::nil().encode(env),
+    };
+    let (old, new) = (image(&change.old), image(&change.new));
+    let (old_rowid, new_rowid) = change.rowids;
+    let action = action(change.action);
+    let elements = [
+        atoms::preupdate().encode(env),
+        action.encode(env),
+        change.database.encode(env),
+        change.table.encode(env),
+        old_rowid.encode(env),
+        new_rowid.encode(env),
+        old,
+        new,
+    ];
+    rustler::types::tuple::make_tuple(env, &elements)
+}
+
+/// The atom of what was done to a row.
+pub fn action(action: Action) -> Atom {
+    match action {
         Action::Insert => atoms::insert(),
         Action::Update => atoms::update(),
         Action::Delete => atoms::delete(),
-    };
-    (action, change.database, change.table, change.rowid).encode(env)
+    }
 }
 
 /// Whether the process is there to be told.

@@ -72,15 +72,7 @@ impl Pinned {
     }
 
     fn copy_pages(&self, dest: &Target, task: &Task) -> Result<(), SqliteError> {
-        crate::syscalls::install()?;
-        let flags =
-            OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_NOFOLLOW;
-        let mut target = rusqlite::Connection::open_with_flags_and_vfs(&dest.path, flags, c"unix").map_err(classify)?;
-        // a half copy is removed, so it needs no journal, and one sync at the end does
-        target.execute_batch("PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF").map_err(classify)?;
-        if !guard::opened_by_us(&dest.stat).map_err(|error| SqliteError::io(&error, &dest.path))? {
-            return Err(dest.replaced());
-        }
+        let mut target = dest.connect()?;
         let page_bytes = self.page_bytes()?;
         let backup = Backup::new(&self.connection.sql, &mut target).map_err(classify)?;
         loop {
@@ -162,7 +154,7 @@ pub fn copy_other(path: &Path, seen: &Stat, dest: &Path, task: &Task) -> Result<
 }
 
 /// A copy being made: the file that was created, whatever happens to its name.
-struct Target {
+pub(crate) struct Target {
     path: PathBuf,
     disk: RealDisk,
     name: RelPath,
@@ -171,6 +163,25 @@ struct Target {
 }
 
 impl Target {
+    /// As [`Target::create`], of a path that may cross links.
+    pub(crate) fn create_at(path: &Path) -> Result<Self, SqliteError> {
+        Self::create(resolve_parent(path)?)
+    }
+
+    /// Open it to be filled; closed again before it is sealed.
+    pub(crate) fn connect(&self) -> Result<rusqlite::Connection, SqliteError> {
+        crate::syscalls::install()?;
+        let flags =
+            OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_NOFOLLOW;
+        let target = rusqlite::Connection::open_with_flags_and_vfs(&self.path, flags, c"unix").map_err(classify)?;
+        // a half copy is removed, so it needs no journal, and one sync at the end does
+        target.execute_batch("PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF").map_err(classify)?;
+        match guard::opened_by_us(&self.stat).map_err(|error| SqliteError::io(&error, &self.path))? {
+            true => Ok(target),
+            false => Err(self.replaced()),
+        }
+    }
+
     /// A new empty file.
     fn create(path: PathBuf) -> Result<Self, SqliteError> {
         let (disk, name) = place(&path)?;
@@ -180,7 +191,7 @@ impl Target {
     }
 
     /// Mark it as one that needs no log, make it durable, and see that it is what the name stands for.
-    fn seal(&self) -> Result<u64, SqliteError> {
+    pub(crate) fn seal(&self) -> Result<u64, SqliteError> {
         let sealed = || -> io::Result<u64> {
             let len = self.file.len()?;
             if len > 0 {
@@ -207,7 +218,7 @@ impl Target {
     }
 
     /// After a failure, which is what the caller must hear of; a file that stays is seen.
-    fn remove(&self) {
+    pub(crate) fn remove(&self) {
         if self.is_at_its_name() {
             let _ = self.disk.remove_file(&self.name);
         }

@@ -1,6 +1,6 @@
 //! What can go wrong, by what the caller can do about it; SQLite's own codes and words inside.
 
-use macula_core::{io_kind, Kind, Kinded};
+use macula_core::{io_kind, Details, Kind, Kinded};
 use rusqlite::ffi;
 use std::fmt;
 use std::io;
@@ -121,6 +121,46 @@ impl fmt::Display for Failure {
     }
 }
 
+impl Failure {
+    /// It as a program reads it.
+    pub fn details(&self) -> Details {
+        let refused = (self.code & 0xff == ffi::SQLITE_CONSTRAINT).then(|| constraint(self));
+        let rule = refused.map(|constraint| (constraint.kind.word(), constraint.names));
+        let (code, message, offset) = (self.code, self.message.clone(), self.offset);
+        Details { reason: reason(code), code, message, offset, rule }
+    }
+}
+
+/// SQLite's name of a family of result codes, in lower case.
+fn reason(code: i32) -> &'static str {
+    match code & 0xff {
+        ffi::SQLITE_INTERNAL => "internal",
+        ffi::SQLITE_PERM => "perm",
+        ffi::SQLITE_ABORT => "abort",
+        ffi::SQLITE_BUSY => "busy",
+        ffi::SQLITE_LOCKED => "locked",
+        ffi::SQLITE_NOMEM => "nomem",
+        ffi::SQLITE_READONLY => "readonly",
+        ffi::SQLITE_INTERRUPT => "interrupt",
+        ffi::SQLITE_IOERR => "ioerr",
+        ffi::SQLITE_CORRUPT => "corrupt",
+        ffi::SQLITE_NOTFOUND => "notfound",
+        ffi::SQLITE_FULL => "full",
+        ffi::SQLITE_CANTOPEN => "cantopen",
+        ffi::SQLITE_PROTOCOL => "protocol",
+        ffi::SQLITE_SCHEMA => "schema",
+        ffi::SQLITE_TOOBIG => "toobig",
+        ffi::SQLITE_CONSTRAINT => "constraint",
+        ffi::SQLITE_MISMATCH => "mismatch",
+        ffi::SQLITE_MISUSE => "misuse",
+        ffi::SQLITE_NOLFS => "nolfs",
+        ffi::SQLITE_AUTH => "auth",
+        ffi::SQLITE_RANGE => "range",
+        ffi::SQLITE_NOTADB => "notadb",
+        _ => "error",
+    }
+}
+
 /// A constraint that refused a statement.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Constraint {
@@ -149,6 +189,21 @@ pub enum ConstraintKind {
     Trigger,
     /// Any other.
     Other,
+}
+
+impl ConstraintKind {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Unique => "unique",
+            Self::PrimaryKey => "primary_key",
+            Self::ForeignKey => "foreign_key",
+            Self::NotNull => "not_null",
+            Self::Check => "check",
+            Self::DataType => "data_type",
+            Self::Trigger => "trigger",
+            Self::Other => "other",
+        }
+    }
 }
 
 impl SqliteError {
@@ -205,6 +260,13 @@ impl Kinded for SqliteError {
             Self::Poisoned(_) | Self::UnknownResult(_) => {
                 Some("close the database and open it again: opening decides what was committed".to_owned())
             }
+            _ => None,
+        }
+    }
+
+    fn details(&self) -> Option<Details> {
+        match self {
+            Self::Statement(failure) | Self::Constraint { failure, .. } => Some(failure.details()),
             _ => None,
         }
     }

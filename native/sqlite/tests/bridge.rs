@@ -412,7 +412,7 @@ fn another_process_keeps_out_and_is_kept_out() {
         drop((fixture.open(), db.pin().unwrap()));
         assert_eq!(say("BEGIN IMMEDIATE"), BUSY);
         let locked = |error: SqliteError| {
-            assert_eq!(error.kind(), Kind::Timeout);
+            assert_eq!(error.kind(), Kind::LockHeld);
             let text = error.to_string();
             assert!(text.contains(&format!("pids=[{}] or=the bridged copy", child.id())), "{text}");
         };

@@ -3,64 +3,14 @@
 
 mod common;
 
+use common::low::*;
 use common::*;
 use macula_core::{Cancel, Clock, SystemClock};
-use macula_sqlite::sqlite3::{Conn, OpenMode, Session, Sqlite3Error, Step, Stmt};
+use macula_sqlite::sqlite3::{Sqlite3Error, Step};
 use macula_sqlite::{Request, Value};
-use std::path::Path;
-use std::sync::mpsc::{channel, Receiver};
+use std::sync::mpsc::channel;
 use std::sync::Arc;
 use std::time::Duration;
-
-fn open(path: &Path) -> Arc<Conn> {
-    let (answer, answered) = channel();
-    let path = path.to_str().unwrap().to_owned();
-    let mode = OpenMode { write: true, create: true };
-    Conn::open(path, mode, Arc::new(SystemClock), move |result| answer.send(result).unwrap()).unwrap();
-    answered.recv().unwrap().unwrap()
-}
-
-type Answer<T> = Receiver<Result<T, Sqlite3Error>>;
-
-/// Begin a job; its answer comes.
-fn ask<T: Send + 'static>(
-    conn: &Conn,
-    cancel: &Cancel,
-    job: impl FnOnce(&mut Session) -> Result<T, Sqlite3Error> + Send + 'static,
-) -> Answer<T> {
-    let (answer, answered) = channel();
-    let job = move |session: Result<&mut Session, Sqlite3Error>| {
-        let _ = answer.send(session.and_then(|session| {
-            let done = job(session);
-            session.finish();
-            done
-        }));
-    };
-    conn.run(cancel.clone(), Box::new(job)).unwrap();
-    answered
-}
-
-fn run<T: Send + 'static>(
-    conn: &Conn,
-    job: impl FnOnce(&mut Session) -> Result<T, Sqlite3Error> + Send + 'static,
-) -> Result<T, Sqlite3Error> {
-    ask(conn, &Cancel::new(), job).recv().unwrap()
-}
-
-fn execute(conn: &Conn, sql: impl Into<String>) -> Result<(), Sqlite3Error> {
-    let sql = sql.into();
-    run(conn, move |session| session.execute(&sql))
-}
-
-fn prepare(conn: &Conn, sql: &str) -> Arc<Stmt> {
-    let sql = sql.to_owned();
-    Arc::new(run(conn, move |session| session.prepare(&sql)).unwrap())
-}
-
-fn step(conn: &Conn, stmt: &Arc<Stmt>) -> Result<Step, Sqlite3Error> {
-    let stmt = stmt.clone();
-    run(conn, move |session| session.step(&stmt))
-}
 
 /// A thousand rows of a number `n`.
 const NUMBERS: &str =
@@ -215,6 +165,10 @@ fn what_memory_cannot_answer_at_once_is_declined() {
     let conn = open(&fixture.path());
     let hot = |sql: &str| {
         let stmt = prepare(&conn, sql);
+        // who prepared it has answered, and may hold the session for a moment longer
+        while conn.hot(|_| Some(())).is_none() {
+            std::thread::yield_now();
+        }
         let stepped = conn.hot(|session| session.step_hot(&stmt));
         (stepped, step(&conn, &stmt))
     };
@@ -289,6 +243,27 @@ fn dropping_a_statement_waits_for_nobody() {
     cancel.cancel();
     assert!(running.recv().unwrap().is_err());
     // its snapshot is gone with it: the table can be dropped
+    execute(&conn, "DROP TABLE t").unwrap();
+}
+
+/// Its changes were committed, and synced, by whoever dropped it: on a scheduler of the VM.
+#[test]
+fn dropping_a_statement_that_wrote_commits_elsewhere() {
+    let fixture = Fixture::new();
+    let conn = open(&fixture.path());
+    execute(&conn, "CREATE TABLE t(id)").unwrap();
+    let (tell, told) = channel();
+    run(&conn, move |session| {
+        session.listen(move |event| match event {
+            macula_sqlite::sqlite3::Event::Commit => tell.send(std::thread::current().id()).is_ok(),
+            _ => true,
+        })
+    })
+    .unwrap();
+    let stmt = prepare(&conn, "INSERT INTO t VALUES (1), (2) RETURNING id");
+    assert_eq!(step(&conn, &stmt), Ok(Step::Row));
+    drop(Arc::into_inner(stmt).unwrap());
+    assert_ne!(told.recv_timeout(Duration::from_secs(10)).unwrap(), std::thread::current().id());
     execute(&conn, "DROP TABLE t").unwrap();
 }
 

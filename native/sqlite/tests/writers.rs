@@ -423,10 +423,10 @@ fn another_process_holding_the_lock_is_waited_for_and_named() {
     assert!(!macula_sqlite::guard::opened_elsewhere(&fixture.path()).unwrap());
     for request in [insert(1), insert(1).deadline(Duration::from_millis(30))] {
         let error = error(&db, request);
-        assert_eq!(error.kind(), Kind::Timeout);
+        assert_eq!(error.kind(), Kind::LockHeld);
         assert!(error.to_string().contains(&format!("pids=[{}]", other.id())), "{error}");
     }
-    assert_eq!(db.transaction(Duration::from_millis(30), Cancel::new()).unwrap_err().kind(), Kind::Timeout);
+    assert_eq!(db.transaction(Duration::from_millis(30), Cancel::new()).unwrap_err().kind(), Kind::LockHeld);
     let waiting: Vec<_> = (2..5).map(|id| submit(&db, insert(id).deadline(Duration::from_secs(60)))).collect();
     assert_eq!(int(&db, "SELECT count(*) FROM t"), 0, "reads go on");
     say("COMMIT;");

@@ -2,7 +2,7 @@
 
 use crate::Owner;
 use macula_archive::ArchiveError;
-use macula_core::{io_kind, AppName, Kind, Kinded, NameError, PathError};
+use macula_core::{io_kind, AppName, Details, Kind, Kinded, NameError, PathError};
 use macula_files::FilesError;
 use macula_kv::KvError;
 use macula_sqlite::SqliteError;
@@ -163,6 +163,13 @@ impl Kinded for StoreError {
             Self::Sqlite(error) => error.hint(),
             Self::Files(error) => error.hint(),
             Self::Archive(error) => error.hint(),
+            _ => None,
+        }
+    }
+
+    fn details(&self) -> Option<Details> {
+        match self {
+            Self::Sqlite(error) => error.details(),
             _ => None,
         }
     }

@@ -6,6 +6,7 @@ defmodule MaculaStorage.SQLite.Sqlite3Test do
   alias MaculaStorage.SQLite.Sqlite3
 
   doctest MaculaStorage.SQLite.Sqlite3
+  doctest MaculaStorage.SQLite.Sqlite3.Functions
 
   @endless "WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c) SELECT max(n) FROM c"
 
@@ -160,6 +161,133 @@ defmodule MaculaStorage.SQLite.Sqlite3Test do
     assert :done = Sqlite3.step(conn, stmt)
     assert {:ok, 1} = Sqlite3.last_insert_rowid(conn)
     :ok = Sqlite3.execute(conn, "ROLLBACK")
+  end
+
+  test "what a program tells apart of a failure" do
+    conn = memory()
+    assert Sqlite3.last_error(conn) == nil
+    {:error, message} = Sqlite3.prepare(conn, "SELECT é, x FROM")
+
+    assert %{reason: :error, code: 1, message: ^message, constraint: nil} =
+             Sqlite3.last_error(conn)
+
+    :ok =
+      Sqlite3.execute(conn, """
+      PRAGMA foreign_keys = ON;
+      CREATE TABLE p(a INTEGER PRIMARY KEY, b INT, c INT NOT NULL, UNIQUE (b, c), CONSTRAINT few CHECK (a < 100))
+        STRICT
+      """)
+
+    :ok = Sqlite3.execute(conn, "CREATE TABLE c(p REFERENCES p); INSERT INTO p VALUES (1, 1, 1)")
+
+    for {sql, kind, names} <- [
+          {"INSERT INTO p VALUES (2, 1, 1)", :unique, ["p.b", "p.c"]},
+          {"INSERT INTO p VALUES (1, 2, 2)", :primary_key, ["p.a"]},
+          {"INSERT INTO p VALUES (2, 2, NULL)", :not_null, ["p.c"]},
+          {"INSERT INTO p VALUES (200, 2, 2)", :check, ["few"]},
+          {"INSERT INTO p VALUES (2, 'x', 2)", :data_type, ["p.b"]},
+          {"INSERT INTO c VALUES (7)", :foreign_key, []}
+        ] do
+      {:error, message} = Sqlite3.execute(conn, sql)
+      assert %{reason: :constraint, message: ^message} = error = Sqlite3.last_error(conn)
+      assert error.constraint == %{kind: kind, names: names}
+    end
+
+    # a call that does well leaves it
+    :ok = Sqlite3.execute(conn, "SELECT 1")
+    assert %{reason: :constraint} = Sqlite3.last_error(conn)
+    {:error, _} = Sqlite3.execute(conn, "SELECT 1; SELECT nothing")
+    # in the statement that failed
+    assert %{reason: :error, offset: 8} = Sqlite3.last_error(conn)
+    :ok = Sqlite3.set_authorizer(conn, [:pragma])
+    {:error, _} = Sqlite3.execute(conn, "PRAGMA user_version")
+    assert %{reason: :auth, code: 23} = Sqlite3.last_error(conn)
+    assert_raise MaculaStorage.Error, fn -> Sqlite3.bind_null(prepared(conn, "SELECT 1"), 1) end
+    assert %{reason: :range, code: 25} = Sqlite3.last_error(conn)
+    :ok = Sqlite3.close(conn)
+    assert Sqlite3.last_error(conn) == {:error, :connection_closed}
+  end
+
+  test "a lock of others is a reason, too" do
+    path = Path.join(unique_dir(), "l.db")
+    [one, two] = for _ <- 1..2, {:ok, conn} = Sqlite3.open(path), do: conn
+    :ok = Sqlite3.execute(one, "CREATE TABLE t(x); BEGIN IMMEDIATE")
+    :ok = Sqlite3.set_busy_timeout(two, 0)
+    assert :busy = Sqlite3.step(two, prepared(two, "INSERT INTO t VALUES (2)"))
+    assert %{reason: :busy, code: 5, message: "database is locked"} = Sqlite3.last_error(two)
+    assert Sqlite3.last_error(one) == nil
+    {:ok, reader} = Sqlite3.open(path, mode: :readonly)
+    :ok = Sqlite3.execute(one, "COMMIT")
+    {:error, _} = Sqlite3.execute(reader, "INSERT INTO t VALUES (3)")
+    assert %{reason: :readonly} = Sqlite3.last_error(reader)
+  end
+
+  test "a released statement is kept for who prepares the same text again" do
+    conn = memory()
+    :ok = Sqlite3.execute(conn, "CREATE TABLE t(a); INSERT INTO t VALUES (1), (2)")
+    cached = fn sql -> with {:ok, stmt} <- Sqlite3.prepare_cached(conn, sql), do: stmt end
+    sql = "SELECT * FROM t WHERE a > ?"
+    one = cached.(sql)
+    two = cached.(sql)
+    :ok = Sqlite3.bind(one, [0])
+    :ok = Sqlite3.bind(two, [1])
+    assert {:row, [1]} = Sqlite3.step(conn, one)
+    assert {:row, [2]} = Sqlite3.step(conn, two)
+    :ok = Sqlite3.release(conn, one)
+    :ok = Sqlite3.release(conn, two)
+    assert {:error, :invalid_statement} = Sqlite3.step(conn, one)
+    # reset, and what was bound is forgotten; no read of its last user is left open
+    again = cached.(sql)
+    assert :done = Sqlite3.step(conn, again)
+    :ok = Sqlite3.bind(again, [1])
+    assert {:row, [2]} = Sqlite3.step(conn, again)
+    :ok = Sqlite3.release(conn, again)
+    :ok = Sqlite3.execute(conn, "ALTER TABLE t ADD COLUMN b DEFAULT 7")
+    again = cached.(sql)
+    :ok = Sqlite3.bind(again, [1])
+    assert {:row, [2, 7]} = Sqlite3.step(conn, again)
+    :ok = Sqlite3.release(conn, again)
+    assert {:ok, ["a", "b"]} = Sqlite3.columns(conn, cached.(sql))
+    assert {:error, "no such table: u"} = Sqlite3.prepare_cached(conn, "SELECT * FROM u")
+    # more than are kept
+    for n <- 1..200, do: Sqlite3.release(conn, cached.("SELECT #{n}"))
+    for n <- 1..200, do: assert({:row, [^n]} = Sqlite3.step(conn, cached.("SELECT #{n}")))
+    assert :ok = Sqlite3.execute(conn, "DROP TABLE t")
+  end
+
+  test "functions of ours, where they are asked for" do
+    conn = memory()
+    assert {:error, "no such function: crc32"} = Sqlite3.prepare(conn, "SELECT crc32('')")
+    :ok = Sqlite3.add_functions(conn, [:crc32])
+    assert row(conn, "SELECT crc32('123456789'), crc32(NULL)") == [0xCBF43926, nil]
+    assert {:error, "no such function: blake3"} = Sqlite3.prepare(conn, "SELECT blake3('')")
+    :ok = Sqlite3.add_functions(conn)
+
+    assert row(conn, "SELECT base64(x'fffe'), unbase64('//4='), unbase64('?')") == [
+             "//4=",
+             <<255, 254>>,
+             nil
+           ]
+
+    assert [hash] = row(conn, "SELECT hex(blake3(''))")
+    assert "AF1349B9F5F9A1A6A0404DEA36DCC9499BCB25C9ADC112B7CC9A93CAE41F3262" = hash
+    assert row(conn, "SELECT levenshtein('né', 'nee'), levenshtein('', NULL)") == [2, nil]
+
+    :ok =
+      Sqlite3.execute(
+        conn,
+        "CREATE TABLE t(x); CREATE INDEX i ON t(blake3(x)); INSERT INTO t VALUES ('a')"
+      )
+
+    for {sql, message} <- [
+          {"SELECT crc32(1)", "expected text or a blob, got a number"},
+          {"SELECT levenshtein(hex(zeroblob(3000)), '')",
+           "levenshtein compares at most 4096 characters"}
+        ] do
+      assert {:error, ^message} = Sqlite3.step(conn, prepared(conn, sql))
+    end
+
+    assert_raise ArgumentError, fn -> Sqlite3.add_functions(conn, [:sin]) end
   end
 
   test "a database is carried as bytes" do

@@ -8,12 +8,14 @@ use super::session::Facts;
 use super::{crew, OpenMode, Session, Sqlite3Error};
 use crate::request::Patience;
 use crate::watch::Watch;
+use crate::Failure;
 use crossbeam_channel::{unbounded, Receiver, Sender};
 use macula_core::{Cancel, Clock};
 use parking_lot::Mutex;
+use rusqlite::ffi;
 use std::collections::VecDeque;
 use std::fmt;
-use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::panic::{catch_unwind, resume_unwind, AssertUnwindSafe};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -22,6 +24,9 @@ use std::time::Duration;
 const QUEUE_LEN_MAX: usize = 1024;
 /// As exqlite's.
 const LOCK_WAIT_MS: u64 = 2_000;
+
+/// How often who waits for a session looks whether it shall go on waiting.
+const LOCK_LOOK: Duration = Duration::from_millis(10);
 
 /// Work on a connection, told when it cannot be done.
 pub type Job = Box<dyn FnOnce(Result<&mut Session, Sqlite3Error>) + Send>;
@@ -37,7 +42,10 @@ pub struct Conn {
     facts: Facts,
     lock_wait_ms: AtomicU64,
     stmt_count: AtomicU64,
-    is_bridged: bool,
+    /// Nothing of it is answered on a scheduler: what it reads through a bridge waits, or functions take long.
+    pub(super) is_cold: AtomicBool,
+    /// A copy of another database is being put in its place, which holds it.
+    pub(super) is_replaced: AtomicBool,
     clock: Arc<dyn Clock>,
 }
 
@@ -67,7 +75,7 @@ impl Conn {
         crew::run(open).map_err(no_thread)
     }
 
-    fn open_now(path: &str, mode: OpenMode, clock: Arc<dyn Clock>) -> Result<Arc<Self>, Sqlite3Error> {
+    pub(super) fn open_now(path: &str, mode: OpenMode, clock: Arc<dyn Clock>) -> Result<Arc<Self>, Sqlite3Error> {
         let (db, is_bridged) = Self::open_file(path, mode)?;
         let closing = Arc::<AtomicBool>::default();
         let watch = Watch::new(clock.clone(), closing.clone(), Box::new(|_| {}));
@@ -86,7 +94,8 @@ impl Conn {
                 facts,
                 lock_wait_ms: AtomicU64::new(LOCK_WAIT_MS),
                 stmt_count: AtomicU64::new(0),
-                is_bridged,
+                is_cold: AtomicBool::new(is_bridged),
+                is_replaced: AtomicBool::new(false),
                 clock,
             }
         };
@@ -126,7 +135,7 @@ impl Conn {
     /// SQLite does in it is stopped after some thousand steps and where it would wait for a disk or lock:
     /// it then fails, and `act` declines.
     pub fn hot<T>(&self, act: impl FnOnce(&mut Session) -> Option<T>) -> Option<T> {
-        if self.is_closed() || self.is_bridged {
+        if self.is_closed() || self.is_cold.load(Ordering::Acquire) {
             return None;
         }
         let mut held = self.session.try_lock()?;
@@ -149,8 +158,8 @@ impl Conn {
             return Ok(());
         };
         let close = move || {
-            let session = me.session.lock().take();
-            drop(session);
+            // dropped under the lock: a copy from it touches its destination until then
+            *me.session.lock() = None;
             reply();
         };
         crew::run(close).map_err(no_thread)
@@ -171,13 +180,83 @@ impl Conn {
         self.facts.read()
     }
 
+    /// What the last call that failed left.
+    pub fn last_failure(&self) -> Option<Failure> {
+        self.facts.last_failure()
+    }
+
+    /// Why a call failed that needed no session, for [`Conn::last_failure`].
+    pub fn note(&self, error: &Sqlite3Error) {
+        self.facts.note(error.failure());
+    }
+
     /// Whether it was closed.
     pub fn is_closed(&self) -> bool {
         self.closing.load(Ordering::Acquire)
     }
 
+    /// Work on it between its jobs; waits, on a thread of ours, for whoever holds it.
+    pub(super) fn between<T>(
+        &self,
+        cancel: &Cancel,
+        work: impl FnOnce(&mut Session) -> Result<T, Sqlite3Error>,
+    ) -> Result<T, Sqlite3Error> {
+        let mut held = loop {
+            if self.is_closed() {
+                return Err(Sqlite3Error::Closed);
+            }
+            if cancel.is_cancelled() {
+                return Err(Sqlite3Error::Cancelled);
+            }
+            if self.is_replaced.load(Ordering::Acquire) {
+                return Err(Sqlite3Error::code(ffi::SQLITE_BUSY));
+            }
+            if let Some(held) = self.session.try_lock_for(LOCK_LOOK) {
+                break held;
+            }
+        };
+        let Some(session) = held.as_mut() else { return Err(Sqlite3Error::Closed) };
+        let patience = Patience::new(&*self.clock, None, cancel.clone());
+        session.begin(patience.clone());
+        self.watch.begin(patience, self.lock_wait());
+        let done = catch_unwind(AssertUnwindSafe(|| work(session)));
+        self.watch.end();
+        session.finish();
+        drop(held);
+        self.let_go();
+        done.unwrap_or_else(|panic| resume_unwind(panic))
+    }
+
+    /// Finish a copy, also of a connection that is being closed: what is in the session is dropped later.
+    pub(super) fn end_copy(&self, copy: u64) {
+        if let Some(session) = self.session.lock().as_mut() {
+            session.copies.remove(&copy);
+        }
+        self.let_go();
+    }
+
+    pub(super) fn clock(&self) -> &Arc<dyn Clock> {
+        &self.clock
+    }
+
+    pub(super) fn lock_wait(&self) -> Duration {
+        Duration::from_millis(self.lock_wait_ms.load(Ordering::Relaxed))
+    }
+
     pub(super) fn next_stmt(&self) -> u64 {
         self.stmt_count.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Close a blob handle as soon as nobody works on the connection: that may commit, so a thread of ours
+    /// does it.
+    pub(super) fn close_blob_later(&self, blob: u64) {
+        let close = move |session: Result<&mut Session, Sqlite3Error>| {
+            // of a closed connection, it is closed; whoever wants to hear of a failure closes it himself
+            let _ = session.and_then(|session| session.close_blob(blob));
+        };
+        if self.run(Cancel::new(), Box::new(close)).is_err() {
+            self.release(blob);
+        }
     }
 
     /// Let go of a statement, now or when whoever holds the session is done.
@@ -227,9 +306,8 @@ impl Conn {
         if patience.verdict(self.clock.monotonic(), "waiting for its turn").is_some() {
             return job(Err(Sqlite3Error::Cancelled));
         }
-        let lock_wait = Duration::from_millis(self.lock_wait_ms.load(Ordering::Relaxed));
         session.begin(patience.clone());
-        self.watch.begin(patience, lock_wait);
+        self.watch.begin(patience, self.lock_wait());
         let worked = catch_unwind(AssertUnwindSafe(|| job(Ok(session))));
         self.watch.end();
         match worked {
@@ -247,15 +325,36 @@ impl Conn {
     fn let_go(&self) {
         while !self.released.1.is_empty() {
             let Some(mut held) = self.session.try_lock() else { return };
-            while let Ok(stmt) = self.released.1.try_recv() {
-                if let Some(session) = held.as_mut() {
-                    session.release(stmt);
+            let mut commits = Vec::new();
+            while let Ok(id) = self.released.1.try_recv() {
+                match held.as_mut() {
+                    Some(session) if session.commits_when_released(id) => commits.push(id),
+                    Some(session) => session.release(id),
+                    None => {}
                 }
             }
             if let Some(session) = held.as_mut() {
                 session.finish();
             }
+            drop(held);
+            // this may be a scheduler of the VM, which waits for no disk
+            let refused = commits.into_iter().filter(|id| !self.release_later(*id)).collect::<Vec<_>>();
+            for id in &refused {
+                // its queue is full: tried again after the next job; both ends of the channel are ours
+                let _ = self.released.0.send(*id);
+            }
+            if !refused.is_empty() {
+                return;
+            }
         }
+    }
+
+    fn release_later(&self, id: u64) -> bool {
+        let release = move |session: Result<&mut Session, Sqlite3Error>| {
+            // of a closed connection it is gone
+            let _ = session.map(|session| session.release(id));
+        };
+        self.run(Cancel::new(), Box::new(release)).is_ok()
     }
 }
 

@@ -55,6 +55,36 @@ impl Sqlite3Error {
         Self::code(ffi::SQLITE_TOOBIG)
     }
 
+    /// It in SQLite's words, also where SQLite was not asked.
+    pub fn failure(&self) -> Failure {
+        let said = |code| Failure { code, message: self.to_string(), offset: None };
+        match self {
+            Self::Sqlite(failure) => failure.clone(),
+            Self::Closed | Self::NoStatement => said(ffi::SQLITE_MISUSE),
+            Self::Busy => said(ffi::SQLITE_BUSY),
+            Self::Cancelled | Self::Undone(_) | Self::Ended(_) => said(ffi::SQLITE_INTERRUPT),
+            Self::Database(error) => match error {
+                SqliteError::Statement(failure)
+                | SqliteError::Constraint { failure, .. }
+                | SqliteError::Corrupt(failure)
+                | SqliteError::UnknownResult(failure) => failure.clone(),
+                SqliteError::DiskFull(_) => said(ffi::SQLITE_FULL),
+                SqliteError::Busy { .. } | SqliteError::LockedByOther { .. } => said(ffi::SQLITE_BUSY),
+                SqliteError::TooLarge { .. } => said(ffi::SQLITE_TOOBIG),
+                SqliteError::Io { .. } | SqliteError::Poisoned(_) => said(ffi::SQLITE_IOERR),
+                SqliteError::Timeout(_) | SqliteError::Cancelled | SqliteError::RolledBack(_) => {
+                    said(ffi::SQLITE_INTERRUPT)
+                }
+                SqliteError::OpenedByOther(_) | SqliteError::Unlogged(_) | SqliteError::Exists(_) => {
+                    said(ffi::SQLITE_CANTOPEN)
+                }
+                SqliteError::Refused { .. } => said(ffi::SQLITE_AUTH),
+                SqliteError::Invalid(_) | SqliteError::Closed(_) => said(ffi::SQLITE_MISUSE),
+                SqliteError::Internal(_) => said(ffi::SQLITE_INTERNAL),
+            },
+        }
+    }
+
     /// Whether SQLite says that another connection holds a lock.
     pub fn is_busy(&self) -> bool {
         matches!(self, Self::Sqlite(failure) if failure.code & 0xff == ffi::SQLITE_BUSY)

@@ -5,23 +5,32 @@
 //! what memory alone can answer, or declines. A connection to a file that is open as an app's database
 //! takes its turn among the app's writers, so that neither meets `SQLITE_BUSY`.
 
+mod blob;
 mod conn;
+mod copy;
 mod crew;
 mod error;
+mod functions;
 mod hooks;
 mod log;
 mod open;
 mod raw;
+mod record;
 mod session;
+mod settings;
 mod stmt;
 mod turn;
 
+pub use blob::{Blob, BlobPlace};
 pub use conn::{Conn, Job};
+pub use copy::on_thread;
 pub use error::Sqlite3Error;
-pub use hooks::{action_code, Action, Change, Event};
+pub use hooks::{action_code, Action, Change, Event, RowChange};
 pub use log::set_log;
 pub use open::OpenMode;
 pub(crate) use raw::{prepare, Code, RawStmt};
+pub use record::{changes_in, concat, invert, Image, Policy, Recorded, Recorder, Resolve};
 pub use session::{Session, Step};
+pub use settings::{limit_code, CheckpointMode};
 pub use stmt::{Stmt, StmtInfo};
 pub(crate) use turn::{Lend, Turn};

@@ -5,19 +5,22 @@
 //! the turn is held; the turn is held exactly from then until no write transaction is open. A commit there
 //! passes the app's gate, and a failed sync poisons the app's database as one of its own would.
 
+use super::blob::RawBlob;
+use super::copy::RawCopy;
 use super::hooks::Hooks;
 use super::raw::{self, Code, RawStmt};
+use super::record::RawRecorder;
 use super::{Conn, Lend, Sqlite3Error, Stmt, StmtInfo, Turn};
 use crate::database::Shared;
 use crate::registry::{self, FileId};
 use crate::request::{Patience, Reply};
 use crate::watch::{Watch, STEPS};
 use crate::writer::Job;
-use crate::{Cell, SqliteError};
+use crate::{Cell, Failure, SqliteError};
 use macula_core::Clock;
 use parking_lot::Mutex;
 use rusqlite::ffi;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::ffi::CStr;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
@@ -28,6 +31,9 @@ const TURN_WAIT: Duration = Duration::from_secs(30);
 /// What a slow step of a read takes ahead: rows, and bytes.
 const AHEAD_ROWS: usize = 50;
 const AHEAD_BYTES: u64 = 64 << 10;
+
+/// Statements that a connection keeps for who prepares them again.
+const KEPT_MAX: usize = 64;
 
 /// How a step ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,6 +56,7 @@ struct Numbers {
     last_insert_rowid: AtomicI64,
     in_transaction: AtomicBool,
     finished_ns: AtomicU64,
+    failed: Mutex<Option<Failure>>,
 }
 
 impl Facts {
@@ -57,6 +64,14 @@ impl Facts {
         let numbers = &self.0;
         let rowid = numbers.last_insert_rowid.load(Ordering::Acquire);
         (numbers.changes.load(Ordering::Acquire), rowid, numbers.in_transaction.load(Ordering::Acquire))
+    }
+
+    pub(super) fn note(&self, failure: Failure) {
+        *self.0.failed.lock() = Some(failure);
+    }
+
+    pub(super) fn last_failure(&self) -> Option<Failure> {
+        self.0.failed.lock().clone()
     }
 
     /// When the last call ended, on the monotonic clock.
@@ -67,8 +82,15 @@ impl Facts {
 
 /// An open database handle with its statements.
 pub struct Session {
-    // dropped in this order: statements before their database, its transaction before the turn
+    // dropped in this order: what is open on a database before it, its transaction before the turn
     stmts: HashMap<u64, RawStmt>,
+    /// Statements to be kept once nobody has them any more, with their SQL.
+    lent: HashMap<u64, Arc<str>>,
+    /// Those that nobody has; the one that was used last is last.
+    kept: VecDeque<(Arc<str>, RawStmt)>,
+    pub(super) blobs: HashMap<u64, RawBlob>,
+    pub(super) copies: HashMap<u64, RawCopy>,
+    pub(super) recorders: HashMap<u64, RawRecorder>,
     db: rusqlite::Connection,
     pub(super) hooks: Hooks,
     turn: Option<(Turn, Arc<Shared>)>,
@@ -97,6 +119,11 @@ impl Session {
         let app_closed = file.and_then(registry::find).map(|app| app.closing.clone());
         let session = Self {
             stmts: HashMap::new(),
+            lent: HashMap::new(),
+            kept: VecDeque::new(),
+            blobs: HashMap::new(),
+            copies: HashMap::new(),
+            recorders: HashMap::new(),
             db,
             hooks,
             turn: None,
@@ -147,6 +174,8 @@ impl Session {
     /// before its caller is answered, who may ask at once.
     pub fn finish(&mut self) {
         self.hooks.end_commit();
+        // a listener to rows may be gone since
+        self.settle_row_hook();
         let db = self.handle();
         // SAFETY: an open handle under its lock
         let writes = unsafe { ffi::sqlite3_txn_state(db, c"main".as_ptr()) } == ffi::SQLITE_TXN_WRITE;
@@ -168,14 +197,36 @@ impl Session {
         }
     }
 
+    /// Why a call failed, for [`Conn::last_failure`].
+    pub fn note(&self, error: &Sqlite3Error) {
+        self.facts.note(error.failure());
+    }
+
     /// Prepare the first statement of `sql`.
     pub fn prepare(&mut self, sql: &str) -> Result<Stmt, Sqlite3Error> {
         self.still_apps()?;
-        let Some(conn) = self.conn.upgrade() else { return Err(Sqlite3Error::Closed) };
+        let conn = self.conn()?;
         let (raw, _) = raw::prepare(self.handle(), sql.as_bytes(), true)?;
         let id = conn.next_stmt();
         let info = raw.as_ref().map_or_else(StmtInfo::default, |raw| StmtInfo::of(raw, sql));
         self.stmts.extend(raw.map(|raw| (id, raw)));
+        Ok(Stmt::new(conn, id, info))
+    }
+
+    /// As [`Session::prepare`], by taking the one that was released last; released, this one is kept, too.
+    pub fn prepare_cached(&mut self, sql: &str) -> Result<Stmt, Sqlite3Error> {
+        let kept = self.kept.iter().rposition(|(text, _)| &**text == sql).and_then(|at| self.kept.remove(at));
+        let Some((sql, raw)) = kept else {
+            let stmt = self.prepare(sql)?;
+            self.lent.insert(stmt.id(), sql.into());
+            return Ok(stmt);
+        };
+        let conn = self.conn()?;
+        let id = conn.next_stmt();
+        // anew: its last use may have seen that the schema changed
+        let info = StmtInfo::of(&raw, &sql);
+        self.stmts.insert(id, raw);
+        self.lent.insert(id, sql);
         Ok(Stmt::new(conn, id, info))
     }
 
@@ -249,6 +300,7 @@ impl Session {
                 Ok(Step::Done)
             }
             Code::Busy => {
+                self.note(&Sqlite3Error::last(raw.db()));
                 raw.reset();
                 Ok(Step::Busy)
             }
@@ -309,8 +361,34 @@ impl Session {
         std::mem::take(&mut pending.params).iter().try_for_each(|(index, value)| raw.bind(*index, value))
     }
 
-    pub(super) fn release(&mut self, stmt: u64) {
-        self.stmts.remove(&stmt);
+    /// Of a statement or a recorder, or of a blob that could not be closed otherwise.
+    pub(super) fn release(&mut self, id: u64) {
+        let raw = self.stmts.remove(&id);
+        if let (Some(sql), Some(raw)) = (self.lent.remove(&id), raw) {
+            raw.reset();
+            raw.clear();
+            self.kept.push_back((sql, raw));
+            if self.kept.len() > KEPT_MAX {
+                self.kept.pop_front();
+            }
+        }
+        self.blobs.remove(&id);
+        self.recorders.remove(&id);
+    }
+
+    /// A statement that writes and still has rows to give: its changes are committed when it goes.
+    pub(super) fn commits_when_released(&self, id: u64) -> bool {
+        self.blobs.contains_key(&id) || self.stmts.get(&id).is_some_and(|raw| raw.is_under_way() && !raw.is_readonly())
+    }
+
+    pub(super) fn conn(&self) -> Result<Arc<Conn>, Sqlite3Error> {
+        self.conn.upgrade().ok_or(Sqlite3Error::Closed)
+    }
+
+    /// That the turn was taken back since the last call, once, and that the app is not closed.
+    pub(super) fn check_undone(&mut self) -> Result<(), Sqlite3Error> {
+        self.undone.take().map_or(Ok(()), Err)?;
+        self.still_apps()
     }
 
     /// Roll back, and tell so at the next call: the turn was taken back.
@@ -325,16 +403,23 @@ impl Session {
         }
         // a statement by itself has made its changes before it gave its first row: this commits them
         self.stmts.values().for_each(RawStmt::reset);
+        self.blobs.clear();
         self.turn = None;
         self.undone = Some(if alone { Sqlite3Error::Ended(why) } else { Sqlite3Error::Undone(why) });
     }
 
     fn before_step(&mut self, raw: &RawStmt) -> Result<(), Sqlite3Error> {
-        if let Some(error) = self.undone.take() {
-            return Err(error);
+        self.check_undone()?;
+        if raw.is_readonly() || raw.is_under_way() {
+            return Ok(());
         }
-        self.still_apps()?;
-        if self.turn.is_some() || raw.is_readonly() || raw.is_under_way() {
+        self.before_write()
+    }
+
+    /// What comes writes: not before it is our turn.
+    pub(super) fn before_write(&mut self) -> Result<(), Sqlite3Error> {
+        self.check_undone()?;
+        if self.turn.is_some() {
             return Ok(());
         }
         let Some(app) = self.file.and_then(registry::find) else { return Ok(()) };
@@ -380,7 +465,7 @@ impl Session {
     }
 
     /// A failure on its way to the caller. A sync that failed is the app's business too.
-    fn failed(&self, error: Sqlite3Error) -> Sqlite3Error {
+    pub(super) fn failed(&self, error: Sqlite3Error) -> Sqlite3Error {
         let Sqlite3Error::Sqlite(failure) = &error else { return error };
         let lost = [ffi::SQLITE_IOERR_FSYNC, ffi::SQLITE_IOERR_DIR_FSYNC, ffi::SQLITE_IOERR_TRUNCATE];
         if let Some((_, app)) = self.turn.as_ref().filter(|_| lost.contains(&failure.code)) {

@@ -2,6 +2,7 @@
 #![allow(dead_code, clippy::unwrap_used)] // each test file uses some of it
 
 pub mod bridged;
+pub mod low;
 pub mod other;
 
 use macula_core::{Cancel, Clock, Gate, SystemClock};
