@@ -242,7 +242,9 @@ fn both_write_thousands_of_rows_and_none_is_lost() {
         assert!(fixture.names().contains(&"app.db-wal".to_owned()));
         drop(first);
     }
-    assert_eq!(fixture.names(), ["app.db"]);
+    // a copy whose last descriptor the host still counted as somebody's may leave its empty log behind
+    let names: Vec<_> = fixture.names().into_iter().filter(|name| !name.starts_with("copy-")).collect();
+    assert_eq!(names, ["app.db"]);
     assert_eq!(ids(&fixture.open()), told);
 }
 
