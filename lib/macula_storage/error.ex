@@ -72,7 +72,7 @@ defmodule MaculaStorage.Error do
   def wrap({:error, outcome}, _op, _app) when is_atom(outcome), do: {:error, outcome}
   def wrap({:error, %__MODULE__{}} = wrapped, _op, _app), do: wrapped
   # SQLite's own words, which the low-level floor gives as they are
-  def wrap({:error, {_tag, _what}} = told, _op, _app), do: told
+  def wrap({:error, {:unknown_action, _name}} = told, _op, _app), do: told
   def wrap({:error, {:sqlite, _code, _message, _offset}} = told, _op, _app), do: told
 
   @doc false

@@ -382,7 +382,7 @@ defmodule MaculaStorage.SQLite do
   after}`, rows as lists, `nil` where there is none. `changes` is `:many` when a transaction changed more than
   10,000 rows. `{MaculaStorage.SQLite, ref, :closed}` is the last message, when the database is closed.
 
-  What a low-level connection changes is not told. It ends with `unsubscribe/1` or its process. While somebody
+  `rowid` means nothing in a table without row ids. What a low-level connection changes is not told. It ends with `unsubscribe/1` or its process. While somebody
   subscribes, `DELETE` of a whole table goes row by row.
 
       iex> alias MaculaStorage.SQLite

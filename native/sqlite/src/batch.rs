@@ -173,8 +173,8 @@ impl Writer {
         }
     }
 
-    /// `COMMIT` of so many requests under the gate. After an error the caller rolls back what is left; an error of which
-    /// nobody can say whether the commit record is on the disk poisons the database.
+    /// `COMMIT` of so many requests under the gate. After an error the caller rolls back what is left; an
+    /// error of which nobody can say whether the commit record is on the disk poisons the database.
     pub(crate) fn commit(&mut self, requests: usize) -> Result<(), SqliteError> {
         // also what came up since the transaction began
         if let Some(error) = self.refusal() {
@@ -184,8 +184,8 @@ impl Writer {
         let begun = self.now();
         let result = self.connection.control("COMMIT");
         drop(pass);
-        self.shared.counters.commit(requests, self.now().saturating_sub(begun));
         let Err(error) = result else {
+            self.shared.counters.commit(requests, self.now().saturating_sub(begun));
             self.committed = true;
             return self.still_there();
         };

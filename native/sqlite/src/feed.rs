@@ -2,7 +2,7 @@
 //!
 //! SQLite's pre-update hook collects the changes of the transaction; a request that fails alone takes its
 //! own back by a mark. Invariant: a change is told if and only if the request that made it was answered
-//! `Ok`, or its outcome was unknown to nobody. The hook is there only while somebody subscribes: it keeps
+//! `Ok`. The hook is there only while somebody subscribes: it keeps
 //! SQLite from deleting whole tables at once.
 
 use crate::sqlite3::Action;
@@ -12,7 +12,7 @@ use rusqlite::ffi;
 use std::ffi::{c_char, c_int, c_void, CStr};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-/// More changes of one request are told as [`Changes::Many`].
+/// More changes of one request are told as [`Told::Many`].
 const CHANGES_MAX: usize = 10_000;
 
 /// A row that a committed request changed.
@@ -22,8 +22,8 @@ pub struct RowChange {
     pub action: Action,
     /// The table.
     pub table: String,
-    /// The row's id, the new one of an update that changed it; `None` in a table without row ids.
-    pub rowid: Option<i64>,
+    /// The row's id, the new one of an update that changed it; without a meaning in a table without row ids.
+    pub rowid: i64,
     /// The values before, of an update or delete.
     pub before: Option<Vec<Value>>,
     /// The values after, of an insert or update.
@@ -193,7 +193,7 @@ unsafe extern "C" fn changed(
     let before = image(action != Action::Insert, ffi::sqlite3_preupdate_old);
     let after = image(action != Action::Delete, ffi::sqlite3_preupdate_new);
     let table = if is_many { String::new() } else { table.to_string_lossy().into_owned() };
-    changes.push(RowChange { action, table, rowid: Some(rowid), before, after });
+    changes.push(RowChange { action, table, rowid, before, after });
 }
 
 type Get = unsafe extern "C" fn(*mut ffi::sqlite3, c_int, *mut *mut ffi::sqlite3_value) -> c_int;

@@ -56,8 +56,8 @@ impl Hots {
         Self { slots: (0..count).map(|_| Mutex::default()).collect(), known: Mutex::default() }
     }
 
-    /// Answer at once: `begin` gets the column names, `row` each row; `None` when it could not be, and then
-    /// what they got is to be forgotten.
+    /// Answer at once: `row` gets each row; `None` when it could not be, and then what it got is to be
+    /// forgotten.
     pub(crate) fn query(
         &self,
         sql: &str,

@@ -238,12 +238,9 @@ impl Session {
             rest = &rest[used..];
             let Some(raw) = raw else { continue };
             self.before_step(&raw)?;
-            while raw.step() == Code::Row {}
-            let error = Sqlite3Error::last(raw.db());
-            if !matches!(&error, Sqlite3Error::Sqlite(failure) if failure.code & 0xff == ffi::SQLITE_OK
-                || failure.code & 0xff == ffi::SQLITE_DONE)
-            {
-                return Err(self.failed(error));
+            let ended = std::iter::repeat_with(|| raw.step()).find(|code| *code != Code::Row);
+            if ended != Some(Code::Done) {
+                return Err(self.failed(Sqlite3Error::last(raw.db())));
             }
         }
         Ok(())
