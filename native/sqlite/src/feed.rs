@@ -5,7 +5,7 @@
 //! `Ok`. The hook is there only while somebody subscribes: it keeps
 //! SQLite from deleting whole tables at once.
 
-use crate::sqlite3::Action;
+use crate::sqlite3::{image, Action, RowImage};
 use crate::Value;
 use parking_lot::Mutex;
 use rusqlite::ffi;
@@ -133,6 +133,8 @@ impl Collector {
         // connection, or is taken out here
         unsafe { ffi::sqlite3_preupdate_hook(db.handle(), hook, place) };
         self.is_installed = is_wanted;
+        // a `DELETE FROM t` that was prepared without the hook goes on removing all at once, and telling nothing
+        db.flush_prepared_statement_cache();
     }
 
     /// Where the changes of what follows begin.
@@ -189,46 +191,10 @@ unsafe extern "C" fn changed(
     let mut changes = changes.lock();
     // beyond what is told one by one only their number matters
     let is_many = changes.len() >= 4 * CHANGES_MAX;
-    let image = |is_there: bool, get: Get| (is_there && !is_many).then(|| image(db, get));
+    // SAFETY: inside of the hook, of a change that has this image
+    let image = |is_there: bool, get: RowImage| (is_there && !is_many).then(|| unsafe { image(db, get) });
     let before = image(action != Action::Insert, ffi::sqlite3_preupdate_old);
     let after = image(action != Action::Delete, ffi::sqlite3_preupdate_new);
     let table = if is_many { String::new() } else { table.to_string_lossy().into_owned() };
     changes.push(RowChange { action, table, rowid, before, after });
-}
-
-type Get = unsafe extern "C" fn(*mut ffi::sqlite3, c_int, *mut *mut ffi::sqlite3_value) -> c_int;
-
-/// All values of the row.
-fn image(db: *mut ffi::sqlite3, get: Get) -> Vec<Value> {
-    let value = |index: c_int| {
-        let mut value = std::ptr::null_mut();
-        // SAFETY: inside the hook, of the connection that called it; an index below the row's width
-        match unsafe { get(db, index, &raw mut value) } {
-            ffi::SQLITE_OK if !value.is_null() => copy(value),
-            _ => Value::Null,
-        }
-    };
-    // SAFETY: as above
-    (0..unsafe { ffi::sqlite3_preupdate_count(db) }).map(value).collect()
-}
-
-fn copy(value: *mut ffi::sqlite3_value) -> Value {
-    // SAFETY: a value that SQLite lends until the hook returns, read by the calls for its type and copied
-    unsafe {
-        let bytes = |start: *const u8| {
-            let len = usize::try_from(ffi::sqlite3_value_bytes(value)).unwrap_or(0);
-            if start.is_null() {
-                Vec::new()
-            } else {
-                std::slice::from_raw_parts(start, len).to_vec()
-            }
-        };
-        match ffi::sqlite3_value_type(value) {
-            ffi::SQLITE_INTEGER => Value::Integer(ffi::sqlite3_value_int64(value)),
-            ffi::SQLITE_FLOAT => Value::Real(ffi::sqlite3_value_double(value)),
-            ffi::SQLITE_TEXT => Value::Text(bytes(ffi::sqlite3_value_text(value))),
-            ffi::SQLITE_BLOB => Value::Blob(bytes(ffi::sqlite3_value_blob(value).cast())),
-            _ => Value::Null,
-        }
-    }
 }

@@ -70,6 +70,19 @@ defmodule MaculaStorage.SQLite.SubscribeTest do
     refute_received _
   end
 
+  # It was prepared already, for a connection whose rows nobody wanted to hear of: SQLite then removes all
+  # at once, and it told nothing.
+  test "a table that is emptied by a statement from before the subscription is told row by row",
+       %{app: app} do
+    empty = fn -> SQLite.execute(app, "DELETE FROM t") end
+    :ok = empty.()
+    {:ok, ref, _} = SQLite.subscribe(app, "t")
+    :ok = SQLite.execute(app, "INSERT INTO t VALUES (1, NULL), (2, NULL)")
+    assert_receive {SQLite, ^ref, _, [{:insert, "t", 1}, {:insert, "t", 2}]}
+    :ok = empty.()
+    assert_receive {SQLite, ^ref, _, [{:delete, "t", 1}, {:delete, "t", 2}]}
+  end
+
   test "requests that share a commit are told one by one, those that fail are not", %{app: app} do
     {:ok, all, _} = SQLite.subscribe(app, :all)
     {:ok, ref, _} = SQLite.subscribe(app, "T")

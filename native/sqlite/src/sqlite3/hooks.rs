@@ -279,14 +279,14 @@ unsafe extern "C" fn row_changes(
     listeners.lock().retain_mut(|listening| !listening.rows || (listening.listener)(event));
 }
 
+/// `sqlite3_preupdate_old` or `sqlite3_preupdate_new`.
+pub(crate) type RowImage = unsafe extern "C" fn(*mut ffi::sqlite3, c_int, *mut *mut ffi::sqlite3_value) -> c_int;
+
 /// All columns of a row.
 ///
 /// # Safety
 /// Inside of the pre-update hook of `db`, of a change that has the image which `value` gives.
-unsafe fn image(
-    db: *mut ffi::sqlite3,
-    value: unsafe extern "C" fn(*mut ffi::sqlite3, c_int, *mut *mut ffi::sqlite3_value) -> c_int,
-) -> Vec<Value> {
+pub(crate) unsafe fn image(db: *mut ffi::sqlite3, value: RowImage) -> Vec<Value> {
     let column = |index| {
         let mut found: *mut ffi::sqlite3_value = null_mut();
         // SAFETY: as the caller says; the place is ours, the value good until the hook returns

@@ -26,6 +26,7 @@ pub use conn::{Conn, Job};
 pub use copy::on_thread;
 pub use error::Sqlite3Error;
 pub use hooks::{action_code, Action, Change, Event, RowChange};
+pub(crate) use hooks::{image, RowImage};
 pub use log::set_log;
 pub use open::OpenMode;
 pub(crate) use raw::{prepare, Code, RawStmt};
