@@ -6,31 +6,17 @@ defmodule MaculaStorage.Crash.FullDiskTest do
   """
   use MaculaStorage.Case, async: false
 
+  alias MaculaStorage.Tmpfs
+
   @moduletag timeout: 600_000
 
   # Looked at when this file is compiled, which is when it is run.
-  probe = Path.join(System.tmp_dir!(), "macula_mount_#{System.pid()}")
-  File.mkdir_p!(probe)
-  mount = ["-n", "-t", "tmpfs", "-o", "size=1m", "tmpfs", probe]
-
-  case System.find_executable("mount") && System.cmd("mount", mount, stderr_to_stdout: true) do
-    {_, 0} -> {_, 0} = System.cmd("umount", [probe])
-    _ -> @moduletag skip: "a tmpfs cannot be mounted here (it takes root)"
-  end
-
-  File.rmdir!(probe)
+  @moduletag Tmpfs.tag()
 
   setup do
     dir = unique_dir("full")
-    File.mkdir_p!(dir)
-    mounted(dir, "size=48m")
-
-    on_exit(fn ->
-      # a child that was killed is gone when its port says so
-      {_, 0} = System.cmd("umount", [dir], stderr_to_stdout: true)
-      File.rm_rf!(dir)
-    end)
-
+    Tmpfs.mount(dir, "size=48m")
+    on_exit(fn -> Tmpfs.unmount(dir) end)
     {:ok, dir: dir}
   end
 
@@ -43,7 +29,7 @@ defmodule MaculaStorage.Crash.FullDiskTest do
     File.rm(Path.join(dir, "other"))
     ChildVM.tell(child, "look")
     assert ["whole " <> _] = ChildVM.wait_for(child, "looked")
-    mounted(dir, "remount,size=96m")
+    Tmpfs.remount(dir, "size=96m")
     ChildVM.tell(child, "fill")
     second = until_full(child)
     assert second > first + 1000
@@ -52,7 +38,7 @@ defmodule MaculaStorage.Crash.FullDiskTest do
     child = start("look()", dir)
     assert ["whole " <> found] = ChildVM.wait_for(child, "looked")
     assert String.to_integer(found) >= second
-    mounted(dir, "remount,size=160m")
+    Tmpfs.remount(dir, "size=160m")
     ChildVM.tell(child, "fill")
     assert until_full(child) > second + 1000
     ChildVM.kill(child)
@@ -81,18 +67,5 @@ defmodule MaculaStorage.Crash.FullDiskTest do
   end
 
   # The number of the last acknowledged write; what it says is checked by the child itself.
-  defp until_full(child) do
-    lines = ChildVM.wait_for(child, "full")
-    "ack " <> n = List.last(lines)
-    String.to_integer(n)
-  end
-
-  defp mounted(dir, options) do
-    {said, status} =
-      System.cmd("mount", ["-n", "-t", "tmpfs", "-o", options, "tmpfs", dir],
-        stderr_to_stdout: true
-      )
-
-    assert status == 0, said
-  end
+  defp until_full(child), do: ChildVM.last_ack(child, "full")
 end

@@ -6,6 +6,8 @@ defmodule MaculaStorage.Crash.KillTest do
   """
   use MaculaStorage.Case, async: false
 
+  alias MaculaStorage.Wait
+
   @moduletag timeout: :infinity
 
   # acknowledgements before the kill, at most
@@ -39,7 +41,7 @@ defmodule MaculaStorage.Crash.KillTest do
     check(child, expected, run, round)
     lines = for _ <- 1..:rand.uniform(Map.fetch!(@lines_max, run.what)), do: ChildVM.next(child)
     # a moment between two acknowledgements too
-    pause(:rand.uniform(3) - 1)
+    Wait.pause(:rand.uniform(3) - 1)
     lines = for({:line, line} <- lines, do: line) ++ ChildVM.kill(child)
     {acknowledged(lines), total + length(lines)}
   end
@@ -72,13 +74,6 @@ defmodule MaculaStorage.Crash.KillTest do
       acknowledged ->
         ["ack", tier, w, n] = String.split(line)
         Map.put(acknowledged, {tier, w}, String.to_integer(n))
-    end
-  end
-
-  defp pause(ms) do
-    receive do
-    after
-      ms -> :ok
     end
   end
 end

@@ -5,6 +5,8 @@ defmodule MaculaStorage.Crash.RestoreKillTest do
   """
   use MaculaStorage.Case, async: false
 
+  alias MaculaStorage.Wait
+
   @moduletag timeout: :infinity
 
   test "an app is wholly old or wholly new" do
@@ -34,7 +36,7 @@ defmodule MaculaStorage.Crash.RestoreKillTest do
     # what was acknowledged last is there, unless a later restore was under way
     assert restored in [nil, held], "seed=#{seed} round=#{round}: lost restore of #{restored}"
     assert {:line, "restoring " <> _} = ChildVM.next(child)
-    pause(:rand.uniform(600) - 1)
+    Wait.pause(:rand.uniform(600) - 1)
     lines = ChildVM.kill(child)
     {[held | lives], certain(lines)}
   end
@@ -52,12 +54,5 @@ defmodule MaculaStorage.Crash.RestoreKillTest do
     {lines, 0} = ChildVM.rest(child)
     "backup " <> path = List.last(lines)
     path
-  end
-
-  defp pause(ms) do
-    receive do
-    after
-      ms -> :ok
-    end
   end
 end

@@ -56,9 +56,5 @@ defmodule MaculaStorage.Crash.SQLiteFullDiskTest do
   end
 
   # The number of the last acknowledged row; what it says is checked by the child itself.
-  defp until_full(child) do
-    lines = ChildVM.wait_for(child, "full")
-    "ack " <> n = List.last(lines)
-    String.to_integer(n)
-  end
+  defp until_full(child), do: ChildVM.last_ack(child, "full")
 end

@@ -7,6 +7,8 @@ defmodule MaculaStorage.Crash.SQLiteKillTest do
   """
   use MaculaStorage.Case, async: false
 
+  alias MaculaStorage.Wait
+
   @moduletag timeout: :infinity
 
   # acknowledgements before the kill, at most
@@ -49,7 +51,7 @@ defmodule MaculaStorage.Crash.SQLiteKillTest do
 
   # while it starts, recovers the log or looks: what the round before left must be there in the next
   defp kill_early(child, round, run, state) do
-    pause(:rand.uniform(@early_ms_max))
+    Wait.pause(:rand.uniform(@early_ms_max))
     lines = ChildVM.kill(child)
     state = %{state | early: state.early + 1}
 
@@ -68,7 +70,7 @@ defmodule MaculaStorage.Crash.SQLiteKillTest do
     check(child, round, run, state)
     lines = for _ <- 1..:rand.uniform(@lines_max), do: ChildVM.next(child)
     # a moment between two acknowledgements too
-    pause(:rand.uniform(3) - 1)
+    Wait.pause(:rand.uniform(3) - 1)
     lines = for({:line, line} <- lines, do: line) ++ ChildVM.kill(child)
     state = %{state | last: round, expected: acknowledged(lines)}
     %{state | total: state.total + length(lines)}
@@ -98,13 +100,6 @@ defmodule MaculaStorage.Crash.SQLiteKillTest do
       acknowledged ->
         ["ack", w, n] = String.split(line)
         Map.put(acknowledged, w, String.to_integer(n))
-    end
-  end
-
-  defp pause(ms) do
-    receive do
-    after
-      ms -> :ok
     end
   end
 end

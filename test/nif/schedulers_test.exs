@@ -23,7 +23,7 @@ defmodule MaculaStorage.Nif.SchedulersTest do
     app = unique_app()
 
     runs =
-      try_until(@tries, fn ->
+      Wait.try_until(@tries, fn ->
         {idle, _} = stalls(fn -> pids(@processes, fn -> busy() end) end, &kill/1)
         {ours, done} = stalls(fn -> Load.start(app, @processes) end, &Load.stop/1, 7)
         least = done |> Map.delete(:get) |> Map.values() |> Enum.min()
@@ -175,16 +175,6 @@ defmodule MaculaStorage.Nif.SchedulersTest do
 
   defp pids(count, fun), do: for(_ <- 1..count, do: spawn_link(fun))
   defp kill(pids), do: Enum.each(pids, &(Process.unlink(&1) && Process.exit(&1, :kill)))
-
-  defp try_until(tries, run, seen \\ [])
-  defp try_until(0, _run, seen), do: {:error, seen}
-
-  defp try_until(tries, run, seen) do
-    case run.() do
-      {true, figures} -> {:ok, figures}
-      {false, figures} -> try_until(tries - 1, run, [figures | seen])
-    end
-  end
 
   defp median_us(path) do
     times = for _ <- 1..101, do: elem(:timer.tc(fn -> "small" = File.read!(path) end), 0)

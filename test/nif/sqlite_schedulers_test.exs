@@ -26,7 +26,7 @@ defmodule MaculaStorage.Nif.SQLiteSchedulersTest do
     :ok = SQLite.execute(app, "CREATE TABLE t (w, n, v, PRIMARY KEY (w, n))")
 
     runs =
-      try_until(@tries, fn ->
+      Wait.try_until(@tries, fn ->
         {control, _} = late(fn -> workers(app) end)
         {ours, done} = late(fn -> writers(app) ++ long(app) end)
         assert done > @writes_min, "too little was done to tell: #{done}"
@@ -170,15 +170,5 @@ defmodule MaculaStorage.Nif.SQLiteSchedulersTest do
     true = number * number > number
     :erlang.yield()
     hold(number)
-  end
-
-  defp try_until(tries, run, seen \\ [])
-  defp try_until(0, _run, seen), do: {:error, seen}
-
-  defp try_until(tries, run, seen) do
-    case run.() do
-      {true, figures} -> {:ok, figures}
-      {false, figures} -> try_until(tries - 1, run, [figures | seen])
-    end
   end
 end

@@ -85,6 +85,13 @@ defmodule MaculaStorage.ChildVM do
     end
   end
 
+  @doc "Reads lines until `line`, of which the last is `ack n`; returns that number."
+  @spec last_ack(t(), String.t()) :: pos_integer()
+  def last_ack(child, line) do
+    "ack " <> n = child |> wait_for(line) |> List.last()
+    String.to_integer(n)
+  end
+
   defp described(status, lines), do: "status=#{status} lines=#{inspect(Enum.reverse(lines))}"
 
   @doc "Waits for the end: every line that was not read yet, and the exit status (128 + n after signal n)."

@@ -31,6 +31,30 @@ defmodule MaculaStorage.Wait do
     end
   end
 
+  @doc "Lets a chosen moment pass, before what is to come at a random one."
+  @spec pause(non_neg_integer) :: :ok
+  def pause(ms) do
+    receive do
+    after
+      ms -> :ok
+    end
+  end
+
+  @doc """
+  Measures until it is so, at most so many times: `run` answers `{whether, figures}`. What a busy machine
+  spoils once is not what is looked for.
+  """
+  @spec try_until(non_neg_integer, fun, [term]) :: {:ok, term} | {:error, [term]}
+  def try_until(tries, run, seen \\ [])
+  def try_until(0, _run, seen), do: {:error, seen}
+
+  def try_until(tries, run, seen) do
+    case run.() do
+      {true, figures} -> {:ok, figures}
+      {false, figures} -> try_until(tries - 1, run, [figures | seen])
+    end
+  end
+
   @doc "How many file descriptors this VM has open."
   @spec descriptors() :: non_neg_integer
   def descriptors, do: length(File.ls!("/proc/self/fd"))
