@@ -419,8 +419,11 @@ impl Session {
         if self.turn.is_some() {
             return Ok(());
         }
-        let Some(app) = self.file.and_then(registry::find) else { return Ok(()) };
-        self.take_turn(app)
+        match self.file.and_then(registry::find) {
+            Some(app) => self.take_turn(app),
+            // asked once more: it may have been closed since, and what is written without its turn is lost
+            None => self.still_apps(),
+        }
     }
 
     fn take_turn(&mut self, app: Arc<Shared>) -> Result<(), Sqlite3Error> {
