@@ -379,11 +379,17 @@ defmodule MaculaStorage.SQLite do
   Answers `{:ok, ref, revision}`; each later commit with a change of its own is one message
   `{MaculaStorage.SQLite, ref, revision, changes}` with a larger revision. A change is `{action, table, rowid}`,
   `action` being `:insert`, `:update` or `:delete`; with `images: true` it is `{action, table, rowid, before,
-  after}`, rows as lists, `nil` where there is none. `changes` is `:many` when a transaction changed more than
-  10,000 rows. `{MaculaStorage.SQLite, ref, :closed}` is the last message, when the database is closed.
+  after}`, rows as lists, `nil` where there is none. `{MaculaStorage.SQLite, ref, :closed}` is the last message,
+  when the database is closed.
 
-  `rowid` means nothing in a table without row ids. What a low-level connection changes is not told. It ends with `unsubscribe/1` or its process. While somebody
-  subscribes, `DELETE` of a whole table goes row by row.
+  `changes` is `:many` when rows of some tables were changed that are not told one by one: read again. So it is
+  of more than 10,000 rows, or 16 MiB of images, in a transaction; of one that began before the subscription
+  and ended after it; and of one of a low-level connection (Ecto's, too) that rolled back to a savepoint,
+  applied a changeset, was recorded, or kept what `OR FAIL` left.
+
+  `rowid` means nothing in a table without row ids. What another program, or exqlite through the bridge, commits
+  is not told. It ends with `unsubscribe/1` or its process. While somebody subscribes, `DELETE` of a whole table
+  goes row by row.
 
       iex> alias MaculaStorage.SQLite
       iex> SQLite.execute(:sqlite_feed_doc, "CREATE TABLE IF NOT EXISTS t (id INTEGER PRIMARY KEY, v)")

@@ -4,9 +4,10 @@
 //! another's failure: a member that fails is rolled back alone, and when its failure took the whole
 //! transaction with it (some of SQLite's do), the others run again, each in a transaction of its own.
 
-use crate::error::{classify, code_of};
+use crate::error::{classify, code_of, is_undecided};
 use crate::request::Work;
-use crate::writer::{Writer, LOG_GONE};
+use crate::rival::LOG_GONE;
+use crate::writer::Writer;
 use crate::{Failure, Rows, SqliteError};
 use rusqlite::ffi;
 use std::time::Duration;
@@ -95,7 +96,7 @@ impl Writer {
         let is_committed = result.is_ok();
         work.reply.send(result);
         if is_committed {
-            self.collector.committed(&self.shared.feed, &[self.collector.mark()]);
+            self.collector.tell(&self.shared.feed, &[self.collector.mark()]);
         }
     }
 
@@ -139,7 +140,7 @@ impl Writer {
         }
         done.into_iter().for_each(|(work, rows)| work.reply.send(committed.clone().map(|()| rows)));
         if committed.is_ok() {
-            self.collector.committed(&self.shared.feed, &ends);
+            self.collector.tell(&self.shared.feed, &ends);
         }
     }
 
@@ -187,28 +188,24 @@ impl Writer {
         let Err(error) = result else {
             self.shared.counters.commit(requests, self.now().saturating_sub(begun));
             self.committed = true;
+            self.collector.settle(&self.shared.feed);
             return self.still_there();
         };
-        match code_of(&error) & 0xff {
-            // refused before, or while, the log was written: without its last frame it is no commit
-            ffi::SQLITE_FULL | ffi::SQLITE_BUSY | ffi::SQLITE_CONSTRAINT | ffi::SQLITE_CORRUPT => {
-                Err(self.connection.explain(error))
-            }
-            code => {
-                let message = error.to_string();
-                self.shared.poison(format!("a commit failed: {message}"));
-                Err(SqliteError::UnknownResult(Failure { code: code_of(&error).max(code), message, offset: None }))
-            }
+        let code = code_of(&error);
+        if !is_undecided(code) {
+            return Err(self.connection.explain(error));
         }
+        let message = error.to_string();
+        self.shared.poison(format!("a commit failed: {message}"));
+        Err(SqliteError::UnknownResult(Failure { code, message, offset: None }))
     }
 
     /// Whether what was just committed is in the log that the next opening reads.
     fn still_there(&mut self) -> Result<(), SqliteError> {
-        if !self.rival.took_log() {
+        if !self.rival.log.was_taken() {
             return Ok(());
         }
         self.shared.poison(LOG_GONE.to_owned());
-        let message = LOG_GONE.to_owned();
-        Err(SqliteError::UnknownResult(Failure { code: ffi::SQLITE_IOERR_VNODE, message, offset: None }))
+        Err(SqliteError::log_gone())
     }
 }

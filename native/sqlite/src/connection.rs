@@ -4,7 +4,7 @@
 //! authorizer, its watch, or our system calls beneath it. Checkpoints are never SQLite's own idea.
 
 use crate::authorizer::Policy;
-use crate::error::{classify, code_of};
+use crate::error::{classify, code_of, is_failed_sync};
 use crate::watch::{Watch, STEPS};
 use crate::{bridge, guard, Options, SqliteError, Synchronous};
 use rusqlite::config::DbConfig;
@@ -147,11 +147,10 @@ impl Connection {
     }
 
     /// A sync that failed, also inside a statement (the log's header is synced before its first frame,
-    /// when a statement outgrows the cache): what the kernel then says of the file's pages is not true.
+    /// when a statement outgrows the cache).
     fn note(&self, error: &rusqlite::Error) {
         let code = code_of(error);
-        let lost = [ffi::SQLITE_IOERR_FSYNC, ffi::SQLITE_IOERR_DIR_FSYNC, ffi::SQLITE_IOERR_TRUNCATE];
-        if let Some(poison) = self.poison.as_ref().filter(|_| lost.contains(&code)) {
+        if let Some(poison) = self.poison.as_ref().filter(|_| is_failed_sync(code)) {
             // the first reason is the one that matters
             let _ = poison.set(format!("a sync failed: {error} code={code}"));
         }

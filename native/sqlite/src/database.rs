@@ -214,16 +214,17 @@ impl Database {
     }
 
     /// Call `tell` for every request that is committed from now on and changes rows of `table`, or of any;
-    /// after the commit is durable, in the order of commits, from the thread that writes. Answers what
-    /// [`Database::unsubscribe`] takes, and the revision after which it begins. What a low-level connection
-    /// changes is not told.
+    /// after the commit is durable, in the order of commits, from the thread that commits; the same of a
+    /// transaction of a low-level connection. Answers what [`Database::unsubscribe`] takes, and the revision
+    /// after which it begins.
     pub fn subscribe(
         &self,
         table: Option<String>,
+        images: bool,
         tell: impl FnMut(Told<'_>) -> bool + Send + 'static,
     ) -> Result<(u64, u64), SqliteError> {
         self.usable()?;
-        Ok(self.shared.feed.subscribe(table, Box::new(tell)))
+        Ok(self.shared.feed.subscribe(table, images, Box::new(tell)))
     }
 
     /// Call it no more. May wait for a call that is under way.

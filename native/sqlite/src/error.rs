@@ -211,6 +211,12 @@ impl SqliteError {
         Self::Invalid(message.into())
     }
 
+    /// Of a commit that went into a log which is no longer the one at its path.
+    pub(crate) fn log_gone() -> Self {
+        let message = crate::rival::LOG_GONE.to_owned();
+        Self::UnknownResult(Failure { code: ffi::SQLITE_IOERR_VNODE, message, offset: None })
+    }
+
     pub(crate) fn io(error: &io::Error, path: &Path) -> Self {
         match error.kind() {
             io::ErrorKind::AlreadyExists => Self::Exists(path.to_owned()),
@@ -323,6 +329,18 @@ pub(crate) fn code_of(error: &rusqlite::Error) -> i32 {
         }
         _ => ffi::SQLITE_INTERNAL,
     }
+}
+
+/// Whether a commit that failed so may have happened all the same. It has not where SQLite refused it before, or
+/// while, it wrote the log: without its last frame it is no commit.
+pub(crate) fn is_undecided(code: i32) -> bool {
+    let refused = [ffi::SQLITE_FULL, ffi::SQLITE_BUSY, ffi::SQLITE_CONSTRAINT, ffi::SQLITE_CORRUPT];
+    !refused.contains(&(code & 0xff))
+}
+
+/// Whether a sync failed: what the kernel then says of the file's pages is not true.
+pub(crate) fn is_failed_sync(code: i32) -> bool {
+    [ffi::SQLITE_IOERR_FSYNC, ffi::SQLITE_IOERR_DIR_FSYNC, ffi::SQLITE_IOERR_TRUNCATE].contains(&code)
 }
 
 fn constraint(failure: &Failure) -> Constraint {

@@ -15,13 +15,38 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// While a copy is seen, so that writes come back soon after it is gone.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
+/// Why nothing is written into a log that nobody will read.
+pub(crate) const LOG_GONE: &str = "other code took the write-ahead log away (another copy of SQLite in this process?)";
+
+/// The log that our connections write.
+#[derive(Debug, Clone)]
+pub(crate) struct Log {
+    path: PathBuf,
+    /// Device and inode, once it is there.
+    is: Option<(u64, u64)>,
+}
+
+impl Log {
+    /// Whether the one that was there first is not there any more. Costs one `lstat`.
+    pub(crate) fn was_taken(&mut self) -> bool {
+        let found = match std::fs::symlink_metadata(&self.path) {
+            Ok(meta) => Some((meta.dev(), meta.ino())),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+            // what cannot be told is not held against the log
+            Err(_) => return false,
+        };
+        if self.is.is_none() {
+            self.is = found;
+        }
+        found != self.is
+    }
+}
+
 /// What the writer knows of it.
 pub(crate) struct Rival {
     path: PathBuf,
-    log: PathBuf,
+    pub(crate) log: Log,
     vfs: &'static CStr,
-    /// Device and inode of the log that our connections write.
-    log_is: Option<(u64, u64)>,
     looked: Duration,
     seen: bool,
 }
@@ -30,7 +55,7 @@ impl Rival {
     /// Of a file that was just looked at.
     pub(crate) fn new(path: &Path, vfs: &'static CStr, now: Duration) -> Self {
         let [log, ..] = guard::companions(path);
-        Self { path: path.to_owned(), log, vfs, log_is: None, looked: now, seen: false }
+        Self { path: path.to_owned(), log: Log { path: log, is: None }, vfs, looked: now, seen: false }
     }
 
     /// [`SqliteError::OpenedByOther`] while it is there.
@@ -46,19 +71,5 @@ impl Rival {
         self.looked = now;
         // a look fails for want of a descriptor, and without one nobody opens a file either
         self.seen = guard::is_in_the_way(&self.path, self.vfs).unwrap_or(self.seen);
-    }
-
-    /// Whether the log that was there first is not there any more. Costs one `lstat`.
-    pub(crate) fn took_log(&mut self) -> bool {
-        let found = match std::fs::symlink_metadata(&self.log) {
-            Ok(meta) => Some((meta.dev(), meta.ino())),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
-            // what cannot be told is not held against the log
-            Err(_) => return false,
-        };
-        if self.log_is.is_none() {
-            self.log_is = found;
-        }
-        found != self.log_is
     }
 }

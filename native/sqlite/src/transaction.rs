@@ -193,7 +193,7 @@ impl Writer {
                     let is_committed = result.is_ok();
                     reply.send(result);
                     if is_committed {
-                        self.collector.committed(&self.shared.feed, &[self.collector.mark()]);
+                        self.collector.tell(&self.shared.feed, &[self.collector.mark()]);
                     }
                     return SqliteError::Closed("the transaction is over");
                 }

@@ -12,7 +12,7 @@ use crate::feed::Collector;
 use crate::queue::{Pop, Waiting};
 use crate::request::{Patience, Reply, Work};
 use crate::rewrite::rewrite_log;
-use crate::rival::Rival;
+use crate::rival::{Rival, LOG_GONE};
 use crate::sqlite3::Lend;
 use crate::stats::Holder;
 use crate::transaction::Transaction;
@@ -25,9 +25,6 @@ use std::time::Duration;
 
 /// A clean, idle database does not wake a small machine; the wait only has some end.
 const NOTHING_TO_DO: Duration = Duration::from_secs(3600);
-
-/// Why nothing is written into a log that nobody will read.
-pub(crate) const LOG_GONE: &str = "other code took the write-ahead log away (another copy of SQLite in this process?)";
 
 /// What waits for the writer.
 pub(crate) enum Job {
@@ -102,7 +99,7 @@ impl Writer {
         }
         self.checkpoint(Depth::Truncate);
         // the log is there since; whether it stays is seen from now on
-        self.rival.took_log();
+        self.rival.log.was_taken();
         loop {
             let wait = if self.committed { self.shared.options.checkpoint_after_idle } else { NOTHING_TO_DO };
             match self.shared.writes.pop(wait) {
@@ -253,7 +250,7 @@ impl Writer {
         if let Some(error) = self.shared.poisoned().or_else(|| self.rival.refusal(now)) {
             return Some(error);
         }
-        if self.rival.took_log() {
+        if self.rival.log.was_taken() {
             self.shared.poison(LOG_GONE.to_owned());
         }
         self.shared.poisoned()

@@ -109,6 +109,26 @@ defmodule MaculaStorage.SQLite.SubscribeTest do
     refute_received _
   end
 
+  test "what a low-level connection commits is told, in the order of commits", %{app: app} do
+    {:ok, ref, _} = SQLite.subscribe(app, "t")
+    {:ok, conn} = SQLite.Sqlite3.open(SQLite.db_path(app))
+
+    :ok =
+      SQLite.Sqlite3.execute(
+        conn,
+        "BEGIN; INSERT INTO t VALUES (1, 1); INSERT INTO t VALUES (2, 2)"
+      )
+
+    writer = Task.async(fn -> SQLite.execute(app, "INSERT INTO t VALUES (3, 3)") end)
+    refute_received _
+    :ok = SQLite.Sqlite3.execute(conn, "DELETE FROM t WHERE v = 1; COMMIT")
+    :ok = Task.await(writer)
+    assert {first, [{:insert, "t", 1}, {:insert, "t", 2}, {:delete, "t", 1}]} = told(ref)
+    assert {second, [{:insert, "t", 3}]} = told(ref)
+    assert second > first
+    :ok = SQLite.Sqlite3.close(conn)
+  end
+
   test "a transaction of very many changes, an end by closing, an end by death", %{app: app} do
     {:ok, ref, _} = SQLite.subscribe(app, "t")
 

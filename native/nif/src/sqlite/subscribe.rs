@@ -76,7 +76,7 @@ fn sqlite_subscribe<'a>(env: Env<'a>, conn: ResourceArc<ConnHandle>, table: Opti
         });
         true
     };
-    let begun = database.subscribe(table, tell).map_err(Failure::from);
+    let begun = database.subscribe(table, images, tell).map_err(Failure::from);
     let begun = begun.map(|(id, revision)| {
         *handle.0.lock() = Some(Ending { database: Arc::downgrade(&database), id });
         // an owner that is gone already cannot be monitored

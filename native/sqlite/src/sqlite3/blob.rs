@@ -152,7 +152,8 @@ impl Session {
             None => self.check_undone(),
             Some(raw) => {
                 let code = raw.close();
-                self.blob_done(code)
+                self.blob_done(code)?;
+                self.settle_commit()
             }
         }
     }

@@ -149,9 +149,14 @@ impl Hooks {
         *self.gate.lock() = Some(gate.clone());
     }
 
-    /// What was being committed is visible.
-    pub(super) fn end_commit(&self) {
-        drop(self.pass.lock().take());
+    /// Whether a commit began, of which nobody has heard how it ended.
+    pub(super) fn is_committing(&self) -> bool {
+        self.pass.lock().is_some()
+    }
+
+    /// A commit is over, if one was under way, which is told.
+    pub(super) fn end_commit(&self) -> bool {
+        self.pass.lock().take().is_some()
     }
 
     fn authorize(&self, db: &rusqlite::Connection) {

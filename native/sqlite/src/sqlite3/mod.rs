@@ -6,6 +6,7 @@
 //! takes its turn among the app's writers, so that neither meets `SQLITE_BUSY`.
 
 mod blob;
+mod commit;
 mod conn;
 mod copy;
 mod crew;

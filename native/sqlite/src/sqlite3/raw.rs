@@ -83,6 +83,13 @@ impl RawStmt {
         unsafe { ffi::sqlite3_stmt_readonly(self.get()) != 0 }
     }
 
+    /// Whether it undid a part of the transaction, which goes on.
+    pub(crate) fn is_rollback_to(&self, db: &rusqlite::Connection) -> bool {
+        // SAFETY: as in `step`; the text lives as long as the statement
+        let sql = unsafe { CStr::from_ptr(ffi::sqlite3_sql(self.get())) };
+        !db.is_autocommit() && crate::sql::first_keyword(&sql.to_string_lossy()).as_deref() == Some("ROLLBACK")
+    }
+
     pub(crate) fn param_count(&self) -> usize {
         // SAFETY: as in `step`
         usize::try_from(unsafe { ffi::sqlite3_bind_parameter_count(self.get()) }).unwrap_or(0)

@@ -105,6 +105,7 @@ impl Session {
     pub fn record(&mut self, database: &str) -> Result<Recorder, Sqlite3Error> {
         let conn = self.conn()?;
         let database = c_string(database)?;
+        self.stop_collecting();
         if self.hooks.tells_rows() {
             return Err(one_hook());
         }
@@ -156,6 +157,8 @@ impl Session {
     pub fn apply(&mut self, mut changeset: Vec<u8>, policy: &Policy) -> Result<(), Sqlite3Error> {
         let len = length(&changeset)?;
         self.before_write()?;
+        // what does not fit is undone by savepoints
+        self.doubt_changes();
         let (db, bytes) = (self.handle(), changeset.as_mut_ptr().cast());
         let context = std::ptr::from_ref(policy).cast_mut().cast();
         // SAFETY: an open handle under its lock; the bytes and the policy outlive the call, which only reads them

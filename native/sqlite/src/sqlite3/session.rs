@@ -2,10 +2,10 @@
 //! transaction of it writes.
 //!
 //! Invariant: a statement that may write to a file which is open as an app's database is stepped only while
-//! the turn is held; the turn is held exactly from then until no write transaction is open. A commit there
-//! passes the app's gate, and a failed sync poisons the app's database as one of its own would.
+//! the turn is held; the turn is held exactly from then until no write transaction is open.
 
 use super::blob::RawBlob;
+use super::commit::Collecting;
 use super::copy::RawCopy;
 use super::hooks::Hooks;
 use super::raw::{self, Code, RawStmt};
@@ -91,9 +91,10 @@ pub struct Session {
     pub(super) blobs: HashMap<u64, RawBlob>,
     pub(super) copies: HashMap<u64, RawCopy>,
     pub(super) recorders: HashMap<u64, RawRecorder>,
-    db: rusqlite::Connection,
+    pub(super) db: rusqlite::Connection,
     pub(super) hooks: Hooks,
-    turn: Option<(Turn, Arc<Shared>)>,
+    pub(super) collecting: Collecting,
+    pub(super) turn: Option<(Turn, Arc<Shared>)>,
     file: Option<FileId>,
     /// Set once the app's database that this file was is closed: by a restore it is another file.
     app_closed: Option<Arc<AtomicBool>>,
@@ -126,6 +127,7 @@ impl Session {
             recorders: HashMap::new(),
             db,
             hooks,
+            collecting: Collecting::default(),
             turn: None,
             file,
             app_closed,
@@ -173,13 +175,11 @@ impl Session {
     /// Give the turn back if nothing is being written, and tell what was done. At the end of a job, and
     /// before its caller is answered, who may ask at once.
     pub fn finish(&mut self) {
-        self.hooks.end_commit();
+        // that the log is gone was told to who committed, or poisons who comes next
+        let _ = self.settle_commit();
         // a listener to rows may be gone since
         self.settle_row_hook();
-        let db = self.handle();
-        // SAFETY: an open handle under its lock
-        let writes = unsafe { ffi::sqlite3_txn_state(db, c"main".as_ptr()) } == ffi::SQLITE_TXN_WRITE;
-        if !writes {
+        if !self.is_writing() {
             self.turn = None;
         }
         let numbers = &self.facts.0;
@@ -238,9 +238,12 @@ impl Session {
             rest = &rest[used..];
             let Some(raw) = raw else { continue };
             self.before_step(&raw)?;
-            let ended = std::iter::repeat_with(|| raw.step()).find(|code| *code != Code::Row);
-            if ended != Some(Code::Done) {
-                return Err(self.failed(Sqlite3Error::last(raw.db())));
+            loop {
+                match self.step_once(&raw)? {
+                    Code::Row => {}
+                    Code::Done => break,
+                    Code::Busy | Code::Failed => return Err(Sqlite3Error::last(raw.db())),
+                }
             }
         }
         Ok(())
@@ -290,23 +293,17 @@ impl Session {
     }
 
     fn step_raw(&mut self, raw: &RawStmt) -> Result<Step, Sqlite3Error> {
-        match raw.step() {
-            Code::Row => Ok(Step::Row),
-            Code::Done => {
-                raw.reset();
-                Ok(Step::Done)
-            }
-            Code::Busy => {
+        let stepped = match self.step_once(raw) {
+            Ok(Code::Row) => return Ok(Step::Row),
+            Ok(Code::Done) => Ok(Step::Done),
+            Ok(Code::Busy | Code::Failed) => {
                 self.note(&Sqlite3Error::last(raw.db()));
-                raw.reset();
                 Ok(Step::Busy)
             }
-            Code::Failed => {
-                let error = Sqlite3Error::last(raw.db());
-                raw.reset();
-                Err(self.failed(error))
-            }
-        }
+            Err(error) => Err(error),
+        };
+        raw.reset();
+        stepped
     }
 
     /// The row that the last step of it gave.
@@ -401,6 +398,8 @@ impl Session {
         // a statement by itself has made its changes before it gave its first row: this commits them
         self.stmts.values().for_each(RawStmt::reset);
         self.blobs.clear();
+        // nobody is there to hear that its log is gone
+        let _ = self.settle_commit();
         self.turn = None;
         self.undone = Some(if alone { Sqlite3Error::Ended(why) } else { Sqlite3Error::Undone(why) });
     }
@@ -441,8 +440,9 @@ impl Session {
                 self.hooks.pass_at(&app.gate);
                 // opened before the app was
                 self.app_closed = Some(app.closing.clone());
-                self.turn = Some((turn, app));
                 self.leave_checkpoints();
+                self.collect(&app);
+                self.turn = Some((turn, app));
                 Ok(())
             }
             Err(SqliteError::Timeout(_)) => Err(Sqlite3Error::code(ffi::SQLITE_BUSY)),
@@ -462,16 +462,6 @@ impl Session {
                 ffi::sqlite3_db_config(self.handle(), ffi::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, on, no_place);
             }
         }
-    }
-
-    /// A failure on its way to the caller. A sync that failed is the app's business too.
-    pub(super) fn failed(&self, error: Sqlite3Error) -> Sqlite3Error {
-        let Sqlite3Error::Sqlite(failure) = &error else { return error };
-        let lost = [ffi::SQLITE_IOERR_FSYNC, ffi::SQLITE_IOERR_DIR_FSYNC, ffi::SQLITE_IOERR_TRUNCATE];
-        if let Some((_, app)) = self.turn.as_ref().filter(|_| lost.contains(&failure.code)) {
-            app.poison(format!("a sync of a low-level connection failed: {failure}"));
-        }
-        error
     }
 
     /// The whole database as bytes.
@@ -494,6 +484,15 @@ impl Session {
             ffi::SQLITE_OK => Ok(()),
             _ => Err(Sqlite3Error::last(self.handle())),
         }
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        // of a statement by itself that has rows left, this commits what it changed
+        self.stmts.clear();
+        self.blobs.clear();
+        let _ = self.settle_commit();
     }
 }
 

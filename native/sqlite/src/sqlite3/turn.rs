@@ -7,6 +7,7 @@
 use super::Conn;
 use crate::queue::Waiting;
 use crate::request::{Patience, Reply};
+use crate::rival::Log;
 use crate::writer::Writer;
 use crate::SqliteError;
 use parking_lot::{Condvar, Mutex};
@@ -38,7 +39,11 @@ impl Waiting for Lend {
 }
 
 /// Leave to write, until dropped.
-pub(crate) struct Turn(Arc<Lent>);
+pub(crate) struct Turn {
+    lent: Arc<Lent>,
+    /// Where what is committed goes.
+    pub(super) log: Log,
+}
 
 #[derive(Default)]
 struct Lent {
@@ -48,8 +53,8 @@ struct Lent {
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        *self.0.returned.lock() = true;
-        self.0.changed.notify_one();
+        *self.lent.returned.lock() = true;
+        self.lent.changed.notify_one();
     }
 }
 
@@ -63,7 +68,7 @@ impl Writer {
             self.connection.rollback();
         }
         let lent = Arc::new(Lent::default());
-        lend.reply.send(Ok(Turn(lent.clone())));
+        lend.reply.send(Ok(Turn { lent: lent.clone(), log: self.rival.log.clone() }));
         let idle_max = self.shared.options.transaction_idle_max;
         loop {
             let mut returned = lent.returned.lock();
