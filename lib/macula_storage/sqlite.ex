@@ -139,10 +139,12 @@ defmodule MaculaStorage.SQLite do
   def query(target, sql, params \\ [], options \\ [])
 
   def query(target, sql, params, []) when is_binary(sql) and byte_size(sql) <= 4096 do
+    params = Params.encode!(params)
+
     case query_hot(target, sql, params) do
       {:ok, _} = found -> result(found)
       # also a connection that is closed: where the app's is asked for again
-      _cold -> run(target, :query, sql, params, [])
+      _cold -> run_encoded(target, :query, sql, params, nil)
     end
   end
 
@@ -150,16 +152,19 @@ defmodule MaculaStorage.SQLite do
 
   # a short read that memory answers, at once
   defp query_hot({:tx, _}, _sql, _params), do: :cold
+  # INSERT, UPDATE, DELETE, REPLACE
+  defp query_hot(_target, <<first, _::binary>>, _params) when first in 'IiUuDdRr', do: :cold
 
-  defp query_hot(target, sql, params) do
-    with {:positional, values} <- Params.encode!(params),
-         false <- Params.large?(sql, {:positional, values}),
+  defp query_hot(target, sql, {:positional, values} = params) do
+    with false <- Params.large?(sql, params),
          {:ok, conn} <- hot_conn(target) do
       Native.sqlite_query_hot(conn, sql, values)
     else
       _ -> :cold
     end
   end
+
+  defp query_hot(_target, _sql, _named), do: :cold
 
   defp hot_conn(conn) when is_reference(conn), do: {:ok, conn}
   defp hot_conn(app), do: Apps.opened_conn(Options.app!(app))
@@ -494,8 +499,11 @@ defmodule MaculaStorage.SQLite do
   defp run(target, kind, sql, params, options) do
     options = Options.validate!(options, timeout: {nil, :timeout})
     sql = IO.iodata_to_binary(sql)
-    params = Params.encode!(params)
-    {rust_ms, wait_ms} = deadlines(options.timeout)
+    run_encoded(target, kind, sql, Params.encode!(params), options.timeout)
+  end
+
+  defp run_encoded(target, kind, sql, params, timeout) do
+    {rust_ms, wait_ms} = deadlines(timeout)
     # large arguments are copied on a dirty scheduler
     run =
       if Params.large?(sql, params), do: &Native.sqlite_run_large/6, else: &Native.sqlite_run/6
