@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::ffi::CStr;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Longer SQL, and larger results, are not for a scheduler.
 const SQL_LEN_MAX: usize = 4 << 10;
@@ -39,6 +40,8 @@ struct Slot {
     stmts: HashMap<Box<str>, Kept>,
     connection: Connection,
     uses: u64,
+    /// How often it had been used, and when that was looked at first.
+    seen: Option<(u64, Duration)>,
 }
 
 struct Kept {
@@ -65,7 +68,7 @@ impl Hots {
         mut row: impl FnMut(&mut dyn DoubleEndedIterator<Item = Cell<'_>>),
     ) -> Option<Rows> {
         let mut slot = self.slots.iter().find_map(|slot| slot.try_lock())?;
-        let Slot { stmts, connection, uses } = slot.as_mut()?;
+        let Slot { stmts, connection, uses, .. } = slot.as_mut()?;
         *uses += 1;
         let kept = stmts.get_mut(sql)?;
         kept.used = *uses;
@@ -123,6 +126,25 @@ impl Hots {
         Ok(())
     }
 
+    /// Whether some connection is open, or in use.
+    pub(crate) fn are_open(&self) -> bool {
+        self.slots.iter().any(|slot| slot.try_lock().is_none_or(|slot| slot.is_some()))
+    }
+
+    /// Close those that nobody used for `after`; what was learned comes back by being met again.
+    pub(crate) fn rest(&self, now: Duration, after: Duration) {
+        for slot in &self.slots {
+            // in use
+            let Some(mut slot) = slot.try_lock() else { continue };
+            let Some(open) = slot.as_mut() else { continue };
+            match open.seen {
+                Some((uses, since)) if uses == open.uses && now.saturating_sub(since) >= after => *slot = None,
+                Some((uses, _)) if uses == open.uses => {}
+                _ => open.seen = Some((open.uses, now)),
+            }
+        }
+    }
+
     /// Close the connections.
     pub(crate) fn close(&self) {
         self.slots.iter().for_each(|slot| *slot.lock() = None);
@@ -134,7 +156,7 @@ impl Slot {
         crate::database::refuse_in_the_way(&shared.path, shared.options.vfs)?;
         let watch = Watch::new(shared.clock.clone(), shared.closing.clone(), Box::new(|_| {}));
         let connection = Connection::open(&shared.path, Role::Reader, &shared.options, watch)?;
-        Ok(Self { stmts: HashMap::new(), connection, uses: 0 })
+        Ok(Self { stmts: HashMap::new(), connection, uses: 0, seen: None })
     }
 
     fn keep(&mut self, sql: &str, len_max: usize) {

@@ -38,6 +38,8 @@ pub struct Options {
     pub transaction_idle_max: Duration,
     /// The log is checkpointed and cut when the writer had nothing to do for so long.
     pub checkpoint_after_idle: Duration,
+    /// Connections that read are closed, with their caches, when nobody read for so long.
+    pub rest_after: Duration,
     /// The registered VFS beneath, by name; tests put a failing disk here.
     pub vfs: &'static CStr,
 }
@@ -56,6 +58,7 @@ impl Default for Options {
             busy_timeout: Duration::from_secs(5),
             transaction_idle_max: Duration::from_secs(5),
             checkpoint_after_idle: Duration::from_secs(1),
+            rest_after: Duration::from_secs(30),
             vfs: c"unix",
         }
     }

@@ -1,7 +1,8 @@
 //! Threads that read beside the writer, each with a connection of its own, from one queue.
 //!
 //! Invariant: a reader never holds a snapshot between two requests, so it holds back no checkpoint;
-//! what turns out to write is handed on to the writer.
+//! what turns out to write is handed on to the writer. A database that nobody reads keeps no connection, and
+//! so no cache, for it.
 
 use crate::connection::{Connection, Role};
 use crate::database::Shared;
@@ -14,16 +15,20 @@ use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Nothing is to be done when idle; the wait only has some end.
-const IDLE: Duration = Duration::from_secs(3600);
+/// Nothing is to be done any more; the wait only has some end.
+const AT_REST: Duration = Duration::from_secs(3600);
 
 /// Serve until the queue is closed.
 pub(crate) fn run(shared: &Arc<Shared>) {
     let mut connection = None;
     loop {
-        match shared.reads.pop(IDLE) {
+        let is_at_rest = connection.is_none() && !shared.hots.are_open();
+        match shared.reads.pop(if is_at_rest { AT_REST } else { shared.options.rest_after }) {
             Pop::Closed => return,
-            Pop::Idle => {}
+            Pop::Idle => {
+                connection = None;
+                shared.hots.rest(shared.clock.monotonic(), shared.options.rest_after);
+            }
             Pop::Job(work) => {
                 let turn = catch_unwind(AssertUnwindSafe(|| turn(shared, &mut connection, work)));
                 if turn.is_err() {

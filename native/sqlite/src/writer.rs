@@ -104,7 +104,11 @@ impl Writer {
             let wait = if self.committed { self.shared.options.checkpoint_after_idle } else { NOTHING_TO_DO };
             match self.shared.writes.pop(wait) {
                 Pop::Closed => break,
-                Pop::Idle if self.committed => self.checkpoint(Depth::Truncate),
+                Pop::Idle if self.committed => {
+                    self.checkpoint(Depth::Truncate);
+                    // what it holds besides is what the next write reads again from the system's cache
+                    let _ = self.connection.sql.release_memory();
+                }
                 Pop::Idle => {}
                 Pop::Job(job) => {
                     let turn = catch_unwind(AssertUnwindSafe(|| self.turn(job)));

@@ -5,7 +5,7 @@ mod common;
 
 use common::low::*;
 use common::*;
-use macula_core::{Kind, Kinded};
+use macula_core::{Clock, Kind, Kinded, SystemClock};
 use macula_sqlite::sqlite3::{Action, BlobPlace, Conn, Policy, Resolve};
 use macula_sqlite::{Database, Told, Value};
 use std::sync::mpsc::{channel, Receiver};
@@ -46,7 +46,7 @@ impl Subscriber {
     /// All that was heard since, in order.
     fn heard(&mut self) -> Vec<Heard> {
         // what the app's thread commits is told after its caller was answered
-        std::thread::sleep(Duration::from_millis(50));
+        SystemClock.sleep(Duration::from_millis(50));
         let heard: Vec<_> = self.heard.try_iter().collect();
         for (revision, _) in &heard {
             assert!(*revision > self.revision, "revisions grow");

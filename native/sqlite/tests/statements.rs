@@ -4,7 +4,7 @@
 mod common;
 
 use common::*;
-use macula_core::{Kind, Kinded};
+use macula_core::{Clock, Kind, Kinded, SystemClock};
 use macula_sqlite::{ConstraintKind, Params, Request, SqliteError, Value};
 use std::time::Duration;
 
@@ -401,4 +401,33 @@ fn transaction_control_is_refused_wherever_it_stands() {
     tx.run(insert(2)).unwrap();
     commit(&tx).unwrap();
     assert_eq!(int(&db, "SELECT sum(id) FROM t"), 2);
+}
+
+/// Two readers and the connections of hot reads keep a page cache each: too much for an app that was read once.
+#[test]
+fn what_nobody_reads_any_more_is_closed_and_comes_back() {
+    let mut fixture = Fixture::new();
+    fixture.options.rest_after = Duration::from_millis(50);
+    let db = fixture.open();
+    exec(&db, "CREATE TABLE t(id INTEGER PRIMARY KEY); INSERT INTO t VALUES (7)");
+    // each connection has the log open; the file's own descriptors stay while the writer has locks
+    let [log, ..] = macula_sqlite::guard::companions(&fixture.path());
+    let open = || {
+        let links = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
+        links.filter(|link| std::fs::read_link(link.path()).is_ok_and(|file| file == log)).count()
+    };
+    let written = open();
+    for _ in 0..3 {
+        for _ in 0..5 {
+            assert_eq!(int(&db, "SELECT id FROM t"), 7);
+        }
+        assert!(db.query_hot("SELECT id FROM t", &[], |_| {}).is_some());
+        assert!(open() > written);
+        let mut waited = 0;
+        while open() > written {
+            assert!(waited < 500, "they stay open");
+            waited += 1;
+            SystemClock.sleep(Duration::from_millis(10));
+        }
+    }
 }
