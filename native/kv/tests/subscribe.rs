@@ -304,8 +304,8 @@ fn a_random_life_is_heard_as_it_was() {
 #[test]
 fn beside_eight_writers_everybody_hears_all_of_it_in_order() {
     let disk = FaultDisk::new();
-    let mut options = Options { table_bytes_max: 100_000, ..options() };
-    options.log.history_bytes = 64 << 20;
+    // all that they write, with all its segments
+    let options = Options { table_bytes_max: 100_000, ..options() }.keeping(64 << 20);
     let store = common::open_on(Arc::new(disk.clone()), drained_meanwhile(), options).expect("opens");
     let slow = |to: Sender<Heard>| -> Sink {
         Box::new(move |told| {
