@@ -3,7 +3,7 @@
 #![allow(clippy::disallowed_methods)] // tests start processes and plant files
 
 use macula_control::{perform, socket_name, Client, Command, ControlError, Outcome, Patience, Server};
-use macula_core::{AppName, Kind, Kinded, SystemChance, SystemClock, Task};
+use macula_core::{AppName, Clock, Kind, Kinded, SystemChance, SystemClock, Task};
 use macula_store::kv::Threads;
 use macula_store::{BackupOptions, Base, Options, Owner, RestoreOptions, Seams};
 use rustix::process::{kill_process, waitpid, Pid, Signal, WaitOptions};
@@ -79,9 +79,14 @@ fn own(root: &Path, socket: Option<String>) {
     }
     base.close();
     threads.stop();
-    let names = std::fs::read_dir("/proc/self/task").expect("there").flatten();
-    let names = names.filter_map(|task| std::fs::read_to_string(task.path().join("comm")).ok());
-    let left = names.filter(|name| name.starts_with("macula")).collect::<Vec<_>>();
+    let left = || {
+        let names = std::fs::read_dir("/proc/self/task").expect("there").flatten();
+        let names = names.filter_map(|task| std::fs::read_to_string(task.path().join("comm")).ok());
+        names.filter(|name| name.starts_with("macula")).collect::<Vec<_>>()
+    };
+    // one that was joined is still listed until the kernel has cleared it away
+    (0..200).take_while(|_| !left().is_empty()).for_each(|_| SystemClock.sleep(Duration::from_millis(5)));
+    let left = left();
     say(&format!("left {left:?}"));
 }
 

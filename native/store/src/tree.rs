@@ -51,6 +51,8 @@ enum Copy {
     NoDatabase,
     /// The name stands for another file now.
     Replaced,
+    /// Perhaps it does, since it could not be opened; why not.
+    Unopened(StoreError),
 }
 
 /// The files of an archive, by item.
@@ -218,6 +220,7 @@ impl AppTree {
         if self.is_sqlite_helper(&path)? {
             return Ok(None);
         }
+        let mut unopened = None;
         for _ in 0..LOOKS_MAX {
             let look = unless_changed(&path, guard::looks_like_sqlite(&*self.app, &path, &seen))?;
             match look.unwrap_or(Look::Replaced) {
@@ -228,7 +231,8 @@ impl AppTree {
                     match self.copy_database(&path, &seen, *databases, task)? {
                         Copy::Made(item) => return Ok(Some(item)),
                         Copy::NoDatabase => return Ok(plain::item(path, &seen, PLAIN, || None)),
-                        Copy::Replaced => {}
+                        Copy::Replaced => unopened = None,
+                        Copy::Unopened(error) => unopened = Some(error),
                     }
                 }
             }
@@ -238,7 +242,7 @@ impl AppTree {
             }
         }
         let busy = io::Error::new(io::ErrorKind::ResourceBusy, "another program replaces it all the time");
-        Err(StoreError::io("read", path.as_path(), busy))
+        Err(unopened.unwrap_or_else(|| StoreError::io("read", path.as_path(), busy)))
     }
 
     /// SQLite's own files beside a database: part of the copy that SQLite makes.
@@ -267,11 +271,18 @@ impl AppTree {
             Ok(None) => return Ok(Copy::Replaced),
             Err(error) => error,
         };
-        let now = unless_changed(path, self.app.stat(path))?;
-        if now.is_none_or(|now| (now.dev, now.ino) != (seen.dev, seen.ino)) {
+        let is_corrupt = error.kind() == Kind::Corrupt;
+        let Some(now) = unless_changed(path, self.app.stat(path))? else { return Ok(Copy::Replaced) };
+        let is_same = (now.dev, now.ino) == (seen.dev, seen.ino);
+        if !is_same {
             return Ok(Copy::Replaced);
         }
-        if error.kind() == Kind::Corrupt {
+        // the number of a file that is gone is given to the next one
+        let is_unopened = self.scratch.disk.stat(&scratch).is_err();
+        if is_unopened && !matches!(error.kind(), Kind::Corrupt | Kind::Cancelled) {
+            return Ok(Copy::Unopened(error.into()));
+        }
+        if is_corrupt {
             let opened = guard::opened_here(seen).map_err(|e| StoreError::io("look for users of", source, e))?;
             if !opened {
                 return Ok(Copy::NoDatabase);
