@@ -1,4 +1,4 @@
-//! A sync that fails inside a statement, by a `fsync` of ours that the SQLite in this binary calls.
+//! A sync that fails inside a statement, by an `fdatasync` of ours: what SQLite is compiled to call (.cargo/config.toml).
 #![allow(clippy::unwrap_used)]
 
 mod common;
@@ -15,7 +15,7 @@ static FAILED: AtomicUsize = AtomicUsize::new(0);
 
 /// Takes the place of libc's in this process.
 #[no_mangle]
-extern "C" fn fsync(fd: c_int) -> c_int {
+extern "C" fn fdatasync(fd: c_int) -> c_int {
     if FAILS.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1)) == Ok(1) {
         FAILED.fetch_add(1, Ordering::SeqCst);
         // SAFETY: the place of this thread's errno
@@ -23,7 +23,7 @@ extern "C" fn fsync(fd: c_int) -> c_int {
         return -1;
     }
     // SAFETY: the system call on the caller's descriptor
-    unsafe { libc::syscall(libc::SYS_fsync, fd) as c_int }
+    unsafe { libc::syscall(libc::SYS_fdatasync, fd) as c_int }
 }
 
 /// A statement that outgrows the cache writes its first pages into the log, whose header is synced

@@ -271,10 +271,8 @@ impl AppTree {
             Ok(None) => return Ok(Copy::Replaced),
             Err(error) => error,
         };
-        let is_corrupt = error.kind() == Kind::Corrupt;
-        let Some(now) = unless_changed(path, self.app.stat(path))? else { return Ok(Copy::Replaced) };
-        let is_same = (now.dev, now.ino) == (seen.dev, seen.ino);
-        if !is_same {
+        let now = unless_changed(path, self.app.stat(path))?;
+        if now.is_none_or(|now| (now.dev, now.ino) != (seen.dev, seen.ino)) {
             return Ok(Copy::Replaced);
         }
         // the number of a file that is gone is given to the next one
@@ -282,7 +280,7 @@ impl AppTree {
         if is_unopened && !matches!(error.kind(), Kind::Corrupt | Kind::Cancelled) {
             return Ok(Copy::Unopened(error.into()));
         }
-        if is_corrupt {
+        if error.kind() == Kind::Corrupt {
             let opened = guard::opened_here(seen).map_err(|e| StoreError::io("look for users of", source, e))?;
             if !opened {
                 return Ok(Copy::NoDatabase);
