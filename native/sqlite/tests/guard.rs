@@ -8,6 +8,7 @@ use common::*;
 use macula_core::{Disk, Kind, Kinded, RealDisk, RelPath, Stat, Task};
 use macula_sqlite::guard::Look;
 use macula_sqlite::{copy_other, guard, Request, SqliteError};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 fn seen(path: &Path) -> Stat {
@@ -64,15 +65,18 @@ fn looking_at_a_file_keeps_the_locks_of_who_has_it_open() {
     let foreign = other.open(&fixture.path());
     assert_eq!(foreign.exec("CREATE TABLE t(x)"), 0);
     assert_eq!(foreign.exec("BEGIN EXCLUSIVE; INSERT INTO t VALUES (1)"), 0);
-    let inode = std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(fixture.path()).unwrap());
-    let seen = || {
-        let text = std::fs::read_to_string("/proc/locks").unwrap();
-        text.lines().filter(|line| line.contains(&format!(":{inode} "))).count()
+    // read in pieces, between which others' locks come and go, it may leave one out, or tell it twice
+    let (pid, file) = (std::process::id().to_string(), std::fs::metadata(fixture.path()).unwrap());
+    let (dev, ino) = (file.dev(), file.ino());
+    let file = format!("{:02x}:{:02x}:{ino}", rustix::fs::major(dev), rustix::fs::minor(dev));
+    let of_file = |line: &str| {
+        let words: Vec<&str> = line.split_whitespace().skip(1).collect();
+        (words.contains(&pid.as_str()) && words.contains(&file.as_str())).then(|| words.join(" "))
     };
-    // read in pieces, between which others' locks come and go, it may leave some out: never one too many
-    let locks = || (0..20).map(|_| seen()).max().unwrap_or_default();
+    let seen = || std::fs::read_to_string("/proc/locks").unwrap().lines().filter_map(of_file).collect::<Vec<_>>();
+    let locks = || (0..20).flat_map(|_| seen()).collect::<std::collections::BTreeSet<_>>();
     let before = locks();
-    assert!(before > 0);
+    assert!(!before.is_empty());
     assert_eq!(look(&fixture.path()), Look::Database);
     assert!(guard::opened_elsewhere(&fixture.path()).unwrap());
     assert_eq!(guard::other_processes(&fixture.path()).unwrap(), Vec::<u32>::new());
