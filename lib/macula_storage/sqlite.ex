@@ -153,7 +153,9 @@ defmodule MaculaStorage.SQLite do
   # a short read that memory answers, at once
   defp query_hot({:tx, _}, _sql, _params), do: :cold
   # INSERT, UPDATE, DELETE, REPLACE
-  defp query_hot(_target, <<first, _::binary>>, _params) when first in 'IiUuDdRr', do: :cold
+  defp query_hot(_target, <<first, _::binary>>, _params)
+       when first in [?I, ?i, ?U, ?u, ?D, ?d, ?R, ?r],
+       do: :cold
 
   defp query_hot(target, sql, {:positional, values} = params) do
     with false <- Params.large?(sql, params),
