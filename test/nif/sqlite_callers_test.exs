@@ -80,7 +80,7 @@ defmodule MaculaStorage.Nif.SQLiteCallersTest do
       end
 
     # both ways of the race were taken, or the test says nothing
-    assert Map.keys(Enum.frequencies(results)) == [:other, :timeout]
+    assert Enum.sort(Enum.uniq(results)) == [:other, :timeout]
     writes_at_once!(app)
     assert {:ok, []} = GenServer.call(server, {:run, fn -> :ok end})
   end
