@@ -42,16 +42,21 @@ defmodule MaculaStorage.Nif.SQLiteSchedulersTest do
 
   test "the check sees a function that holds the schedulers" do
     number = long_to_multiply(50_000)
-    {seen, _} = late(fn -> for _ <- 1..2, do: spawn_link(fn -> hold(number) end) end, 300)
+    {seen, _} = late(fn -> for _ <- 1..2, do: spawn_link(fn -> hold(number) end) end, 4_000)
     assert seen.longest_us > @late_us_max
     assert seen.held > 0
   end
 
-  # What one multiplication holds a scheduler for: newer VMs are faster at it.
+  # A process gives its scheduler up at calls only, and these are none.
+  number = Macro.var(:number, nil)
+  @multiply quote(do: true = unquote(number) * unquote(number) > unquote(number))
+
+  # Newer VMs are faster at it, and take no number of more than 256 KiB.
   defp long_to_multiply(bytes) do
     number = :binary.decode_unsigned(:binary.copy(<<255>>, bytes))
     {us, _} = :timer.tc(fn -> number * number end)
-    if us > 3 * @late_us_max, do: number, else: long_to_multiply(bytes * 2)
+    enough? = us * 64 > 3 * @late_us_max or bytes >= 200_000
+    if enough?, do: number, else: long_to_multiply(bytes * 2)
   end
 
   # {ticks that came late, what was written meanwhile}
@@ -174,7 +179,7 @@ defmodule MaculaStorage.Nif.SQLiteSchedulersTest do
 
   # a product of numbers of 50 KB is made in one piece
   defp hold(number) do
-    true = number * number > number
+    unquote_splicing(List.duplicate(@multiply, 64))
     :erlang.yield()
     hold(number)
   end
