@@ -3,6 +3,7 @@
 
 mod common;
 
+use common::low;
 use common::*;
 use macula_core::{Cancel, Kind, Kinded};
 use macula_sqlite::Request;
@@ -26,10 +27,45 @@ extern "C" fn fdatasync(fd: c_int) -> c_int {
     unsafe { libc::syscall(libc::SYS_fdatasync, fd) as c_int }
 }
 
+/// One test at a time uses the two.
+static ONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
+
+/// A low-level statement with rows left commits when it is reset, and that says nothing to its caller: the
+/// sync that failed then was lost, and the app went on writing.
+#[test]
+fn a_failed_sync_of_a_commit_by_reset_poisons() {
+    let _one = ONE.lock().unwrap();
+    for releases in [false, true] {
+        let fixture = Fixture::new();
+        let db = fixture.open();
+        exec(&db, "CREATE TABLE t(id INTEGER PRIMARY KEY)");
+        let conn = low::open(&fixture.path());
+        let stmt = low::prepare(&conn, "INSERT INTO t VALUES (1), (2) RETURNING id");
+        low::step(&conn, &stmt).unwrap();
+        FAILED.store(0, Ordering::SeqCst);
+        FAILS.store(1, Ordering::SeqCst);
+        if releases {
+            drop(stmt);
+        } else {
+            low::run(&conn, move |session| {
+                stmt.reset_in(session);
+                Ok(())
+            })
+            .unwrap();
+        }
+        // behind the release, which a thread of ours does
+        let _ = low::execute(&conn, "SELECT 1");
+        assert_eq!(FAILED.load(Ordering::SeqCst), 1, "releases {releases}");
+        assert_eq!(db.run(insert(3)).unwrap_err().kind(), Kind::Poisoned, "releases {releases}");
+        FAILED.store(0, Ordering::SeqCst);
+    }
+}
+
 /// A statement that outgrows the cache writes its first pages into the log, whose header is synced
 /// before. When that sync failed the statement was answered an error and the next one went on writing.
 #[test]
 fn a_failed_sync_inside_a_statement_poisons() {
+    let _one = ONE.lock().unwrap();
     let large = "INSERT INTO t(b) SELECT zeroblob(100000) FROM json_each('[1,2,3,4,5,6,7,8,9]')";
     for in_transaction in [false, true] {
         let mut fixture = Fixture::new();

@@ -84,7 +84,7 @@ impl RawBlob {
     }
 
     /// Close it and hear how the commit went, if that was one.
-    fn close(self) -> c_int {
+    pub(super) fn close(self) -> c_int {
         let raw = self.0.as_ptr();
         std::mem::forget(self);
         // SAFETY: the handle is ours alone, and forgotten above, so that this is the only close

@@ -5,6 +5,7 @@
 //! is not known which rows were changed (something was undone that the hook for rows does not hear of, or a
 //! recorder has that hook), they hear that some were.
 
+use super::blob::RawBlob;
 use super::hooks::{Event, RowChange};
 use super::raw::{Code, RawStmt};
 use super::{Session, Sqlite3Error};
@@ -119,6 +120,20 @@ impl Session {
             }
         }
         Ok(code)
+    }
+
+    /// Reset: that may commit, and nobody is there to hear of a failure but the app.
+    pub(super) fn reset(&self, raw: &RawStmt) {
+        if raw.reset() != ffi::SQLITE_OK {
+            self.failed(Sqlite3Error::last(raw.db()));
+        }
+    }
+
+    /// Close a blob handle, likewise.
+    pub(super) fn drop_blob(&self, blob: RawBlob) {
+        if blob.close() != ffi::SQLITE_OK {
+            self.failed(Sqlite3Error::last(self.handle()));
+        }
     }
 
     /// A statement failed, which SQLite undid but for what `OR FAIL` keeps.

@@ -66,9 +66,10 @@ impl RawStmt {
         }
     }
 
-    pub(crate) fn reset(&self) {
-        // SAFETY: as in `step`; the code repeats an earlier error
-        unsafe { ffi::sqlite3_reset(self.get()) };
+    /// A code that repeats an earlier step's error, or how the commit ended that a write with rows left makes.
+    pub(crate) fn reset(&self) -> c_int {
+        // SAFETY: as in `step`
+        unsafe { ffi::sqlite3_reset(self.get()) }
     }
 
     /// Whether it was stepped and is not reset.

@@ -347,7 +347,7 @@ impl Session {
         let Some(raw) = self.stmts.get(&stmt.id()) else { return Err(Sqlite3Error::NoStatement) };
         let mut pending = stmt.pending.lock();
         if std::mem::take(&mut pending.reset) {
-            raw.reset();
+            self.reset(raw);
         }
         if std::mem::take(&mut pending.clear) {
             raw.clear();
@@ -358,15 +358,15 @@ impl Session {
     /// Of a statement or a recorder, or of a blob that could not be closed otherwise.
     pub(super) fn release(&mut self, id: u64) {
         let raw = self.stmts.remove(&id);
+        raw.iter().for_each(|raw| self.reset(raw));
         if let (Some(sql), Some(raw)) = (self.lent.remove(&id), raw) {
-            raw.reset();
             raw.clear();
             self.kept.push_back((sql, raw));
             if self.kept.len() > KEPT_MAX {
                 self.kept.pop_front();
             }
         }
-        self.blobs.remove(&id);
+        self.blobs.remove(&id).into_iter().for_each(|blob| self.drop_blob(blob));
         self.recorders.remove(&id);
     }
 
@@ -396,12 +396,16 @@ impl Session {
             let _ = self.db.execute_batch("ROLLBACK");
         }
         // a statement by itself has made its changes before it gave its first row: this commits them
-        self.stmts.values().for_each(RawStmt::reset);
-        self.blobs.clear();
+        self.reset_all();
         // nobody is there to hear that its log is gone
         let _ = self.settle_commit();
         self.turn = None;
         self.undone = Some(if alone { Sqlite3Error::Ended(why) } else { Sqlite3Error::Undone(why) });
+    }
+
+    fn reset_all(&mut self) {
+        self.stmts.values().for_each(|raw| self.reset(raw));
+        std::mem::take(&mut self.blobs).into_values().for_each(|blob| self.drop_blob(blob));
     }
 
     fn before_step(&mut self, raw: &RawStmt) -> Result<(), Sqlite3Error> {
@@ -490,8 +494,7 @@ impl Session {
 impl Drop for Session {
     fn drop(&mut self) {
         // of a statement by itself that has rows left, this commits what it changed
-        self.stmts.clear();
-        self.blobs.clear();
+        self.reset_all();
         let _ = self.settle_commit();
     }
 }
