@@ -5,10 +5,11 @@ mod common;
 
 use common::low;
 use common::*;
-use macula_core::{Cancel, Kind, Kinded};
+use macula_core::{Cancel, Clock, Kind, Kinded, SystemClock};
 use macula_sqlite::Request;
 use std::ffi::c_int;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 /// Which of the next calls fails; 0 for none.
 static FAILS: AtomicUsize = AtomicUsize::new(0);
@@ -53,7 +54,9 @@ fn a_failed_sync_of_a_commit_by_reset_poisons() {
             })
             .unwrap();
         }
-        // behind the release, which a thread of ours does
+        // a release is done by a thread of ours, as soon as nobody has the statement any more
+        let done = || FAILED.load(Ordering::SeqCst) == 1;
+        (0..500).take_while(|_| !done()).for_each(|_| SystemClock.sleep(Duration::from_millis(10)));
         let _ = low::execute(&conn, "SELECT 1");
         assert_eq!(FAILED.load(Ordering::SeqCst), 1, "releases {releases}");
         assert_eq!(db.run(insert(3)).unwrap_err().kind(), Kind::Poisoned, "releases {releases}");
