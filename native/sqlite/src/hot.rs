@@ -1,7 +1,7 @@
 //! Short reads answered on the caller's thread, from memory, by statements that are prepared already.
 //!
 //! Invariant: nothing here waits: a connection in use, a page that is not in memory, a lock that others
-//! hold, or a thousand steps too many are an answer of `None`, and the read goes its ordinary way. A
+//! hold, or some thousand steps too many are an answer of `None`, and the read goes its ordinary way. A
 //! statement comes in when a reader thread has met it twice and found it short; one that turns out long is
 //! not tried again.
 

@@ -83,7 +83,7 @@ impl Session {
     pub(super) fn stop_collecting(&mut self) {
         if let Some(listener) = self.collecting.listener.take() {
             self.unlisten(listener);
-            self.collecting.collected.lock().is_unsure = true;
+            self.doubt_changes();
         }
     }
 
