@@ -24,8 +24,10 @@ const BATCHES_AHEAD_MAX: usize = 8;
 const BATCH_LEN: usize = 32;
 /// Names of what was left out that are kept; the others are counted.
 pub(crate) const LEFT_OUT_MAX: usize = 1000;
-/// Looks at a file that another program replaces while we look.
-const LOOKS_MAX: u32 = 8;
+/// Looks at a file that another program replaces while we look: each costs an `open` at most.
+const LOOKS_MAX: u32 = 100;
+/// Tries to open a database, each of which may wait for a lock.
+const OPENINGS_MAX: u32 = 8;
 /// Permission bits of a copy that stands for no file of its own.
 const PRIVATE: u32 = 0o600;
 
@@ -220,7 +222,7 @@ impl AppTree {
         if self.is_sqlite_helper(&path)? {
             return Ok(None);
         }
-        let mut unopened = None;
+        let mut openings = 0;
         for _ in 0..LOOKS_MAX {
             let look = unless_changed(&path, guard::looks_like_sqlite(&*self.app, &path, &seen))?;
             match look.unwrap_or(Look::Replaced) {
@@ -231,8 +233,13 @@ impl AppTree {
                     match self.copy_database(&path, &seen, *databases, task)? {
                         Copy::Made(item) => return Ok(Some(item)),
                         Copy::NoDatabase => return Ok(plain::item(path, &seen, PLAIN, || None)),
-                        Copy::Replaced => unopened = None,
-                        Copy::Unopened(error) => unopened = Some(error),
+                        Copy::Replaced => openings = 0,
+                        Copy::Unopened(error) => {
+                            openings += 1;
+                            if openings == OPENINGS_MAX {
+                                return Err(error);
+                            }
+                        }
                     }
                 }
             }
@@ -242,7 +249,7 @@ impl AppTree {
             }
         }
         let busy = io::Error::new(io::ErrorKind::ResourceBusy, "another program replaces it all the time");
-        Err(unopened.unwrap_or_else(|| StoreError::io("read", path.as_path(), busy)))
+        Err(StoreError::io("read", path.as_path(), busy))
     }
 
     /// SQLite's own files beside a database: part of the copy that SQLite makes.
