@@ -86,10 +86,13 @@ defmodule MaculaStorage.Bench.SqlitePut do
   end
 
   defp goals(:full, measured) do
+    disk = Enum.reject([to(measured[1], @append), to(measured[1], @overwrite)], &is_nil/1)
+
     [
-      {"FULL, 1 client, of #{@append}", to(measured[1], @append), 0.9},
-      {"FULL, 1 client, of #{@overwrite}", to(measured[1], @overwrite), nil}
-    ] ++ rivals("FULL", measured, exqlite: 32, pool: 60)
+      {"FULL, 1 client, of the faster of the disk's two rates", Enum.min(disk, fn -> nil end),
+       0.9}
+    ] ++
+      rivals("FULL", measured, exqlite: 32, pool: 60)
   end
 
   defp goals(:normal, measured), do: rivals("NORMAL", measured, exqlite: 2, pool: 15)

@@ -22,8 +22,6 @@ defmodule MaculaStorage.Bench.SqliteRows do
   @idle_ms 500
   @sample_ms 2
   @text "a note of forty characters, or a few more"
-  # It has no call for many rows yet, and one for each.
-  @each "one call per row"
 
   def main(args) do
     settings = [
@@ -177,10 +175,7 @@ defmodule MaculaStorage.Bench.SqliteRows do
   end
 
   # What is not prepared before the clock runs is part of the work.
-  defp ways(Ours = side, store) do
-    way = if Ours.many?(), do: "execute_many", else: @each
-    [{way, many(side, store)}]
-  end
+  defp ways(Ours = side, store), do: [{"execute_many", many(side, store)}]
 
   defp ways(side, store) when side in [Exqlite, LowLevel] do
     values = fn rows -> fn -> side.insert_values(store, insert("bulk"), rows) end end
@@ -294,7 +289,7 @@ defmodule MaculaStorage.Bench.SqliteRows do
       [] ->
         []
 
-      [{way, ours} | _] ->
+      [{_, ours} | _] ->
         exqlite = for {way, s} <- of(inserted, Exqlite), do: {"inserts, of #{way}", s / ours, nil}
         exqlite = Enum.map(exqlite, fn goal -> with_goal(goal, "per row", 12) end)
         cli = for {_, s} <- of(inserted, Cli), do: s
@@ -304,7 +299,6 @@ defmodule MaculaStorage.Bench.SqliteRows do
             do: [],
             else: [{"inserts, of the command line", Enum.min(cli) / ours, 0.67}]
 
-        if way =~ @each, do: IO.puts("\nours has no call for many rows yet: #{way}")
         exqlite ++ cli
     end
   end

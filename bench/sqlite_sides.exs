@@ -136,32 +136,15 @@ defmodule MaculaStorage.Bench.Sqlite.Ours do
     end
   end
 
-  @doc "Whether it has a call for many rows."
-  def many?, do: exported?(:execute_many, 4)
-
   def insert_many(app, sql, rows) do
-    if many?() do
-      {:ok, _} = apply(SQLite, :execute_many, [app, sql, rows, [timeout: :infinity]])
-      :ok
-    else
-      insert_each(app, sql, rows)
-    end
-  end
+    {:ok, _} = SQLite.execute_many(app, sql, rows, timeout: :infinity)
 
-  defp insert_each(app, sql, rows) do
-    insert = fn tx -> Enum.each(rows, &(:ok = SQLite.execute(tx, sql, &1))) end
-    {:ok, :ok} = SQLite.transaction(app, insert, timeout: 600_000)
+    # the others checkpoint within the commit, our writer after its answer: it is done when it takes this
+    {:ok, _} = SQLite.transaction(app, fn _tx -> :ok end)
     :ok
   end
 
-  def each(app, sql, fun) do
-    if exported?(:stream, 4),
-      do: Enum.each(apply(SQLite, :stream, [app, sql, [], []]), fun),
-      else: :unsupported
-  end
-
-  defp exported?(function, arity),
-    do: Code.ensure_loaded?(SQLite) and function_exported?(SQLite, function, arity)
+  def each(app, sql, fun), do: app |> SQLite.stream(sql) |> Enum.each(fun)
 
   def close(app), do: :ok = MaculaStorage.close_app(app)
 end

@@ -40,6 +40,9 @@ defmodule MaculaStorage.Native do
   @spec probe(handle, reference, non_neg_integer, boolean) :: call
   def probe(_base, _ref, _wait_ms, _panics), do: missing()
 
+  @spec probe_heap() :: non_neg_integer
+  def probe_heap, do: missing()
+
   # base and apps
 
   @spec base_open(binary, pos_integer, non_neg_integer, :full | :normal, pos_integer) ::
@@ -283,8 +286,14 @@ defmodule MaculaStorage.Native do
   @spec sqlite3_execute(handle, reference, String.t()) :: call
   def sqlite3_execute(_conn, _ref, _sql), do: missing()
 
+  @spec sqlite3_execute_large(handle, reference, String.t()) :: call
+  def sqlite3_execute_large(_conn, _ref, _sql), do: missing()
+
   @spec sqlite3_prepare(handle, reference, String.t(), boolean) :: call
   def sqlite3_prepare(_conn, _ref, _sql, _cached), do: missing()
+
+  @spec sqlite3_prepare_large(handle, reference, String.t(), boolean) :: call
+  def sqlite3_prepare_large(_conn, _ref, _sql, _cached), do: missing()
 
   @spec sqlite3_prepare_hot(handle, String.t(), boolean) ::
           {:ok, handle} | :cold | sqlite3_failure

@@ -313,8 +313,12 @@ defmodule MaculaStorage.SQLiteTest do
     insert = fn -> SQLite.execute(app, "INSERT INTO t (v) VALUES (1)") end
     # at most a second later
     Wait.until("a refusal", fn -> insert.() == {:error, :opened_by_other_sqlite} end)
-    # a connection for reading that was there goes on
-    before = one(app, "SELECT count(*) FROM t")
+
+    # a connection for reading that was there goes on; another thread that reads could not open its own
+    read = fn -> SQLite.query(app, "SELECT count(*) FROM t") end
+
+    {:ok, %{rows: [[before]]}} =
+      Wait.until("a read", fn -> match?({:ok, _}, read.()) && read.() end)
 
     assert {:error, :opened_by_other_sqlite} = SQLite.transaction(app, & &1)
     assert {:error, :opened_by_other_sqlite} = SQLite.backup(app, Path.join(unique_dir(), "copy"))

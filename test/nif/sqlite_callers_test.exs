@@ -1,22 +1,28 @@
 defmodule MaculaStorage.Nif.SQLiteCallersTest do
   @moduledoc """
-  Callers of every SQLite function that are killed at random microseconds, or give up after a millisecond:
-  the VM goes on, the writer is never stuck, and what they held (descriptors, threads, memory, half
-  copies) is given back. A slice by default, 10,000 calls under `MACULA_TORTURE=1`; `MACULA_SEED=n`
-  repeats which calls are made, not when they are killed.
+  Callers of every SQLite function that are killed at any point of it, half of them with a deadline of a
+  millisecond: the VM goes on, the writer is never stuck, and what they held (descriptors, threads, memory,
+  half copies) is given back. A slice by default, 10,000 killed callers under `MACULA_TORTURE=1`;
+  `MACULA_SEED=n` repeats which calls are made, not when they are killed.
   """
   use MaculaStorage.NifCase, async: false
 
+  alias MaculaStorage.Native
   alias MaculaStorage.SQLite.Sqlite3
+  alias MaculaStorage.SQLite.Sqlite3.{Blob, Session}
 
   @moduletag timeout: 3_600_000
 
-  @calls if System.get_env("MACULA_TORTURE") == "1", do: 10_000, else: 1_600
+  @killed if System.get_env("MACULA_TORTURE") == "1", do: 10_000, else: 800
   @callers 16
   @per_slice 200
-  @kill_us_max 4_000
+  # of those of each kind, one in so many at least
+  @killed_share 4
+  @kill_us 300..20_000
   # of a resident memory that has seen all kinds of calls already
   @grown_bytes_max 96 * 1_048_576
+  # of what was allocated, with the app closed before and after: a call that keeps a statement keeps 2 KiB
+  @kept_bytes_max 512 * 1024
   # threads of low-level connections end after 10 s without work
   @threads_ms 60_000
 
@@ -25,7 +31,11 @@ defmodule MaculaStorage.Nif.SQLiteCallersTest do
 
   setup do
     app = unique_app()
-    :ok = SQLite.execute(app, "CREATE TABLE t (n, v); CREATE TABLE big (n, v)")
+
+    tables =
+      "CREATE TABLE t (n, v); CREATE TABLE big (n, v); CREATE TABLE changed (n INTEGER PRIMARY KEY, v)"
+
+    :ok = SQLite.execute(app, tables)
 
     {:ok, 500} =
       SQLite.execute_many(
@@ -38,31 +48,31 @@ defmodule MaculaStorage.Nif.SQLiteCallersTest do
   end
 
   test "killed at any point of any call", %{app: app, dir: dir, seed: seed} do
-    # each kind once to its end, then some killed: what is opened once and stays, is
-    for n <- 1..length(kinds()), do: whole(app, dir, n)
-    slice(app, dir, seed, -@per_slice..-1)
+    run = %{app: app, dir: dir, seed: seed, took_us: took_us(app, dir)}
+    # some killed before: what is opened once and stays, is
+    slice(run, -@per_slice..-1)
+    heap = heap_closed(app)
+    slice(run, (-2 * @per_slice)..(-@per_slice - 1))
     # connections that were left are closed by the garbage collector's way
     Wait.until("descriptors", fn -> :erlang.garbage_collect() && few_files?(app) end)
     before = settled()
-
-    1..@calls
-    |> Enum.chunk_every(@per_slice)
-    |> Enum.each(fn slice ->
-      slice(app, dir, seed, slice)
-      writes_at_once!(app)
-    end)
-
+    ends = until_killed(run, 1, %{})
     afterwards = given_back!(before, app)
     copies_are_whole!(dir)
     assert mailbox() == []
+    kept = heap_closed(app) - heap
+    killed = for {{kind, :killed}, n} <- ends, into: %{}, do: {kind, n}
 
     IO.puts(
-      "\nsqlite_callers_test: seed=#{seed} killed_or_given_up=#{@calls} " <>
-        "grown_kib=#{div(afterwards.rss - before.rss, 1024)}"
+      "\nsqlite_callers_test: seed=#{seed} killed=#{count(ends, :killed)} given_up=#{count(ends, :timeout)} " <>
+        "to_their_end=#{count(ends, :other)} kept_kib=#{div(kept, 1024)} " <>
+        "grown_kib=#{div(afterwards.rss - before.rss, 1024)}\n  #{inspect(killed)}"
     )
 
+    least = div(@killed, @killed_share * length(kinds()))
+    for kind <- kinds(), do: assert(Map.get(killed, kind, 0) >= least, "#{kind} #{inspect(ends)}")
     assert afterwards.rss - before.rss < @grown_bytes_max
-    closes!(app)
+    assert kept < @kept_bytes_max
     assert {:ok, %{rows: [["ok"]]}} = SQLite.query(app, "PRAGMA integrity_check")
   end
 
@@ -71,7 +81,7 @@ defmodule MaculaStorage.Nif.SQLiteCallersTest do
     {:ok, server} = GenServer.start_link(__MODULE__.Server, nil)
 
     results =
-      for n <- 1..div(@calls, 4) do
+      for n <- 1..div(@killed, 3) do
         :rand.seed(:exsss, {seed, n, 1})
         call = impatient(app, dir, n)
         {result, messages} = GenServer.call(server, {:run, call}, 120_000)
@@ -101,28 +111,58 @@ defmodule MaculaStorage.Nif.SQLiteCallersTest do
     def handle_info(message, nil), do: exit({:late, message})
   end
 
-  # So many callers at once, each for one call; half of them are killed, all of them may give up.
-  defp slice(app, dir, seed, numbers) do
+  # Microseconds that a call of each kind takes to its end.
+  defp took_us(app, dir) do
+    for {kind, n} <- Enum.with_index(kinds(), 1), into: %{} do
+      # of a process that ends, and what it holds with it
+      call = fn -> Task.await(Task.async(fn -> whole(app, dir, n) end), 60_000) end
+      {us, _} = :timer.tc(call)
+      {kind, us |> max(@kill_us.first) |> min(@kill_us.last)}
+    end
+  end
+
+  # Until so many were killed: how often calls of each kind ended how.
+  defp until_killed(run, n, ends) do
+    if count(ends, :killed) >= @killed do
+      ends
+    else
+      ends =
+        Enum.reduce(
+          slice(run, n..(n + @per_slice - 1)),
+          ends,
+          &Map.update(&2, &1, 1, fn n -> n + 1 end)
+        )
+
+      writes_at_once!(run.app)
+      until_killed(run, n + @per_slice, ends)
+    end
+  end
+
+  defp count(ends, how), do: Enum.sum(for {{_kind, ^how}, n} <- ends, do: n)
+
+  # So many callers at once, each for one call: the kind and how it ended of each.
+  defp slice(run, numbers) do
     numbers
-    |> Task.async_stream(&one(app, dir, seed, &1),
+    |> Task.async_stream(&one(run, &1),
       max_concurrency: @callers,
       ordered: false,
       timeout: 120_000
     )
-    |> Stream.run()
+    |> Enum.map(fn {:ok, ended} -> ended end)
   end
 
-  defp one(app, dir, seed, n) do
+  defp one(%{app: app, dir: dir, seed: seed, took_us: took_us}, n) do
     :rand.seed(:exsss, {seed, n, 0})
     kind = Enum.random(kinds())
-    timeout = Enum.random([1, 1, 2, 30_000])
-    kill_us = if(timeout == 30_000 or :rand.uniform(2) == 1, do: :rand.uniform(@kill_us_max))
-    # an endless call that nobody ends is no call
-    {pid, ref} = spawn_monitor(fn -> call(kind, app, dir, n, timeout) end)
-    if kill_us, do: kill_after(pid, kill_us)
+    timeout = Enum.random([1, 30_000])
+    {pid, ref} = spawn_monitor(fn -> exit({:ended, call(kind, app, dir, n, timeout)}) end)
+    # alone it took so long; beside the others it takes longer
+    kill_after(pid, :rand.uniform(3 * took_us[kind]))
 
     receive do
-      {:DOWN, ^ref, _, _, reason} when reason in [:normal, :killed] -> :ok
+      {:DOWN, ^ref, _, _, :killed} -> {kind, :killed}
+      {:DOWN, ^ref, _, _, {:ended, :timeout}} -> {kind, :timeout}
+      {:DOWN, ^ref, _, _, {:ended, _}} -> {kind, :other}
       {:DOWN, ^ref, _, _, reason} -> exit({:call_failed, kind, timeout, seed, n, reason})
     end
   end
@@ -142,11 +182,13 @@ defmodule MaculaStorage.Nif.SQLiteCallersTest do
 
   defp kinds do
     [:query, :query_large, :query_endless, :execute, :execute_endless, :execute_many, :batch] ++
-      [:transaction, :stream, :backup, :low_rows, :low_steps, :low_write, :low_endless, :open]
+      [:transaction, :stream, :backup, :subscribe, :vacuum, :check, :open] ++
+      [:low_rows, :low_steps, :low_write, :low_returning, :low_endless, :low_cached] ++
+      [:low_blob, :low_changes, :low_bytes, :low_copy, :low_listen]
   end
 
   defp whole(app, dir, n) do
-    kind = Enum.at(kinds(), n - 1)
+    kind = Enum.at(kinds(), rem(n - 1, length(kinds())))
     timeout = if kind in [:query_endless, :execute_endless, :low_endless], do: 1, else: 30_000
     if kind != :low_endless, do: call(kind, app, dir, -1_000 - n, timeout)
   end
@@ -250,6 +292,80 @@ defmodule MaculaStorage.Nif.SQLiteCallersTest do
     {:error, :database_open_failed} = Sqlite3.open(Path.join(app, "none/there"))
   end
 
+  defp call(:subscribe, app, _dir, n, timeout) do
+    {:ok, _subscription, _revision} = SQLite.subscribe(app, "t", images: rem(n, 2) == 0)
+    answered(SQLite.execute(app, "INSERT INTO t VALUES (?, 'told')", [n], timeout: timeout))
+  end
+
+  defp call(:vacuum, app, _dir, _n, timeout), do: answered(SQLite.vacuum(app, timeout: timeout))
+
+  defp call(:check, app, _dir, _n, _timeout), do: answered(SQLite.integrity_check(app))
+
+  # a write that has rows left, reset, dropped or stepped to its end
+  defp call(:low_returning, app, _dir, n, _timeout) do
+    {:ok, conn} = Sqlite3.open(SQLite.db_path(app))
+    {:ok, stmt} = Sqlite3.prepare(conn, "INSERT INTO t VALUES (1, 'a'), (2, 'b') RETURNING n")
+    {:row, [1]} = Sqlite3.step(conn, stmt)
+
+    case rem(n, 3) do
+      0 -> :ok = Sqlite3.reset(stmt)
+      1 -> :ok = Sqlite3.release(conn, stmt)
+      _ -> {:done, [[2]]} = Sqlite3.multi_step(conn, stmt)
+    end
+  end
+
+  defp call(:low_cached, app, _dir, n, _timeout) do
+    {:ok, conn} = Sqlite3.open(SQLite.db_path(app))
+
+    for m <- 1..20 do
+      {:ok, stmt} = Sqlite3.prepare_cached(conn, "SELECT ? + #{rem(n + m, 3)}")
+      :ok = Sqlite3.bind(stmt, [m])
+      {:row, [_]} = Sqlite3.step(conn, stmt)
+      :ok = Sqlite3.release(conn, stmt)
+    end
+  end
+
+  defp call(:low_blob, app, _dir, n, _timeout) do
+    {:ok, conn} = Sqlite3.open(SQLite.db_path(app))
+    {:ok, blob} = Blob.open(conn, "big", "v", rem(abs(n), 500) + 1, write: true)
+    {:ok, _} = Blob.read(blob, 0, 100)
+    :ok = Blob.write(blob, 50, <<n::32>>)
+    if rem(n, 2) == 0, do: :ok = Blob.close(blob)
+  end
+
+  # recorded in memory, applied to the app's file
+  defp call(:low_changes, app, _dir, n, _timeout) do
+    {:ok, conn} = Sqlite3.open(":memory:")
+    :ok = Sqlite3.execute(conn, "CREATE TABLE changed (n INTEGER PRIMARY KEY, v)")
+    {:ok, session} = Session.create(conn)
+    :ok = Session.attach(session, "changed")
+    :ok = Sqlite3.execute(conn, "INSERT INTO changed VALUES (#{n + 1_000_000}, 'changed')")
+    {:ok, changes} = Session.changeset(session)
+    {:ok, own} = Sqlite3.open(SQLite.db_path(app))
+    :ok = Session.apply(own, changes)
+  end
+
+  defp call(:low_bytes, _app, _dir, _n, _timeout) do
+    {:ok, conn} = Sqlite3.open(":memory:")
+    :ok = Sqlite3.execute(conn, "CREATE TABLE t (v); INSERT INTO t VALUES (zeroblob(300000))")
+    {:ok, bytes} = Sqlite3.serialize(conn)
+    :ok = Sqlite3.deserialize(conn, bytes)
+    {:ok, _} = Sqlite3.wal_checkpoint(conn)
+    :ok
+  end
+
+  defp call(:low_copy, app, _dir, _n, _timeout) do
+    {:ok, conn} = Sqlite3.open(SQLite.db_path(app))
+    {:ok, copy} = Sqlite3.open(":memory:")
+    :ok = Sqlite3.backup(conn, copy)
+  end
+
+  defp call(:low_listen, app, _dir, n, _timeout) do
+    {:ok, conn} = Sqlite3.open(SQLite.db_path(app))
+    {:ok, _} = Sqlite3.listen(conn, [:update, :commit, :rollback, :wal, :preupdate])
+    :ok = Sqlite3.execute(conn, "INSERT INTO t VALUES (#{n}, 'heard')")
+  end
+
   # again and again: one that comes before the step does nothing
   defp interrupt(conn, caller) do
     receive do
@@ -303,7 +419,7 @@ defmodule MaculaStorage.Nif.SQLiteCallersTest do
   # locks on the file, and gives it to the next connection. They are bounded by how many were open at once.
   defp given_back!(before, app) do
     Wait.until("descriptors before=#{inspect(before.files)}", fn ->
-      more_than(before, app) == []
+      more_than(before, app) == [] and few_files?(app)
     end)
 
     kept = open_files()[SQLite.db_path(app)]
@@ -316,16 +432,26 @@ defmodule MaculaStorage.Nif.SQLiteCallersTest do
 
     assert open_files()[SQLite.db_path(app)] <= kept
     Wait.until("low-level threads to end", fn -> low_threads() == 0 end, @threads_ms)
-    afterwards = settled()
-    assert afterwards.threads <= before.threads
-    afterwards
+    # one that ended is still listed for a moment
+    Wait.until("threads to end", fn -> settled().threads <= before.threads end)
+    settled()
+  end
+
+  # What our side has allocated while the app is closed, and with it all that belongs to it.
+  defp heap_closed(app) do
+    closes!(app)
+    Wait.until("low-level threads to end", fn -> low_threads() == 0 end, @threads_ms)
+    :erlang.garbage_collect()
+    heap = Native.probe_heap()
+    assert {:ok, _} = SQLite.query(app, "SELECT count(*) FROM t")
+    heap
   end
 
   defp more_than(before, app) do
     :erlang.garbage_collect()
 
     for {path, n} <- open_files(),
-        path != SQLite.db_path(app) and n > Map.get(before.files, path, 0),
+        not String.starts_with?(path, SQLite.db_path(app)) and n > Map.get(before.files, path, 0),
         do: {path, n}
   end
 

@@ -105,11 +105,13 @@ defmodule MaculaStorage.ChildVM do
     end
   end
 
-  @doc "SIGKILL; returns every line that was printed and not read yet."
+  @doc "SIGKILL; returns every line that was printed and not read yet. Fails when it had ended by itself."
   @spec kill(t()) :: [String.t()]
   def kill(child) do
     signal(child, "KILL")
-    {lines, _status} = rest(child)
+    {lines, status} = rest(child)
+    # 128 + 9: what it died of is what is tested
+    status == 137 || flunk("the child ended by itself: #{described(status, lines)}")
     lines
   end
 

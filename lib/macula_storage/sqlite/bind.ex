@@ -2,6 +2,8 @@ defmodule MaculaStorage.SQLite.Bind do
   @moduledoc false
   # Values that callers of the low-level floor bind, as exqlite takes them.
 
+  alias MaculaStorage.Native
+
   @int64_min -0x8000_0000_0000_0000
   @int64_max 0x7FFF_FFFF_FFFF_FFFF
 
@@ -41,8 +43,29 @@ defmodule MaculaStorage.SQLite.Bind do
   def value!(%DateTime{} = time), do: raise(ArgumentError, "#{inspect(time)} is not in UTC")
   def value!(value), do: raise(ArgumentError, "unsupported type: #{inspect(value)}")
 
+  # what is copied on a scheduler at once
+  @large_bytes 65_536
+
   @doc false
-  def bytes(value) when is_binary(value), do: byte_size(value)
-  def bytes({:blob, value}), do: byte_size(value)
-  def bytes(_value), do: 0
+  # to the parameters of a statement, in their order
+  def all(stmt, values) do
+    if sum(values, 0) > @large_bytes,
+      do: Native.sqlite3_bind_all_large(stmt, values),
+      else: Native.sqlite3_bind_all(stmt, values)
+  end
+
+  @doc false
+  # to one of them
+  def one(stmt, index, value) do
+    if bytes(value) > @large_bytes,
+      do: Native.sqlite3_bind_large(stmt, index, value),
+      else: Native.sqlite3_bind(stmt, index, value)
+  end
+
+  defp sum([value | values], sum), do: sum(values, sum + 16 + bytes(value))
+  defp sum([], sum), do: sum
+
+  defp bytes(value) when is_binary(value), do: byte_size(value)
+  defp bytes({:blob, value}), do: byte_size(value)
+  defp bytes(_value), do: 0
 end

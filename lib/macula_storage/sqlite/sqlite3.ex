@@ -34,8 +34,13 @@ defmodule MaculaStorage.SQLite.Sqlite3 do
   A statement of a closed connection answers `{:error, :connection_closed}` (exqlite's goes on, on a file
   that it cannot close).
 
-  Errors: `{:error, message}` with SQLite's words, `{:error, :connection_closed}`,
-  `{:error, :invalid_statement}`, `{:error, :opened_by_other_sqlite}`;.
+  `ATTACH` takes every file but one that is open as an app's database, or by another copy of SQLite in this
+  VM; a `file:` URI does not choose among SQLite's ways to lock (`vfs=unix-…`), nor, of an app's file, none.
+
+  Errors: `{:error, message}` with SQLite's words, `{:error, :connection_closed}`, `{:error, :invalid_statement}`,
+  `{:error, :opened_by_other_sqlite}`, `{:error, :busy}` when 1,024 calls of the connection wait. On an app's
+  file also those of a write there, by their messages: an unknown result, a poisoned app, a full disk; details
+  by `last_error/1`.
 
   Durability: as the connection's pragmas say; SQLite's own defaults, `synchronous=FULL`, sync each commit.
 
@@ -104,7 +109,10 @@ defmodule MaculaStorage.SQLite.Sqlite3 do
   @spec cancel(db | nil) :: :ok
   def cancel(conn), do: interrupt(conn)
 
-  @doc "How long a step waits for a lock that others hold, in milliseconds (2,000 when opened). Cost: memory."
+  @doc """
+  How long a step waits for a lock that others hold, in milliseconds (2,000 when opened); the turn among an
+  app's writers is waited for 30 s whatever this says, as those who have it lose it after 5 s. Cost: memory.
+  """
   @spec set_busy_timeout(db, integer) :: :ok | {:error, reason}
   def set_busy_timeout(conn, timeout_ms) when is_integer(timeout_ms),
     do: plain(Native.sqlite3_set_busy_timeout(conn, max(timeout_ms, 0)))
@@ -137,7 +145,10 @@ defmodule MaculaStorage.SQLite.Sqlite3 do
   @spec execute(db, iodata) :: :ok | {:error, reason}
   def execute(conn, sql) do
     sql = IO.iodata_to_binary(sql)
-    own_thread(&Native.sqlite3_execute(conn, &1, sql))
+
+    if byte_size(sql) > @large_bytes,
+      do: own_thread(&Native.sqlite3_execute_large(conn, &1, sql)),
+      else: own_thread(&Native.sqlite3_execute(conn, &1, sql))
   end
 
   @doc "Rows that the last insert, update or delete changed. Cost: memory."
@@ -172,6 +183,9 @@ defmodule MaculaStorage.SQLite.Sqlite3 do
   """
   @spec prepare_cached(db, iodata) :: {:ok, statement} | {:error, reason}
   def prepare_cached(conn, sql), do: prepare(conn, IO.iodata_to_binary(sql), true)
+
+  defp prepare(conn, sql, cached) when byte_size(sql) > @large_bytes,
+    do: own_thread(&Native.sqlite3_prepare_large(conn, &1, sql, cached))
 
   defp prepare(conn, sql, cached) do
     hot =
@@ -220,7 +234,7 @@ defmodule MaculaStorage.SQLite.Sqlite3 do
   def bind(stmt, args) when is_list(args) do
     values = Enum.map(args, &Bind.value!/1)
 
-    case bind_all(stmt, values) do
+    case Bind.all(stmt, values) do
       {:error, expected} when is_integer(expected) ->
         raise ArgumentError, "expected #{expected} arguments, got #{length(args)}"
 
@@ -245,34 +259,25 @@ defmodule MaculaStorage.SQLite.Sqlite3 do
     end
   end
 
-  defp bind_all(stmt, values) do
-    if bytes(values, 0) > @large_bytes,
-      do: Native.sqlite3_bind_all_large(stmt, values),
-      else: Native.sqlite3_bind_all(stmt, values)
-  end
-
-  defp bytes([value | values], sum), do: bytes(values, sum + 16 + Bind.bytes(value))
-  defp bytes([], sum), do: sum
-
   @doc "Binds text to one parameter, counted from 1."
-  @spec bind_text(statement, pos_integer, String.t()) :: :ok
+  @spec bind_text(statement, pos_integer, String.t()) :: :ok | {:error, reason}
   def bind_text(stmt, index, text), do: bind_one(stmt, index, text, is_binary(text))
 
   @doc "Binds bytes to one parameter, counted from 1."
-  @spec bind_blob(statement, pos_integer, binary) :: :ok
+  @spec bind_blob(statement, pos_integer, binary) :: :ok | {:error, reason}
   def bind_blob(stmt, index, blob), do: bind_one(stmt, index, {:blob, blob}, is_binary(blob))
 
   @doc "Binds an integer to one parameter, counted from 1."
-  @spec bind_integer(statement, pos_integer, integer) :: :ok
+  @spec bind_integer(statement, pos_integer, integer) :: :ok | {:error, reason}
   def bind_integer(stmt, index, integer),
     do: bind_one(stmt, index, integer, Bind.int64?(integer))
 
   @doc "Binds a float to one parameter, counted from 1."
-  @spec bind_float(statement, pos_integer, float) :: :ok
+  @spec bind_float(statement, pos_integer, float) :: :ok | {:error, reason}
   def bind_float(stmt, index, float), do: bind_one(stmt, index, float, is_float(float))
 
   @doc "Binds `NULL` to one parameter, counted from 1."
-  @spec bind_null(statement, pos_integer) :: :ok
+  @spec bind_null(statement, pos_integer) :: :ok | {:error, reason}
   def bind_null(stmt, index), do: bind_one(stmt, index, nil, true)
 
   defp bind_one(stmt, _index, _value, _fits) when not is_reference(stmt), do: bad_argument!(stmt)
@@ -283,12 +288,7 @@ defmodule MaculaStorage.SQLite.Sqlite3 do
     do: bad_argument!(index)
 
   defp bind_one(stmt, index, value, true) do
-    bound =
-      if Bind.bytes(value) > @large_bytes,
-        do: Native.sqlite3_bind_large(stmt, index, value),
-        else: Native.sqlite3_bind(stmt, index, value)
-
-    case plain(bound) do
+    case plain(Bind.one(stmt, index, value)) do
       {:error, message} when is_binary(message) ->
         raise %MaculaStorage.Error{kind: :sql, op: :bind, app: nil, message: message, hint: nil}
 
@@ -339,11 +339,16 @@ defmodule MaculaStorage.SQLite.Sqlite3 do
 
   @doc "All rows that are left."
   @spec fetch_all(db, statement, pos_integer) :: {:ok, [row]} | {:error, reason}
-  def fetch_all(conn, stmt, chunk_size \\ @chunk_size), do: fetch(conn, stmt, chunk_size, [])
+  def fetch_all(conn, stmt, chunk_size \\ @chunk_size)
 
   # a chunk is what crosses at once: in memory of the caller's it makes no difference
+  def fetch_all(conn, stmt, chunk_size) when is_integer(chunk_size) and chunk_size > 0,
+    do: fetch(conn, stmt, max(chunk_size, 1000), [])
+
+  def fetch_all(_conn, _stmt, _chunk_size), do: {:error, :invalid_chunk_size}
+
   defp fetch(conn, stmt, chunk_size, pages) do
-    case multi_step(conn, stmt, max(chunk_size, 1000)) do
+    case multi_step(conn, stmt, chunk_size) do
       {:done, rows} -> {:ok, Enum.concat(Enum.reverse([rows | pages]))}
       {:rows, rows} -> fetch(conn, stmt, chunk_size, [rows | pages])
       :busy -> {:error, "Database busy"}
@@ -363,8 +368,12 @@ defmodule MaculaStorage.SQLite.Sqlite3 do
 
   @doc "The database as bytes, as a file would hold it."
   @spec serialize(db, String.t()) :: {:ok, binary} | {:error, reason}
-  def serialize(conn, database \\ "main"),
-    do: own_thread(&Native.sqlite3_serialize(conn, &1, database))
+  def serialize(conn, database \\ "main") do
+    case own_thread(&Native.sqlite3_serialize(conn, &1, database)) do
+      {:error, message} when is_binary(message) -> {:error, :serialization_failed}
+      other -> other
+    end
+  end
 
   @doc "Puts the bytes of a database in place of what is open, in memory."
   @spec deserialize(db, String.t(), binary) :: :ok | {:error, reason}

@@ -1,5 +1,5 @@
 //! A job without an engine, so that the tests can reach the boundary itself: it answers, waits until
-//! its caller gives up, or panics.
+//! its caller gives up, or panics. And what our side of it holds in memory.
 
 use crate::base::BaseHandle;
 use crate::{atoms, error};
@@ -19,4 +19,23 @@ fn probe<'a>(env: Env<'a>, base: ResourceArc<BaseHandle>, reference: Term<'a>, w
         assert!(!panics, "the probe was asked to panic");
         reply.send(|env| error::result(env, Ok::<_, error::Failure>(atoms::done())));
     })
+}
+
+/// dirty io: bytes that the C library's allocator has given out: to SQLite and all of this library, hardly
+/// to the VM; 0 where it does not count them. Looks at all of its arenas.
+#[rustler::nif(schedule = "DirtyIo")]
+fn probe_heap() -> u64 {
+    heap_bytes()
+}
+
+#[cfg(target_env = "gnu")]
+fn heap_bytes() -> u64 {
+    // SAFETY: takes nothing and only counts
+    let counted = unsafe { libc::mallinfo2() };
+    (counted.uordblks + counted.hblkhd) as u64
+}
+
+#[cfg(not(target_env = "gnu"))]
+fn heap_bytes() -> u64 {
+    0
 }

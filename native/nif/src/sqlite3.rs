@@ -212,6 +212,16 @@ fn sqlite3_last_error<'a>(env: Env<'a>, conn: ResourceArc<Conn3>) -> Term<'a> {
 /// own thread: run all statements of a text.
 #[rustler::nif]
 fn sqlite3_execute<'a>(env: Env<'a>, conn: ResourceArc<Conn3>, reference: Term<'a>, sql: String) -> Term<'a> {
+    execute(env, &conn, reference, sql)
+}
+
+/// own thread: as `sqlite3_execute`, of a long text, which is copied on a dirty scheduler.
+#[rustler::nif(schedule = "DirtyCpu")]
+fn sqlite3_execute_large<'a>(env: Env<'a>, conn: ResourceArc<Conn3>, reference: Term<'a>, sql: String) -> Term<'a> {
+    execute(env, &conn, reference, sql)
+}
+
+fn execute<'a>(env: Env<'a>, conn: &Conn3, reference: Term<'a>, sql: String) -> Term<'a> {
     let conn = get!(env, conn.get());
     on_conn(env, &conn, reference, move |env, session| done(env, session.execute(&sql)))
 }
@@ -225,6 +235,22 @@ fn sqlite3_prepare<'a>(
     sql: String,
     cached: bool,
 ) -> Term<'a> {
+    prepare_on_conn(env, &conn, reference, sql, cached)
+}
+
+/// own thread: as `sqlite3_prepare`, of a long text, which is copied on a dirty scheduler.
+#[rustler::nif(schedule = "DirtyCpu")]
+fn sqlite3_prepare_large<'a>(
+    env: Env<'a>,
+    conn: ResourceArc<Conn3>,
+    reference: Term<'a>,
+    sql: String,
+    cached: bool,
+) -> Term<'a> {
+    prepare_on_conn(env, &conn, reference, sql, cached)
+}
+
+fn prepare_on_conn<'a>(env: Env<'a>, conn: &Conn3, reference: Term<'a>, sql: String, cached: bool) -> Term<'a> {
     let conn = get!(env, conn.get());
     on_conn(env, &conn, reference, move |env, session| found(env, prepare(session, &sql, cached).map(Stmt3::new)))
 }

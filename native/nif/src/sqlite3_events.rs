@@ -6,7 +6,7 @@ use crate::atoms;
 use crate::sqlite::row;
 use crate::sqlite3::{done, found, get, on_conn, Conn3};
 use crate::stop;
-use macula_sqlite::sqlite3::{set_log, Action, Change, Event, RowChange};
+use macula_sqlite::sqlite3::{set_log, Action, Change, Event, RowChange, Wants};
 use macula_sqlite::Value;
 use rustler::{Atom, Encoder, Env, LocalPid, OwnedEnv, ResourceArc, Term};
 
@@ -46,7 +46,8 @@ fn sqlite3_listen<'a>(
 ) -> Term<'a> {
     let open = get!(env, conn.get());
     on_conn(env, &open, reference, move |env, session| {
-        let listened = session.listen_as(kinds.contains(&atoms::preupdate()), |id| {
+        let wants = Wants { rows: kinds.contains(&atoms::preupdate()), log: kinds.contains(&atoms::wal()) };
+        let listened = session.listen_as(wants, |id| {
             move |event: Event<'_>| {
                 if !kinds.contains(&kind(&event)) {
                     return true;

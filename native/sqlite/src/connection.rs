@@ -55,7 +55,7 @@ impl Connection {
         };
         connection.install_callbacks().map_err(classify)?;
         connection.watch.begin(crate::request::Patience::default(), options.busy_timeout);
-        let logged = if shared { connection.has_log() } else { Ok(true) };
+        let logged = if shared { connection.policy.trusted(|| has_log(&connection.sql)) } else { Ok(true) };
         let configured = logged.and_then(|logged| match logged {
             true => connection.configure(role).map(|()| true),
             false => Ok(false),
@@ -100,16 +100,6 @@ impl Connection {
                 Role::Reader => sql.execute_batch("PRAGMA query_only=ON"),
                 Role::Writer => sql.execute_batch(&format!("PRAGMA journal_size_limit={}", self.options.wal_bytes_max)),
             }
-        })
-    }
-
-    /// Whether it is in WAL mode, or empty and may become so under the host's eyes.
-    fn has_log(&self) -> rusqlite::Result<bool> {
-        let sql = &self.sql;
-        self.policy.trusted(|| {
-            let mode: String = sql.query_row("PRAGMA journal_mode", [], |row| row.get(0))?;
-            let pages: i64 = sql.query_row("PRAGMA page_count", [], |row| row.get(0))?;
-            Ok(mode == "wal" || pages == 0)
         })
     }
 
@@ -180,4 +170,11 @@ impl Connection {
         };
         code == ffi::SQLITE_OK && current > 0
     }
+}
+
+/// Whether it is in WAL mode, or empty and may become so under the host's eyes.
+pub(crate) fn has_log(sql: &rusqlite::Connection) -> rusqlite::Result<bool> {
+    let mode: String = sql.query_row("PRAGMA journal_mode", [], |row| row.get(0))?;
+    let pages: i64 = sql.query_row("PRAGMA page_count", [], |row| row.get(0))?;
+    Ok(mode == "wal" || pages == 0)
 }

@@ -24,8 +24,6 @@ use std::sync::{Arc, OnceLock};
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
-type BeforeCheckpoint = Arc<dyn Fn(&Path) -> Result<(), SqliteError> + Send + Sync>;
-
 /// What the threads of one database share.
 pub(crate) struct Shared {
     pub(crate) path: PathBuf,
@@ -37,8 +35,6 @@ pub(crate) struct Shared {
     pub(crate) hots: Hots,
     pub(crate) counters: Counters,
     pub(crate) feed: Feed,
-    /// Called before the log's frames go back into the file and may be overwritten.
-    pub(crate) before_checkpoint: Mutex<Option<BeforeCheckpoint>>,
     pub(crate) closing: Arc<AtomicBool>,
     /// Bytes that the write-ahead log held after the last commit.
     pub(crate) wal_bytes: Arc<AtomicU64>,
@@ -102,7 +98,6 @@ impl Database {
             writes: Queue::new(options.queue_len_max),
             reads: Queue::new(options.queue_len_max),
             counters: Counters::default(),
-            before_checkpoint: Mutex::default(),
             hots: Hots::new(options.reader_count, options.vfs),
             closing: Arc::default(),
             wal_bytes: Arc::default(),
@@ -249,13 +244,6 @@ impl Database {
         let patience = Patience::new(&*self.shared.clock, deadline, cancel);
         let vacuum = Vacuum { patience, reply: Reply::new(Box::new(reply)) };
         self.shared.writes.push(Job::Vacuum(vacuum)).map(|_| ())
-    }
-
-    /// Call `hook` with the log's path each time before its frames go back into the database file, after
-    /// which they may be overwritten; an error keeps that from happening, and it is tried again. The log
-    /// must not be opened by other means than those of [`crate::guard`].
-    pub fn before_checkpoint(&self, hook: impl Fn(&Path) -> Result<(), SqliteError> + Send + Sync + 'static) {
-        *self.shared.before_checkpoint.lock() = Some(Arc::new(hook));
     }
 
     /// Bytes of the database file and of what SQLite keeps beside it, by `stat`.

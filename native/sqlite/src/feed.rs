@@ -153,8 +153,8 @@ pub(crate) struct Changes {
     rows: Vec<RowChange>,
     images_bytes: u64,
     with_images: bool,
-    /// From this row on only their number is right.
-    bare_from: Option<usize>,
+    /// So many followed that are not kept.
+    more: usize,
 }
 
 impl Changes {
@@ -170,9 +170,8 @@ impl Changes {
         after: impl FnOnce() -> Option<Vec<Value>>,
     ) {
         let many = self.rows.len() >= 4 * CHANGES_MAX || self.images_bytes >= IMAGES_BYTES_MAX;
-        if self.bare_from.is_some() || many {
-            self.bare_from.get_or_insert(self.rows.len());
-            self.rows.push(RowChange { action, table: String::new(), rowid, before: None, after: None });
+        if many || self.more > 0 {
+            self.more += 1;
             return;
         }
         let table = table.to_owned();
@@ -183,24 +182,23 @@ impl Changes {
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.rows.len()
+        self.rows.len() + self.more
     }
 
     /// What came after the first `mark` was undone.
     pub(crate) fn undo(&mut self, mark: usize) {
         self.images_bytes -= self.rows.iter().skip(mark).map(RowChange::images_bytes).sum::<u64>();
         self.rows.truncate(mark);
-        self.bare_from = self.bare_from.filter(|from| *from < mark);
+        self.more = mark.saturating_sub(self.rows.len()).min(self.more);
     }
 
     /// Committed: tell, request by request, of which each ended at one of `ends`.
     pub(crate) fn tell(&self, feed: &Feed, ends: &[usize]) {
         let mut from = 0;
-        for end in ends.iter().copied().filter(|end| *end <= self.rows.len()) {
-            let own = &self.rows[from..end];
-            let is_cut = own.len() > CHANGES_MAX || self.bare_from.is_some_and(|bare| bare < end);
-            if !own.is_empty() {
-                feed.tell((!is_cut).then_some(own), self.with_images);
+        for end in ends.iter().copied().filter(|end| *end <= self.len()) {
+            let kept = self.rows.get(from..end).filter(|own| own.len() <= CHANGES_MAX);
+            if end > from {
+                feed.tell(kept, self.with_images);
             }
             from = end;
         }

@@ -38,7 +38,7 @@ pub use backup::{copy_other, Pinned};
 pub use database::Database;
 pub use error::{Constraint, ConstraintKind, Failure, SqliteError};
 pub use feed::{RowChange, Told};
-pub use options::{Options, Synchronous};
+pub use options::{BeforeCheckpoint, Options, Synchronous};
 pub use params::Params;
 pub use request::{Mode, Request};
 pub use stats::{Holder, Slow, Stats};

@@ -1,7 +1,25 @@
 //! The bounds of one database. The defaults suit a small machine that runs many apps.
 
+use crate::SqliteError;
 use std::ffi::CStr;
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
+
+type Before = dyn Fn(&Path) -> Result<(), SqliteError> + Send + Sync;
+
+/// Called with the log's path each time before its frames go back into the database file, after which they
+/// may be overwritten: also those that a crash left. An error keeps them in the log, and is tried again. The
+/// log must not be opened by other means than those of [`crate::guard`].
+#[derive(Clone)]
+pub struct BeforeCheckpoint(pub Arc<Before>);
+
+impl fmt::Debug for BeforeCheckpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("BeforeCheckpoint").finish_non_exhaustive()
+    }
+}
 
 /// When a commit is synced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -40,6 +58,8 @@ pub struct Options {
     pub checkpoint_after_idle: Duration,
     /// Connections that read are closed, with their caches, when nobody read for so long.
     pub rest_after: Duration,
+    /// Sees the log before each checkpoint.
+    pub before_checkpoint: Option<BeforeCheckpoint>,
     /// The registered VFS beneath, by name; tests put a failing disk here.
     pub vfs: &'static CStr,
 }
@@ -59,6 +79,7 @@ impl Default for Options {
             transaction_idle_max: Duration::from_secs(5),
             checkpoint_after_idle: Duration::from_secs(1),
             rest_after: Duration::from_secs(30),
+            before_checkpoint: None,
             vfs: c"unix",
         }
     }

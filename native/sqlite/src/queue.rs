@@ -65,13 +65,18 @@ impl<J: Waiting> Queue<J> {
     /// Add a job that another queue already accepted: it is answered here when it cannot enter.
     pub(crate) fn push_accepted(&self, job: J) {
         let mut state = self.state.lock();
-        if let Some(error) = state.closed.clone() {
-            drop(state);
-            return job.answer(error);
-        }
-        state.jobs.push_back(job);
+        let refusal = match &state.closed {
+            Some(error) => error.clone(),
+            None if state.jobs.len() >= self.len_max => SqliteError::Busy { len_max: self.len_max },
+            None => {
+                state.jobs.push_back(job);
+                drop(state);
+                self.ready.notify_one();
+                return;
+            }
+        };
         drop(state);
-        self.ready.notify_one();
+        job.answer(refusal);
     }
 
     /// Jobs that wait.

@@ -6,9 +6,10 @@ use crate::{Request, SqliteError};
 
 /// The first keyword, upper case; `None` when there is none.
 pub(crate) fn first_keyword(sql: &str) -> Option<String> {
-    let mut rest = sql.trim_start_matches('\u{feff}');
+    let mut rest = sql;
     loop {
-        rest = rest.trim_start_matches([' ', '\t', '\n', '\r', '\x0c', ';', '\u{feff}']);
+        // all that the cache of statements takes off, too: by it our own would be found
+        rest = rest.trim_start_matches(|c: char| c.is_whitespace() || c == ';' || c == '\u{feff}');
         if let Some(comment) = rest.strip_prefix("--") {
             rest = comment.split_once('\n')?.1;
         } else if let Some(comment) = rest.strip_prefix("/*") {
@@ -87,6 +88,7 @@ mod tests {
             ("select 1", Some("SELECT")),
             ("  -- BEGIN\n /* COMMIT */ ;\u{feff}\x0cInsert into t", Some("INSERT")),
             ("END;", Some("END")),
+            ("\u{a0}\u{b}\u{2028}COMMIT", Some("COMMIT")),
             ("", None),
             ("-- only", None),
             ("/* open", None),

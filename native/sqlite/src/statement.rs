@@ -7,11 +7,15 @@ use crate::connection::Connection;
 use crate::params::bind_positional;
 use crate::Value;
 use crate::{Cell, Mode, Params, Request, Rows, SqliteError};
+use rusqlite::fallible_iterator::FallibleIterator;
 use rusqlite::{Batch, Statement};
 use std::panic::{catch_unwind, AssertUnwindSafe};
 
 /// Longer SQL (bulk inserts written out) is not kept prepared.
 const CACHED_SQL_LEN_MAX: usize = 8 << 10;
+
+/// What the rows of a request take so far, those of its other statements included.
+type Bytes = std::cell::Cell<u64>;
 
 /// How a request turned out when a connection that must not write was asked.
 pub(crate) enum Tried {
@@ -27,7 +31,7 @@ pub(crate) fn try_read(connection: &Connection, request: &Request) -> Tried {
     }
     let several = request.mode == Mode::Execute && request.sql.contains(';');
     let run = |statement: &mut Statement<'_>| match statement.readonly() {
-        true => Tried::Done(run_one(connection, statement, request)),
+        true => Tried::Done(run_one(connection, statement, request, &Bytes::default())),
         false => Tried::ForWriter,
     };
     match with_prepared(connection, &request.sql, run) {
@@ -39,16 +43,17 @@ pub(crate) fn try_read(connection: &Connection, request: &Request) -> Tried {
 
 /// Run it, inside the writer's transaction.
 pub(crate) fn run(connection: &Connection, request: &Request) -> Result<Rows, SqliteError> {
-    let mut rows = run_first(connection, request)?;
+    let bytes = Bytes::default();
+    let mut rows = run_first(connection, request, &bytes)?;
     for (sql, params) in &request.also {
         let next = Request { params: params.clone(), mode: request.mode, ..Request::execute(sql.as_str()) };
-        rows.also.push(run_first(connection, &next)?);
+        rows.also.push(run_first(connection, &next, &bytes)?);
     }
     Ok(rows)
 }
 
-fn run_first(connection: &Connection, request: &Request) -> Result<Rows, SqliteError> {
-    match with_prepared(connection, &request.sql, |statement| run_one(connection, statement, request)) {
+fn run_first(connection: &Connection, request: &Request, bytes: &Bytes) -> Result<Rows, SqliteError> {
+    match with_prepared(connection, &request.sql, |statement| run_one(connection, statement, request, bytes)) {
         Ok(result) => result,
         Err(error) if request.mode == Mode::Query => refused(connection, request, error),
         Err(rusqlite::Error::Empty) => refused(connection, request, rusqlite::Error::Empty),
@@ -59,7 +64,7 @@ fn run_first(connection: &Connection, request: &Request) -> Result<Rows, SqliteE
             error => Err(connection.explain(error)),
         },
         // several statements, of which a later one may need what an earlier one creates
-        Err(_) => run_several(connection, request),
+        Err(_) => run_several(connection, request, bytes),
     }
 }
 
@@ -76,32 +81,48 @@ fn with_prepared<T>(
     sql: &str,
     act: impl FnOnce(&mut Statement<'_>) -> T,
 ) -> rusqlite::Result<T> {
-    if sql.len() > CACHED_SQL_LEN_MAX {
-        return Ok(act(&mut connection.sql.prepare(sql)?));
+    if sql.len() <= CACHED_SQL_LEN_MAX {
+        return Ok(act(&mut *connection.sql.prepare_cached(sql)?));
     }
-    Ok(act(&mut *connection.sql.prepare_cached(sql)?))
+    // rusqlite's own way to find that there are several takes a frame of the stack for each
+    let sql = terminated(sql);
+    let mut batch = Batch::new(&connection.sql, &sql);
+    let mut statement = batch.next()?.ok_or(rusqlite::Error::Empty)?;
+    match batch.next()? {
+        None => Ok(act(&mut statement)),
+        Some(_) => Err(rusqlite::Error::MultipleStatement),
+    }
 }
 
-fn run_several(connection: &Connection, request: &Request) -> Result<Rows, SqliteError> {
+/// With the NUL at its end that keeps SQLite from copying all that is left for each statement.
+fn terminated(sql: &str) -> String {
+    let mut text = String::with_capacity(sql.len() + 1);
+    text.push_str(sql);
+    text.push('\0');
+    text
+}
+
+fn run_several(connection: &Connection, request: &Request, bytes: &Bytes) -> Result<Rows, SqliteError> {
     // what the attempt to prepare it as one statement left behind is not this attempt's
     connection.policy.take_denied();
-    let mut batch = Batch::new(&connection.sql, &request.sql);
+    let sql = terminated(&request.sql);
+    let mut batch = Batch::new(&connection.sql, &sql);
     let mut changes = 0;
     let mut last_insert_rowid = 0;
-    while let Some(mut statement) = next(connection, &mut batch)? {
-        let rows = run_one(connection, &mut statement, request)?;
+    while let Some(mut statement) = batch.next().map_err(|error| connection.explain(error))? {
+        let rows = run_one(connection, &mut statement, request, bytes)?;
         changes += rows.changes;
         last_insert_rowid = rows.last_insert_rowid;
     }
     Ok(Rows { changes, last_insert_rowid, ..Rows::default() })
 }
 
-fn next<'c>(connection: &'c Connection, batch: &mut Batch<'c, '_>) -> Result<Option<Statement<'c>>, SqliteError> {
-    use rusqlite::fallible_iterator::FallibleIterator;
-    batch.next().map_err(|error| connection.explain(error))
-}
-
-fn run_one(connection: &Connection, statement: &mut Statement<'_>, request: &Request) -> Result<Rows, SqliteError> {
+fn run_one(
+    connection: &Connection,
+    statement: &mut Statement<'_>,
+    request: &Request,
+    bytes: &Bytes,
+) -> Result<Rows, SqliteError> {
     if let Some(sink) = &request.sink {
         sink.begin();
     }
@@ -111,7 +132,7 @@ fn run_one(connection: &Connection, statement: &mut Statement<'_>, request: &Req
     request.params.bind(statement)?;
     let reads = statement.readonly();
     let changes_before = connection.sql.total_changes();
-    let mut result = collect(connection, statement, request, reads)?;
+    let mut result = collect(connection, statement, request, bytes)?;
     if !reads {
         if connection.sql.total_changes() != changes_before {
             result.changes = connection.sql.changes();
@@ -142,10 +163,10 @@ fn collect(
     connection: &Connection,
     statement: &mut Statement<'_>,
     request: &Request,
-    reads: bool,
+    bytes: &Bytes,
 ) -> Result<Rows, SqliteError> {
+    let reads = statement.readonly();
     let mut result = Rows::default();
-    let bytes = std::cell::Cell::new(0);
     let limit = connection.options.result_bytes_max;
     let mut rows = statement.raw_query();
     while let Some(row) = rows.next().map_err(|error| connection.explain(error))? {

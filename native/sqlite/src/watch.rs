@@ -5,7 +5,7 @@
 
 use crate::request::Patience;
 use crate::SqliteError;
-use macula_core::Clock;
+use macula_core::{Cancel, Clock};
 use parking_lot::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
@@ -38,6 +38,8 @@ struct State {
     /// On a scheduler of the VM: no lock is waited for, and SQLite asks so many times at most.
     hot: Option<u8>,
     interrupted: bool,
+    /// What the work waits for is waited for until then.
+    wait: Option<Cancel>,
 }
 
 impl Watch {
@@ -64,16 +66,30 @@ impl Watch {
         was_long
     }
 
-    /// Stop the work that is under way, if there is one.
-    pub(crate) fn interrupt(&self) {
+    /// Stop the work that is under way; whether there is one.
+    pub(crate) fn interrupt(&self) -> bool {
         let mut state = self.state.lock();
         state.interrupted = state.patience.is_some();
+        state.wait.iter().for_each(Cancel::cancel);
+        state.interrupted
     }
 
-    /// The work is over: nothing stops what follows (a commit, a rollback), and no lock is waited for.
-    pub(crate) fn end(&self) {
+    /// The work is going to wait for something until `stop`, which an interrupt and a closing cancel.
+    pub(crate) fn wait_with(&self, stop: Cancel) {
         let mut state = self.state.lock();
+        if state.interrupted || self.closing.load(Ordering::Acquire) {
+            stop.cancel();
+        }
+        state.wait = Some(stop);
+    }
+
+    /// The work is over: nothing stops what follows (a commit, a rollback), and no lock is waited for. Whether
+    /// it was interrupted, perhaps too late to notice.
+    pub(crate) fn end(&self) -> bool {
+        let mut state = self.state.lock();
+        let interrupted = state.interrupted;
         *state = State { stopped: state.stopped.take(), ticked: state.ticked, ..State::default() };
+        interrupted
     }
 
     /// Why the last work was stopped, once.
@@ -105,6 +121,10 @@ impl Watch {
         let mut state = self.state.lock();
         if state.hot.is_some() {
             return false;
+        }
+        if tries == 0 {
+            // of another lock than the last
+            state.lock_since = None;
         }
         let since = *state.lock_since.get_or_insert(now);
         let waited = now.saturating_sub(since);

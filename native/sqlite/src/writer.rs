@@ -92,34 +92,40 @@ pub(crate) struct Writer {
 impl Writer {
     /// Serve until the queue is closed, then leave the files tidy.
     pub(crate) fn run(mut self) {
-        // what an earlier crash left in the log is decided now, once, and durably; while another process
-        // writes, with our first transaction
+        self.guarded(Self::settle_log);
+        loop {
+            let wait = if self.committed { self.shared.options.checkpoint_after_idle } else { NOTHING_TO_DO };
+            match self.shared.writes.pop(wait) {
+                Pop::Closed => break,
+                Pop::Idle if self.committed => self.guarded(|writer| {
+                    writer.checkpoint(Depth::Truncate);
+                    // what it holds besides is what the next write reads again from the system's cache
+                    let _ = writer.connection.sql.release_memory();
+                }),
+                Pop::Idle => {}
+                Pop::Job(job) => self.guarded(|writer| writer.turn(job)),
+            }
+        }
+        self.finish();
+    }
+
+    /// Whatever happens in `work`, the thread goes on to answer.
+    fn guarded(&mut self, work: impl FnOnce(&mut Self)) {
+        if catch_unwind(AssertUnwindSafe(|| work(self))).is_err() {
+            self.shared.poison("a panic in the writer".to_owned());
+            self.connection.rollback();
+        }
+    }
+
+    /// What an earlier crash left in the log is decided now, once, and durably; while another process
+    /// writes, with our first transaction.
+    fn settle_log(&mut self) {
         if self.begin_immediate().is_ok() {
             self.connection.rollback();
         }
         self.checkpoint(Depth::Truncate);
         // the log is there since; whether it stays is seen from now on
         self.rival.log.was_taken();
-        loop {
-            let wait = if self.committed { self.shared.options.checkpoint_after_idle } else { NOTHING_TO_DO };
-            match self.shared.writes.pop(wait) {
-                Pop::Closed => break,
-                Pop::Idle if self.committed => {
-                    self.checkpoint(Depth::Truncate);
-                    // what it holds besides is what the next write reads again from the system's cache
-                    let _ = self.connection.sql.release_memory();
-                }
-                Pop::Idle => {}
-                Pop::Job(job) => {
-                    let turn = catch_unwind(AssertUnwindSafe(|| self.turn(job)));
-                    if turn.is_err() {
-                        self.shared.poison("a panic in the writer".to_owned());
-                        self.connection.rollback();
-                    }
-                }
-            }
-        }
-        self.finish();
     }
 
     fn turn(&mut self, job: Job) {
@@ -236,9 +242,8 @@ impl Writer {
         if self.refusal().is_some() || !self.log_is_durable {
             return;
         }
-        let hook = self.shared.before_checkpoint.lock().clone();
         let [log, ..] = crate::guard::companions(&self.shared.path);
-        if hook.is_some_and(|hook| hook(&log).is_err()) {
+        if self.shared.options.before_checkpoint.as_ref().is_some_and(|hook| hook.0(&log).is_err()) {
             return;
         }
         self.shared.counters.checkpoint();
@@ -267,7 +272,8 @@ impl Writer {
         let now = self.now();
         self.rival.look(now);
         self.checkpoint(Depth::Truncate);
-        if self.refusal().is_none() && self.log_is_durable {
+        // what is still in the log must stay there: its frames were not given to the hook
+        if self.refusal().is_none() && self.log_is_durable && !self.committed {
             let config = rusqlite::config::DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE;
             // without it the two files stay behind, which is untidy and harmless
             let _ = self.connection.sql.set_db_config(config, false);

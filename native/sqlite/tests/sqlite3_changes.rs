@@ -5,11 +5,13 @@ mod common;
 
 use common::low::*;
 use common::*;
-use macula_sqlite::sqlite3::{changes_in, concat, invert, Action, Conn, Event, Policy, Recorder, Resolve};
+use macula_sqlite::sqlite3::{changes_in, concat, invert, Action, Conn, Event, Policy, Recorder, Resolve, Wants};
 use macula_sqlite::Value;
 use std::path::Path;
 use std::sync::mpsc::channel;
 use std::sync::Arc;
+
+const ROWS: Wants = Wants { rows: true, log: false };
 
 const ABORT: Policy = Policy {
     data: Resolve::Abort,
@@ -66,7 +68,7 @@ fn changes_are_applied_to_an_apps_file_in_turn_and_undone() {
 fn recorders_and_listeners_to_rows_exclude_each_other() {
     let conn = open(Path::new(":memory:"));
     execute(&conn, "CREATE TABLE t(id INTEGER PRIMARY KEY, n)").unwrap();
-    let listen = || run(&conn, |session| session.listen_as(true, |_| |_: Event<'_>| true));
+    let listen = || run(&conn, |session| session.listen_as(ROWS, |_| |_: Event<'_>| true));
     let first = recording(&conn);
     let second = recording(&conn);
     assert!(listen().is_err());
@@ -100,7 +102,7 @@ fn rows_are_told_with_their_values_and_only_to_who_asked() {
     let others = tell.clone();
     run(&conn, move |session| {
         session.listen(move |event| others.send(format!("{event:?}")).is_ok())?;
-        session.listen_as(true, |_| {
+        session.listen_as(ROWS, |_| {
             move |event: Event<'_>| match event {
                 Event::Row(change) => tell.send(format!("{:?} {:?}", change.old, change.new)).is_ok(),
                 _ => true,

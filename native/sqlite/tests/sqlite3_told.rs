@@ -241,3 +241,25 @@ fn a_commit_into_a_log_that_is_gone_is_not_acknowledged() {
         .iter()
         .all(|row| row != &[Value::Integer(2)] && row != &[Value::Integer(3)]));
 }
+
+/// Each change of a transaction took its place in memory, however many there were.
+#[test]
+fn very_many_changes_are_counted_only() {
+    let (_fixture, db, conn) = with_table();
+    let mut subscriber = Subscriber::of(&db, false);
+    let numbers = "c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c WHERE n < 100000)";
+    exec(&db, &format!("WITH RECURSIVE {numbers} INSERT INTO t SELECT n, 1 FROM c"));
+    assert_eq!(subscriber.heard(), [Many]);
+    // undone back into what is kept: told one by one again
+    let tx = begin(&db);
+    tx.run(insert(200_000)).unwrap();
+    let twice = format!("WITH RECURSIVE {numbers} UPDATE t SET v = 2; INSERT INTO t(id) VALUES (1)");
+    let twice = twice.replace("UPDATE t", "INSERT INTO t SELECT n + 300000, 1 FROM c; UPDATE t");
+    tx.run(macula_sqlite::Request::execute(twice)).unwrap_err();
+    tx.run(insert(200_001)).unwrap();
+    commit(&tx).unwrap();
+    assert_eq!(subscriber.heard(), [Changed(vec![(Insert, 200_000), (Insert, 200_001)])]);
+    execute(&conn, "UPDATE t SET v = 3").unwrap();
+    execute(&conn, "DELETE FROM t WHERE id = 1").unwrap();
+    assert_eq!(subscriber.heard(), [Many, Changed(vec![(Delete, 1)])]);
+}

@@ -431,3 +431,55 @@ fn what_nobody_reads_any_more_is_closed_and_comes_back() {
         }
     }
 }
+
+/// The cache of statements takes more off a text than SQLite does: our own `COMMIT` was found by it, past
+/// the authorizer, ended everybody's transaction, and poisoned the app.
+#[test]
+fn no_text_finds_the_statements_that_are_ours() {
+    let fixture = Fixture::new();
+    let db = fixture.open();
+    exec(&db, "CREATE TABLE t(id)");
+    let spaces = "\u{a0}\u{b}\u{85}\u{1680}\u{2003}\u{2028}\u{202f}\u{205f}\u{3000}\u{feff}";
+    for space in spaces.chars() {
+        for sql in
+            ["COMMIT", "ROLLBACK", "BEGIN IMMEDIATE", "SAVEPOINT macula_member", "RELEASE macula_member", "VACUUM"]
+        {
+            for text in [format!("{space}{sql}"), format!(" {space}\t{sql}{space}"), format!("{sql}{space}")] {
+                let error = error(&db, Request::execute(&*text));
+                assert!(matches!(error.kind(), Kind::Invalid | Kind::Unsupported), "{text:?}: {error}");
+            }
+        }
+    }
+    exec(&db, "INSERT INTO t VALUES (1)");
+}
+
+/// Each statement of a text took a frame of the stack, and the last one the VM.
+#[test]
+fn a_text_of_very_many_statements() {
+    let fixture = Fixture::new();
+    let db = fixture.open();
+    exec(&db, "CREATE TABLE t(id)");
+    let many = "INSERT INTO t VALUES (1);".repeat(100_000);
+    assert_eq!(exec(&db, &many).changes, 100_000);
+    assert_eq!(error(&db, Request::query(&*many)).kind(), Kind::Invalid);
+    assert_eq!(int(&db, "SELECT count(*) FROM t"), 100_000);
+    let short = "DELETE FROM t;".repeat(500);
+    exec(&db, &short);
+    assert_eq!(int(&db, "SELECT count(*) FROM t"), 0);
+    let long = format!("INSERT INTO t VALUES ('{}') -- one, and no other", "x".repeat(100_000));
+    assert_eq!(exec(&db, &long).changes, 1);
+}
+
+/// The bound was each statement's.
+#[test]
+fn the_rows_of_a_batch_have_one_bound() {
+    let mut fixture = Fixture::new();
+    fixture.options.result_bytes_max = 1 << 20;
+    let db = fixture.open();
+    let rows = "INSERT INTO t VALUES (zeroblob(700000)) RETURNING b";
+    exec(&db, "CREATE TABLE t(b)");
+    db.run(Request::query(rows)).unwrap();
+    let both = Request::query(rows).also(vec![(rows.to_owned(), Params::None)]);
+    assert_eq!(error(&db, both).kind(), Kind::TooLarge);
+    assert_eq!(int(&db, "SELECT count(*) FROM t"), 1);
+}

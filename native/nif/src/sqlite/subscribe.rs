@@ -46,15 +46,19 @@ impl Drop for Ending {
 impl FeedHandle {
     /// Ending waits for a message that is being made: not on a scheduler thread.
     fn end_elsewhere(&self) {
-        if let Some(ending) = self.0.lock().take() {
-            dispose(Box::new(ending));
-        }
+        end_elsewhere(self.0.lock().take());
     }
 }
 
 impl Drop for FeedHandle {
     fn drop(&mut self) {
-        self.end_elsewhere();
+        end_elsewhere(self.0.get_mut().take());
+    }
+}
+
+fn end_elsewhere(ending: Option<Ending>) {
+    if let Some(ending) = ending {
+        dispose(Box::new(ending));
     }
 }
 

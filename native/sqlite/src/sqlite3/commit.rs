@@ -6,7 +6,7 @@
 //! recorder has that hook), they hear that some were.
 
 use super::blob::RawBlob;
-use super::hooks::{Event, RowChange};
+use super::hooks::{Event, RowChange, Wants};
 use super::raw::{Code, RawStmt};
 use super::{Session, Sqlite3Error};
 use crate::database::Shared;
@@ -75,7 +75,7 @@ impl Session {
             }
             true
         };
-        self.collecting.listener = self.listen_as(true, |_| listener).ok();
+        self.collecting.listener = self.listen_as(Wants { rows: true, log: false }, |_| listener).ok();
         self.collecting.listener.is_some()
     }
 
@@ -122,18 +122,22 @@ impl Session {
         Ok(code)
     }
 
-    /// Reset: that may commit, and nobody is there to hear of a failure but the app.
-    pub(super) fn reset(&self, raw: &RawStmt) {
-        if raw.reset() != ffi::SQLITE_OK {
+    /// Reset: that may commit, and nobody may be there to hear of a failure but the app. Whether it is done.
+    pub(super) fn reset(&self, raw: &RawStmt) -> bool {
+        let done = raw.reset() == ffi::SQLITE_OK;
+        if !done {
             self.failed(Sqlite3Error::last(raw.db()));
         }
+        done
     }
 
     /// Close a blob handle, likewise.
-    pub(super) fn drop_blob(&self, blob: RawBlob) {
-        if blob.close() != ffi::SQLITE_OK {
+    pub(super) fn drop_blob(&self, blob: RawBlob) -> bool {
+        let done = blob.close() == ffi::SQLITE_OK;
+        if !done {
             self.failed(Sqlite3Error::last(self.handle()));
         }
+        done
     }
 
     /// A statement failed, which SQLite undid but for what `OR FAIL` keeps.

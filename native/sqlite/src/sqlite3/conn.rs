@@ -42,6 +42,7 @@ pub struct Conn {
     facts: Facts,
     lock_wait_ms: AtomicU64,
     stmt_count: AtomicU64,
+    interrupts: AtomicU64,
     /// Nothing of it is answered on a scheduler: what it reads through a bridge waits, or functions take long.
     pub(super) is_cold: AtomicBool,
     /// A copy of another database is being put in its place, which holds it.
@@ -76,10 +77,11 @@ impl Conn {
     }
 
     pub(super) fn open_now(path: &str, mode: OpenMode, clock: Arc<dyn Clock>) -> Result<Arc<Self>, Sqlite3Error> {
-        let (db, is_bridged) = Self::open_file(path, mode)?;
+        let opened = Self::open_file(path, mode)?;
+        let is_bridged = opened.crossing.is_some();
         let closing = Arc::<AtomicBool>::default();
         let watch = Watch::new(clock.clone(), closing.clone(), Box::new(|_| {}));
-        let session = Session::new(db, watch.clone(), clock.clone())?;
+        let session = Session::new(opened, watch.clone(), clock.clone())?;
         let facts = session.facts();
         let conn = |me: &Weak<Self>| {
             let mut session = session;
@@ -94,6 +96,7 @@ impl Conn {
                 facts,
                 lock_wait_ms: AtomicU64::new(LOCK_WAIT_MS),
                 stmt_count: AtomicU64::new(0),
+                interrupts: AtomicU64::new(0),
                 is_cold: AtomicBool::new(is_bridged),
                 is_replaced: AtomicBool::new(false),
                 clock,
@@ -153,6 +156,7 @@ impl Conn {
     /// `reply` is called when the file is closed. Again is fine.
     pub fn close(&self, reply: impl FnOnce() + Send + 'static) -> Result<(), Sqlite3Error> {
         self.closing.store(true, Ordering::Release);
+        self.watch.interrupt();
         let Some(me) = self.me.upgrade() else {
             reply();
             return Ok(());
@@ -165,9 +169,22 @@ impl Conn {
         crew::run(close).map_err(no_thread)
     }
 
-    /// Stop what runs now, a wait for a lock included; without effect when nothing runs.
+    /// Stop what runs now, a wait for a lock included, and the statements that have rows left; without effect
+    /// when there is neither.
     pub fn interrupt(&self) {
-        self.watch.interrupt();
+        self.interrupts.fetch_add(1, Ordering::Release);
+        if self.watch.interrupt() {
+            return;
+        }
+        // who holds it between two works is done at once
+        if let Some(session) = self.session.try_lock().as_deref().and_then(Option::as_ref) {
+            session.interrupt();
+        }
+    }
+
+    /// How often it was interrupted.
+    pub(super) fn interrupts(&self) -> u64 {
+        self.interrupts.load(Ordering::Acquire)
     }
 
     /// How long a step waits for a lock that another OS process, or another file's connection, holds.
@@ -220,7 +237,9 @@ impl Conn {
         session.begin(patience.clone());
         self.watch.begin(patience, self.lock_wait());
         let done = catch_unwind(AssertUnwindSafe(|| work(session)));
-        self.watch.end();
+        if self.watch.end() {
+            session.interrupt();
+        }
         session.finish();
         drop(held);
         self.let_go();
@@ -274,10 +293,17 @@ impl Conn {
         }
     }
 
-    /// Take the app's turn back: stop what runs, roll back.
-    pub(super) fn take_back(&self, why: &'static str) {
-        self.watch.interrupt();
-        if let Some(session) = self.session.lock().as_mut() {
+    /// Take the app's turn back: stop what runs, roll back; looks after what `waits` meanwhile.
+    pub(super) fn take_back(&self, why: &'static str, waits: impl Fn()) {
+        let mut held = loop {
+            // again, since more may begin before we have it
+            self.watch.interrupt();
+            match self.session.try_lock_for(LOCK_LOOK) {
+                Some(held) => break held,
+                None => waits(),
+            }
+        };
+        if let Some(session) = held.as_mut() {
             session.undo(why);
             session.finish();
         }
@@ -309,7 +335,9 @@ impl Conn {
         session.begin(patience.clone());
         self.watch.begin(patience, self.lock_wait());
         let worked = catch_unwind(AssertUnwindSafe(|| job(Ok(session))));
-        self.watch.end();
+        if self.watch.end() {
+            session.interrupt();
+        }
         match worked {
             Ok(()) => session.finish(),
             // nobody knows what it left behind
@@ -347,6 +375,15 @@ impl Conn {
                 return;
             }
         }
+    }
+
+    /// Reset a statement that commits by that; one that cannot be queued is reset by its next step.
+    pub(super) fn reset_later(&self, id: u64) {
+        let reset = move |session: Result<&mut Session, Sqlite3Error>| {
+            // of a closed connection it is gone
+            let _ = session.map(|session| session.reset_writing(id));
+        };
+        let _ = self.run(Cancel::new(), Box::new(reset));
     }
 
     fn release_later(&self, id: u64) -> bool {

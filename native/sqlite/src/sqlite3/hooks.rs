@@ -4,16 +4,18 @@
 //! Invariant: a listener is called on the thread that works on the connection, under its lock, so it must
 //! be quick and must not use the connection; one that answers `false` is called no more.
 
+use super::open::refuse_attached;
+use super::raw::{self, RawStmt};
 use super::session::CommitPass;
 use super::Sqlite3Error;
 use crate::registry::{self, FileId};
-use crate::Value;
+use crate::{SqliteError, Value};
 use macula_core::Gate;
 use parking_lot::Mutex;
 use rusqlite::ffi;
 use std::ffi::{c_char, c_int, c_void, CStr};
 use std::ptr::null_mut;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Arc;
 
 /// What was done to a row.
@@ -78,7 +80,7 @@ pub enum Event<'a> {
     Commit,
     /// A transaction was rolled back.
     Rollback,
-    /// A commit went into the log, which now has so many pages.
+    /// A commit went into the log, which now has so many pages; only to listeners that asked for it.
     Log {
         /// Whose log.
         database: &'a str,
@@ -91,10 +93,18 @@ pub enum Event<'a> {
 type Listener = Box<dyn FnMut(Event<'_>) -> bool + Send>;
 type Listeners = Arc<Mutex<Vec<Listening>>>;
 
+/// What a listener hears of beside changes, commits and rollbacks.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Wants {
+    /// [`Event::Row`], which costs all that changes rows something.
+    pub rows: bool,
+    /// [`Event::Log`].
+    pub log: bool,
+}
+
 struct Listening {
     id: u64,
-    /// It hears of rows before they change.
-    rows: bool,
+    wants: Wants,
     listener: Listener,
 }
 
@@ -108,23 +118,33 @@ pub(super) struct Hooks {
     pass: CommitPass,
     /// The hook for rows before they change is set, and ours.
     row_hook: bool,
+    /// So is the one for the log, which checkpoints it from so many pages on, as SQLite's own did before.
+    log_hook: Option<c_int>,
 }
 
 /// What the authorizer looks at.
+#[derive(Default)]
 struct Policy {
     /// A bit for each of SQLite's action codes.
     denied: AtomicU64,
     file: Option<FileId>,
+    /// Why the last file may not be attached.
+    objection: Mutex<Option<SqliteError>>,
+    /// There may be a statement that attaches what it is bound to.
+    attaches_unnamed: AtomicBool,
+    /// What is attached must be known now.
+    must_name: AtomicBool,
 }
 
 impl Hooks {
     pub(super) fn install(db: &mut rusqlite::Connection, file: Option<FileId>) -> Result<Self, Sqlite3Error> {
         let hooks = Self {
             listeners: Arc::default(),
-            policy: Arc::new(Policy { denied: AtomicU64::new(0), file }),
+            policy: Arc::new(Policy { file, ..Policy::default() }),
             gate: Arc::default(),
             pass: Arc::default(),
             row_hook: false,
+            log_hook: None,
         };
         let (gate, pass, listeners) = (hooks.gate.clone(), hooks.pass.clone(), hooks.listeners.clone());
         let commit = move || {
@@ -141,7 +161,7 @@ impl Hooks {
 
     /// Whether a listener hears of rows before they change.
     pub(super) fn tells_rows(&self) -> bool {
-        self.listeners.lock().iter().any(|listening| listening.rows)
+        self.listeners.lock().iter().any(|listening| listening.wants.rows)
     }
 
     /// Commits pass this gate.
@@ -159,6 +179,47 @@ impl Hooks {
         self.pass.lock().take().is_some()
     }
 
+    /// Nothing is told any more: `sqlite3_close` frees what rusqlite's hooks are called with before it rolls
+    /// back what is open, and calls them for that.
+    pub(super) fn detach(&self, db: &rusqlite::Connection) {
+        // SAFETY: an open handle under its lock; no function, and nothing that it would be called with
+        unsafe {
+            ffi::sqlite3_rollback_hook(db.handle(), None, null_mut());
+            ffi::sqlite3_commit_hook(db.handle(), None, null_mut());
+            ffi::sqlite3_update_hook(db.handle(), None, null_mut());
+            ffi::sqlite3_wal_hook(db.handle(), None, null_mut());
+        }
+    }
+
+    /// Run a statement of ours, whatever is denied to the caller's.
+    pub(super) fn unhindered<T>(&self, act: impl FnOnce() -> T) -> T {
+        let denied = self.policy.denied.swap(0, Ordering::Relaxed);
+        let done = act();
+        self.policy.denied.store(denied, Ordering::Relaxed);
+        done
+    }
+
+    /// Why a statement could not be prepared, in our words if it was we who refused it.
+    pub(super) fn explain(&self, error: Sqlite3Error) -> Sqlite3Error {
+        match &error {
+            Sqlite3Error::Sqlite(failure) if failure.code & 0xff == ffi::SQLITE_AUTH => {
+                self.policy.objection.lock().take().map_or(error, Sqlite3Error::from)
+            }
+            _ => error,
+        }
+    }
+
+    /// Look at the file that an `ATTACH` is about to open, if it was not known when that was prepared.
+    pub(super) fn before_attach(&self, raw: &RawStmt) -> Result<(), Sqlite3Error> {
+        if !self.policy.attaches_unnamed.load(Ordering::Relaxed) || !raw.attaches() {
+            return Ok(());
+        }
+        self.policy.must_name.store(true, Ordering::Relaxed);
+        let named = raw.with_values().and_then(|sql| raw::prepare(raw.db(), sql.as_bytes(), false));
+        self.policy.must_name.store(false, Ordering::Relaxed);
+        named.map(|_| ()).map_err(|error| self.explain(error))
+    }
+
     fn authorize(&self, db: &rusqlite::Connection) {
         let policy = Arc::as_ptr(&self.policy).cast_mut().cast::<c_void>();
         // SAFETY: an open handle under its lock; the policy lives in the session, beside the handle, which is
@@ -168,46 +229,33 @@ impl Hooks {
 }
 
 impl super::Session {
-    /// Call `listener` for every event from now on, but [`Event::Row`]. Returns what
+    /// Call `listener` for every change, commit and rollback from now on. Returns what
     /// [`super::Session::unlisten`] takes.
     pub fn listen(&mut self, listener: impl FnMut(Event<'_>) -> bool + Send + 'static) -> Result<u64, Sqlite3Error> {
-        self.listen_as(false, |_| listener)
+        self.listen_as(Wants::default(), |_| listener)
     }
 
-    /// As [`super::Session::listen`], with a listener that knows what it returns; with `rows` also for
-    /// [`Event::Row`], which costs all that changes rows something.
+    /// As [`super::Session::listen`], with a listener that knows what it returns, also for what it `wants`.
     pub fn listen_as<L: FnMut(Event<'_>) -> bool + Send + 'static>(
         &mut self,
-        rows: bool,
+        wants: Wants,
         listener: impl FnOnce(u64) -> L,
     ) -> Result<u64, Sqlite3Error> {
-        if rows && !self.recorders.is_empty() {
+        if wants.rows && !self.recorders.is_empty() {
             return Err(super::record::one_hook());
         }
         let id = LISTENERS.fetch_add(1, Ordering::Relaxed);
-        self.hooks.listeners.lock().push(Listening { id, rows, listener: Box::new(listener(id)) });
+        self.hooks.listeners.lock().push(Listening { id, wants, listener: Box::new(listener(id)) });
         self.settle_row_hook();
-        let listeners = || self.hooks.listeners.clone();
-        let (changes, rollbacks, logs) = (listeners(), listeners(), listeners());
-        let log = move |wal: &mut rusqlite::hooks::Wal, pages: c_int| {
-            let pages = pages.unsigned_abs();
-            tell(&logs, Event::Log { database: &wal.name().to_string_lossy(), pages });
-            // SQLite's own checkpoints are a hook too, which this one takes the place of
-            if pages >= LOG_PAGES_MAX {
-                wal.checkpoint()
-            } else {
-                Ok(())
-            }
-        };
-        let app_is_open = self.is_app_file();
-        let db = self.db();
+        let settled = self.settle_log_hook();
+        let (changes, rollbacks) = (self.hooks.listeners.clone(), self.hooks.listeners.clone());
         let changed = move |action: rusqlite::hooks::Action, database: &str, table: &str, rowid| {
             let action = Action::of(action as c_int);
             tell(&changes, Event::Changed(Change { action, database, table, rowid }));
         };
-        let installed = db.update_hook(Some(changed));
+        let db = self.db();
+        let installed = settled.and_then(|()| db.update_hook(Some(changed)));
         let installed = installed.and_then(|()| db.rollback_hook(Some(move || tell(&rollbacks, Event::Rollback))));
-        let installed = installed.and_then(|()| if app_is_open { Ok(()) } else { db.wal_hook(Some(log)) });
         installed.map(|()| id).map_err(|error| crate::error::classify(error).into())
     }
 
@@ -215,6 +263,51 @@ impl super::Session {
     pub fn unlisten(&mut self, id: u64) {
         self.hooks.listeners.lock().retain(|listening| listening.id != id);
         self.settle_row_hook();
+        // a hook without a listener is harmless
+        let _ = self.settle_log_hook();
+    }
+
+    /// Set the hook for the log while somebody hears of it. SQLite's own checkpoints are that hook, too: they
+    /// go on by ours as they were set, and are SQLite's again after it.
+    fn settle_log_hook(&mut self) -> rusqlite::Result<()> {
+        let wanted = self.hooks.listeners.lock().iter().any(|listening| listening.wants.log);
+        match (wanted, self.hooks.log_hook) {
+            (true, None) => {
+                let pages = self.db.query_row("PRAGMA wal_autocheckpoint", [], |row| row.get(0));
+                self.set_log_hook(pages.unwrap_or(LOG_PAGES_MAX))
+            }
+            (false, Some(pages)) => {
+                self.hooks.log_hook = None;
+                // SAFETY: an open handle under its lock; a plain setting
+                unsafe { ffi::sqlite3_wal_autocheckpoint(self.handle(), pages) };
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn set_log_hook(&mut self, pages_max: c_int) -> rusqlite::Result<()> {
+        let listeners = self.hooks.listeners.clone();
+        let log = move |wal: &mut rusqlite::hooks::Wal, pages: c_int| {
+            tell(&listeners, Event::Log { database: &wal.name().to_string_lossy(), pages: pages.unsigned_abs() });
+            if pages_max > 0 && pages >= pages_max {
+                wal.checkpoint()
+            } else {
+                Ok(())
+            }
+        };
+        self.hooks.log_hook = Some(pages_max);
+        self.db.wal_hook(Some(log))
+    }
+
+    /// The log is checkpointed by somebody else from now on.
+    pub(super) fn leave_checkpoints_to_app(&mut self) -> rusqlite::Result<()> {
+        // SAFETY: an open handle under its lock; a plain setting, which takes the hook away
+        unsafe { ffi::sqlite3_wal_autocheckpoint(self.handle(), 0) };
+        if self.hooks.log_hook.is_some() {
+            self.set_log_hook(0)?;
+        }
+        Ok(())
     }
 
     /// Set the hook for rows when somebody hears of them, and only then: it makes SQLite look at each row
@@ -281,7 +374,7 @@ unsafe extern "C" fn row_changes(
         new: (will_be && !through_blob).then(|| unsafe { image(db, ffi::sqlite3_preupdate_new) }),
     };
     let event = Event::Row(&change);
-    listeners.lock().retain_mut(|listening| !listening.rows || (listening.listener)(event));
+    listeners.lock().retain_mut(|listening| !listening.wants.rows || (listening.listener)(event));
 }
 
 /// `sqlite3_preupdate_old` or `sqlite3_preupdate_new`.
@@ -334,7 +427,7 @@ pub(super) unsafe fn value_of(value: *mut ffi::sqlite3_value) -> Option<Value> {
 }
 
 /// As SQLite's own: its log is checkpointed from so many pages on.
-const LOG_PAGES_MAX: u32 = 1_000;
+const LOG_PAGES_MAX: c_int = 1_000;
 
 fn tell(listeners: &Mutex<Vec<Listening>>, event: Event<'_>) {
     listeners.lock().retain_mut(|listening| (listening.listener)(event));
@@ -396,13 +489,31 @@ unsafe extern "C" fn judge(
     // SAFETY: the pointer that was given with this function, see `Hooks::authorize`
     let policy = unsafe { &*policy.cast::<Policy>() };
     let denied = policy.denied.load(Ordering::Relaxed) & 1u64.checked_shl(action.unsigned_abs()).unwrap_or(0) != 0;
-    if denied || (action == ffi::SQLITE_PRAGMA && policy.is_apps_business(name, value)) {
-        return ffi::SQLITE_DENY;
+    let denied = denied || (action == ffi::SQLITE_PRAGMA && policy.is_apps_business(name, value));
+    if denied {
+        *policy.objection.lock() = None;
     }
-    ffi::SQLITE_OK
+    if denied || (action == ffi::SQLITE_ATTACH && policy.objects_to_file(name)) {
+        ffi::SQLITE_DENY
+    } else {
+        ffi::SQLITE_OK
+    }
 }
 
 impl Policy {
+    /// Of an `ATTACH`; what it names by an expression is null, and looked at when it is known.
+    fn objects_to_file(&self, name: *const c_char) -> bool {
+        if name.is_null() {
+            self.attaches_unnamed.store(true, Ordering::Relaxed);
+            return self.must_name.load(Ordering::Relaxed);
+        }
+        // SAFETY: SQLite passes NUL-terminated text
+        let objection = refuse_attached(&unsafe { CStr::from_ptr(name) }.to_string_lossy()).err();
+        let objects = objection.is_some();
+        *self.objection.lock() = objection;
+        objects
+    }
+
     fn is_apps_business(&self, name: *const c_char, value: *const c_char) -> bool {
         if name.is_null() {
             return false;

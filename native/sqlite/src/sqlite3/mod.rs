@@ -26,7 +26,7 @@ pub use blob::{Blob, BlobPlace};
 pub use conn::{Conn, Job};
 pub use copy::on_thread;
 pub use error::Sqlite3Error;
-pub use hooks::{action_code, Action, Change, Event, RowChange};
+pub use hooks::{action_code, Action, Change, Event, RowChange, Wants};
 pub(crate) use hooks::{image, RowImage};
 pub use log::set_log;
 pub use open::OpenMode;

@@ -1,10 +1,14 @@
-//! Opening a file, or memory, by its path.
+//! Opening a file, or memory, by its path: as the database of a connection, or beside it by `ATTACH`.
+//!
+//! Invariant: no file is opened here that other code of this process has open past us, and no app's
+//! file in a way that its writer would not know of.
 
 use super::{Conn, Sqlite3Error};
+use crate::connection::has_log;
 use crate::database::refuse_in_the_way;
-use crate::{bridge, SqliteError};
+use crate::{bridge, guard, registry, SqliteError};
 use rusqlite::OpenFlags;
-use std::ffi::OsString;
+use std::ffi::{CStr, OsString};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
@@ -19,17 +23,21 @@ pub struct OpenMode {
 
 impl Conn {
     /// Open `path`, which may be `:memory:`, empty (a temporary database) or a `file:` URI. Blocks on the
-    /// disk. [`SqliteError::OpenedByOther`] when another copy of SQLite in this process has it open. Tells
-    /// also whether it goes through the bridge, where reads are the host's, and wait.
-    pub(super) fn open_file(path: &str, mode: OpenMode) -> Result<(rusqlite::Connection, bool), Sqlite3Error> {
+    /// disk. [`SqliteError::OpenedByOther`] when another copy of SQLite in this process has it open;
+    /// [`SqliteError::Unlogged`] when that one is the bridge's and the file is not in WAL mode.
+    pub(super) fn open_file(path: &str, mode: OpenMode) -> Result<Opened, Sqlite3Error> {
         crate::syscalls::install()?;
         if path.contains('\0') {
             return Err(SqliteError::invalid("a path holds a NUL byte").into());
         }
         // an app's own connections go through it, too
         let vfs = bridge::beneath(c"unix");
-        if let Some(file) = file_of(path) {
-            refuse_in_the_way(&file, vfs)?;
+        let file = file_of(path);
+        refuse_ways_around(path, file.as_deref())?;
+        let mut is_shared = false;
+        if let Some(file) = &file {
+            refuse_in_the_way(file, vfs)?;
+            is_shared = bridge::is_beneath(vfs) && used_by_host(file)?;
         }
         let mut flags = OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
         flags |= if mode.write { OpenFlags::SQLITE_OPEN_READ_WRITE } else { OpenFlags::SQLITE_OPEN_READ_ONLY };
@@ -38,15 +46,83 @@ impl Conn {
             flags.remove(OpenFlags::SQLITE_OPEN_READ_ONLY);
         }
         let opened = rusqlite::Connection::open_with_flags_and_vfs(path, flags, vfs);
-        opened.map(|db| (db, bridge::is_beneath(vfs))).map_err(|error| match error {
+        let db = opened.map_err(|error| match error {
             rusqlite::Error::SqliteFailure(code, message) => Sqlite3Error::Sqlite(crate::Failure {
                 code: code.extended_code,
                 message: message.unwrap_or_else(|| code.to_string()),
                 offset: None,
             }),
             error => crate::error::classify(error).into(),
-        })
+        })?;
+        let opened = Opened { crossing: crossing(&db, vfs)?, db };
+        if is_shared && !has_log(&opened.db).map_err(crate::error::classify)? {
+            return Err(SqliteError::Unlogged(file.unwrap_or_default()).into());
+        }
+        Ok(opened)
     }
+}
+
+/// A handle that was just opened.
+pub(super) struct Opened {
+    /// That it goes through the bridge, where reads are the host's, and wait. Before `db`, to be dropped
+    /// before it: what is counted has a descriptor.
+    pub(super) crossing: Option<bridge::Crossing>,
+    pub(super) db: rusqlite::Connection,
+}
+
+fn used_by_host(file: &Path) -> Result<bool, SqliteError> {
+    guard::opened_elsewhere(file).map_err(|error| SqliteError::io(&error, file))
+}
+
+fn crossing(db: &rusqlite::Connection, vfs: &CStr) -> Result<Option<bridge::Crossing>, SqliteError> {
+    let Some(path) = db.path().filter(|path| !path.is_empty() && bridge::is_beneath(vfs)).map(Path::new) else {
+        return Ok(None);
+    };
+    let inode = guard::inode_of(path).map_err(|error| SqliteError::io(&error, path))?;
+    Ok(inode.map(bridge::Crossing::new))
+}
+
+/// Why `path` may not be attached to a connection.
+pub(super) fn refuse_attached(path: &str) -> Result<(), SqliteError> {
+    let file = file_of(path);
+    refuse_ways_around(path, file.as_deref())?;
+    let Some(file) = file else { return Ok(()) };
+    if is_apps(&file) {
+        return Err(SqliteError::Refused {
+            what: "ATTACH of an app's database".to_owned(),
+            hint: "its writer would not know of what is written there: open a connection of its own",
+        });
+    }
+    refuse_in_the_way(&file, bridge::beneath(c"unix"))
+}
+
+/// Parameters of a URI that lead past the locks of who has the file open.
+fn refuse_ways_around(path: &str, file: Option<&Path>) -> Result<(), SqliteError> {
+    let refused = |what: &str| {
+        let hint = "the file would be used past the locks of its other connections";
+        Err(SqliteError::Refused { what: format!("{what} in a path"), hint })
+    };
+    for (key, value) in uri_params(path) {
+        match &*key {
+            b"vfs" if value.starts_with(b"unix") || value.starts_with(b"macula-bridge") => return refused("vfs="),
+            b"nolock" | b"immutable" if file.is_some_and(is_apps) => return refused("nolock= or immutable="),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn is_apps(file: &Path) -> bool {
+    file.to_str().and_then(registry::file_id).and_then(registry::find).is_some()
+}
+
+fn uri_params(path: &str) -> Vec<(Vec<u8>, Vec<u8>)> {
+    let query = path.strip_prefix("file:").and_then(|uri| uri.split('#').next()?.split_once('?'));
+    let pair = |param: &str| {
+        let (key, value) = param.split_once('=').unwrap_or((param, ""));
+        (unescape(key.as_bytes()), unescape(value.as_bytes()))
+    };
+    query.map_or(Vec::new(), |(_, query)| query.split('&').map(pair).collect())
 }
 
 /// The file that SQLite would open, links followed; `None` for memory and for what is not there yet.

@@ -86,9 +86,32 @@ impl RawStmt {
 
     /// Whether it undid a part of the transaction, which goes on.
     pub(crate) fn is_rollback_to(&self, db: &rusqlite::Connection) -> bool {
+        !db.is_autocommit() && self.begins_with("ROLLBACK")
+    }
+
+    /// Whether it opens another file.
+    pub(crate) fn attaches(&self) -> bool {
+        self.begins_with("ATTACH")
+    }
+
+    fn begins_with(&self, keyword: &str) -> bool {
         // SAFETY: as in `step`; the text lives as long as the statement
         let sql = unsafe { CStr::from_ptr(ffi::sqlite3_sql(self.get())) };
-        !db.is_autocommit() && crate::sql::first_keyword(&sql.to_string_lossy()).as_deref() == Some("ROLLBACK")
+        crate::sql::first_keyword(&sql.to_string_lossy()).as_deref() == Some(keyword)
+    }
+
+    /// Its text, with what is bound in the place of its parameters.
+    pub(crate) fn with_values(&self) -> Result<String, Sqlite3Error> {
+        // SAFETY: as in `step`; the text is NUL-terminated, copied, and freed once
+        unsafe {
+            let sql = ffi::sqlite3_expanded_sql(self.get());
+            if sql.is_null() {
+                return Err(Sqlite3Error::too_big());
+            }
+            let text = CStr::from_ptr(sql).to_string_lossy().into_owned();
+            ffi::sqlite3_free(sql.cast());
+            Ok(text)
+        }
     }
 
     pub(crate) fn param_count(&self) -> usize {

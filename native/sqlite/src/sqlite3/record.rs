@@ -166,7 +166,7 @@ impl Session {
             ffi::sqlite3changeset_apply_v2(db, len, bytes, None, Some(resolve), context, null_mut(), null_mut(), 0)
         };
         match code {
-            ffi::SQLITE_OK => Ok(()),
+            ffi::SQLITE_OK => self.settle_commit(),
             ffi::SQLITE_ABORT => Err(Sqlite3Error::Sqlite(Failure {
                 code,
                 message: "a change did not fit, and nothing was applied".to_owned(),

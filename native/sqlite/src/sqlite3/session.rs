@@ -8,16 +8,18 @@ use super::blob::RawBlob;
 use super::commit::Collecting;
 use super::copy::RawCopy;
 use super::hooks::Hooks;
+use super::open::Opened;
 use super::raw::{self, Code, RawStmt};
 use super::record::RawRecorder;
 use super::{Conn, Lend, Sqlite3Error, Stmt, StmtInfo, Turn};
+use crate::bridge::Crossing;
 use crate::database::Shared;
 use crate::registry::{self, FileId};
 use crate::request::{Patience, Reply};
 use crate::watch::{Watch, STEPS};
 use crate::writer::Job;
 use crate::{Cell, Failure, SqliteError};
-use macula_core::Clock;
+use macula_core::{Cancel, Clock};
 use parking_lot::Mutex;
 use rusqlite::ffi;
 use std::collections::{HashMap, VecDeque};
@@ -91,6 +93,7 @@ pub struct Session {
     pub(super) blobs: HashMap<u64, RawBlob>,
     pub(super) copies: HashMap<u64, RawCopy>,
     pub(super) recorders: HashMap<u64, RawRecorder>,
+    _crossing: Option<Crossing>,
     pub(super) db: rusqlite::Connection,
     pub(super) hooks: Hooks,
     pub(super) collecting: Collecting,
@@ -102,29 +105,28 @@ pub struct Session {
     patience: Patience,
     undone: Option<Sqlite3Error>,
     clock: Arc<dyn Clock>,
+    watch: Arc<Watch>,
     conn: Weak<Conn>,
 }
 
 impl Session {
-    pub(super) fn new(
-        mut db: rusqlite::Connection,
-        watch: Arc<Watch>,
-        clock: Arc<dyn Clock>,
-    ) -> Result<Self, Sqlite3Error> {
+    pub(super) fn new(opened: Opened, watch: Arc<Watch>, clock: Arc<dyn Clock>) -> Result<Self, Sqlite3Error> {
         let classify = |error| Sqlite3Error::from(crate::error::classify(error));
-        let (stop, retry) = (watch.clone(), watch);
+        let Opened { mut db, crossing } = opened;
+        let (stop, retry) = (watch.clone(), watch.clone());
         db.progress_handler(STEPS, Some(move || stop.must_stop())).map_err(classify)?;
         db.busy_handler(Some(move |tries| retry.must_retry_lock(tries))).map_err(classify)?;
         let file = db.path().filter(|path| !path.is_empty()).and_then(registry::file_id);
         let hooks = Hooks::install(&mut db, file)?;
         let app_closed = file.and_then(registry::find).map(|app| app.closing.clone());
-        let session = Self {
+        let mut session = Self {
             stmts: HashMap::new(),
             lent: HashMap::new(),
             kept: VecDeque::new(),
             blobs: HashMap::new(),
             copies: HashMap::new(),
             recorders: HashMap::new(),
+            _crossing: crossing,
             db,
             hooks,
             collecting: Collecting::default(),
@@ -136,8 +138,9 @@ impl Session {
             undone: None,
             clock,
             conn: Weak::new(),
+            watch,
         };
-        session.leave_checkpoints();
+        session.leave_checkpoints()?;
         Ok(session)
     }
 
@@ -205,12 +208,17 @@ impl Session {
     /// Prepare the first statement of `sql`.
     pub fn prepare(&mut self, sql: &str) -> Result<Stmt, Sqlite3Error> {
         self.still_apps()?;
+        refuse_nul(sql)?;
         let conn = self.conn()?;
-        let (raw, _) = raw::prepare(self.handle(), sql.as_bytes(), true)?;
+        let (raw, _) = self.prepare_raw(sql.as_bytes(), true)?;
         let id = conn.next_stmt();
         let info = raw.as_ref().map_or_else(StmtInfo::default, |raw| StmtInfo::of(raw, sql));
         self.stmts.extend(raw.map(|raw| (id, raw)));
         Ok(Stmt::new(conn, id, info))
+    }
+
+    fn prepare_raw(&self, sql: &[u8], keep: bool) -> Result<(Option<RawStmt>, usize), Sqlite3Error> {
+        raw::prepare(self.handle(), sql, keep).map_err(|error| self.hooks.explain(error))
     }
 
     /// As [`Session::prepare`], by taking the one that was released last; released, this one is kept, too.
@@ -232,11 +240,19 @@ impl Session {
 
     /// Run all statements of `sql`; rows are left out. The first failure ends it.
     pub fn execute(&mut self, sql: &str) -> Result<(), Sqlite3Error> {
-        let mut rest = sql.as_bytes();
-        while !rest.is_empty() {
-            let (raw, used) = raw::prepare(self.handle(), rest, false)?;
+        refuse_nul(sql)?;
+        // one at its end keeps SQLite from copying what is left for each statement
+        let text = [sql.as_bytes(), &[0]].concat();
+        let mut rest = &*text;
+        loop {
+            let (raw, used) = self.prepare_raw(rest, false)?;
             rest = &rest[used..];
-            let Some(raw) = raw else { continue };
+            let Some(raw) = raw else {
+                match used {
+                    0 => break,
+                    _ => continue,
+                }
+            };
             self.before_step(&raw)?;
             loop {
                 match self.step_once(&raw)? {
@@ -254,7 +270,14 @@ impl Session {
         self.settle_or_fail(stmt)?;
         let Some(raw) = self.stmts.remove(&stmt.id()) else { return Err(Sqlite3Error::NoStatement) };
         // taken out, so that taking the turn may use all of the session
-        let stepped = self.before_step(&raw).and_then(|()| self.step_raw(&raw));
+        let stepped = match self.before_step(&raw) {
+            Ok(()) => self.step_raw(&raw),
+            Err(error) if error.is_busy() => {
+                self.note(&error);
+                Ok(Step::Busy)
+            }
+            Err(error) => Err(error),
+        };
         self.stmts.insert(stmt.id(), raw);
         stepped
     }
@@ -317,6 +340,7 @@ impl Session {
         if !stmt.info().reads {
             return;
         }
+        let run = stmt.pending.lock().run;
         let mut bytes = 0;
         let mut ahead = Vec::new();
         let mut then = None;
@@ -334,8 +358,14 @@ impl Session {
             }
         }
         let mut pending = stmt.pending.lock();
+        if pending.run != run {
+            // another process began it anew meanwhile
+            pending.reset = true;
+            return;
+        }
         pending.ahead = ahead.into();
         pending.then = then;
+        pending.interrupts = stmt.conn().interrupts();
     }
 
     /// Reset and bind what was asked for since; `None` when that failed or there is no such statement.
@@ -358,7 +388,7 @@ impl Session {
     /// Of a statement or a recorder, or of a blob that could not be closed otherwise.
     pub(super) fn release(&mut self, id: u64) {
         let raw = self.stmts.remove(&id);
-        raw.iter().for_each(|raw| self.reset(raw));
+        let _ = raw.as_ref().is_some_and(|raw| self.reset(raw));
         if let (Some(sql), Some(raw)) = (self.lent.remove(&id), raw) {
             raw.clear();
             self.kept.push_back((sql, raw));
@@ -366,8 +396,15 @@ impl Session {
                 self.kept.pop_front();
             }
         }
-        self.blobs.remove(&id).into_iter().for_each(|blob| self.drop_blob(blob));
+        let _ = self.blobs.remove(&id).is_some_and(|blob| self.drop_blob(blob));
         self.recorders.remove(&id);
+    }
+
+    /// Reset a statement of [`Session::commits_when_released`], where a commit may wait.
+    pub(super) fn reset_writing(&mut self, id: u64) {
+        if let Some(raw) = self.stmts.get(&id).filter(|_| self.commits_when_released(id)) {
+            self.reset(raw);
+        }
     }
 
     /// A statement that writes and still has rows to give: its changes are committed when it goes.
@@ -393,23 +430,39 @@ impl Session {
         let alone = self.db.is_autocommit();
         if !alone {
             // it can only fail by being rolled back already
-            let _ = self.db.execute_batch("ROLLBACK");
+            let _ = self.hooks.unhindered(|| self.db.execute_batch("ROLLBACK"));
         }
         // a statement by itself has made its changes before it gave its first row: this commits them
-        self.reset_all();
-        // nobody is there to hear that its log is gone
-        let _ = self.settle_commit();
-        self.turn = None;
-        self.undone = Some(if alone { Sqlite3Error::Ended(why) } else { Sqlite3Error::Undone(why) });
+        let committed = self.reset_all() && self.settle_commit().is_ok();
+        if !self.is_writing() {
+            self.turn = None;
+        }
+        self.undone = Some(if alone && committed { Sqlite3Error::Ended(why) } else { Sqlite3Error::Undone(why) });
     }
 
-    fn reset_all(&mut self) {
-        self.stmts.values().for_each(|raw| self.reset(raw));
-        std::mem::take(&mut self.blobs).into_values().for_each(|blob| self.drop_blob(blob));
+    /// Have the statements that have rows left fail at their next step, as SQLite does.
+    pub(super) fn interrupt(&self) {
+        if self.stmts.values().any(RawStmt::is_under_way) {
+            // SAFETY: an open handle under its lock
+            unsafe { ffi::sqlite3_interrupt(self.handle()) };
+        }
+    }
+
+    /// Whether all that this commits is committed.
+    fn reset_all(&mut self) -> bool {
+        let mut done = true;
+        for raw in self.stmts.values() {
+            done &= self.reset(raw);
+        }
+        for blob in std::mem::take(&mut self.blobs).into_values() {
+            done &= self.drop_blob(blob);
+        }
+        done
     }
 
     fn before_step(&mut self, raw: &RawStmt) -> Result<(), Sqlite3Error> {
         self.check_undone()?;
+        self.hooks.before_attach(raw)?;
         if raw.is_readonly() || raw.is_under_way() {
             return Ok(());
         }
@@ -433,18 +486,23 @@ impl Session {
         if let Some(error) = app.poisoned() {
             return Err(error.into());
         }
-        let patience = self.patience.clone().until(self.clock.monotonic().saturating_add(TURN_WAIT));
+        let stop = Cancel::new();
+        self.watch.wait_with(stop.clone());
+        let until = self.clock.monotonic().saturating_add(TURN_WAIT);
+        let patience = self.patience.clone().until(until).also(stop.clone());
         let borrower = self.conn.clone();
         let turn = crate::database::wait(|reply| {
             let lend = Lend { patience, reply: Reply::new(reply), borrower };
             app.writes.push(Job::Lend(lend)).map(|_| ())
         });
         match turn {
+            // interrupted as it came: given back
+            Ok(_) if stop.is_cancelled() => Err(Sqlite3Error::Cancelled),
             Ok(turn) => {
                 self.hooks.pass_at(&app.gate);
                 // opened before the app was
                 self.app_closed = Some(app.closing.clone());
-                self.leave_checkpoints();
+                self.leave_checkpoints()?;
                 self.collect(&app);
                 self.turn = Some((turn, app));
                 Ok(())
@@ -456,16 +514,17 @@ impl Session {
     }
 
     /// An app's log is checkpointed by its own writer only.
-    fn leave_checkpoints(&self) {
+    fn leave_checkpoints(&mut self) -> Result<(), Sqlite3Error> {
         if self.is_app_file() {
-            // SAFETY: an open handle under its lock; a plain setting, and one with its value
+            self.leave_checkpoints_to_app().map_err(crate::error::classify)?;
+            // SAFETY: an open handle under its lock; a setting with its value
             unsafe {
-                ffi::sqlite3_wal_autocheckpoint(self.handle(), 0);
                 let on: std::ffi::c_int = 1;
                 let no_place: *mut std::ffi::c_int = std::ptr::null_mut();
                 ffi::sqlite3_db_config(self.handle(), ffi::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, on, no_place);
             }
         }
+        Ok(())
     }
 
     /// The whole database as bytes.
@@ -491,11 +550,24 @@ impl Session {
     }
 }
 
+/// SQLite would take it for the end.
+fn refuse_nul(sql: &str) -> Result<(), Sqlite3Error> {
+    match sql.contains('\0') {
+        true => Err(SqliteError::invalid("SQL text holds a NUL byte").into()),
+        false => Ok(()),
+    }
+}
+
 impl Drop for Session {
     fn drop(&mut self) {
         // of a statement by itself that has rows left, this commits what it changed
         self.reset_all();
         let _ = self.settle_commit();
+        if !self.db.is_autocommit() {
+            // it can only fail by being rolled back already
+            let _ = self.hooks.unhindered(|| self.db.execute_batch("ROLLBACK"));
+        }
+        self.hooks.detach(&self.db);
     }
 }
 

@@ -51,12 +51,19 @@ pub(super) struct Pending {
     pub(super) ahead: VecDeque<Vec<Value>>,
     /// What comes after the rows read ahead, when that is known.
     pub(super) then: Option<Result<super::Step, Sqlite3Error>>,
+    /// Of the connection, when rows were read ahead.
+    pub(super) interrupts: u64,
+    /// How often it was begun anew.
+    pub(super) run: u64,
 }
 
 impl Pending {
-    fn forget_rows(&mut self) {
+    /// What was read is of no use any more.
+    fn begin_anew(&mut self) {
         self.ahead.clear();
         self.then = None;
+        self.reset = true;
+        self.run += 1;
     }
 }
 
@@ -88,8 +95,7 @@ impl Stmt {
     /// Bind all parameters anew, in order.
     pub fn bind_all(&self, values: Vec<Value>) {
         let mut pending = self.pending.lock();
-        pending.forget_rows();
-        pending.reset = true;
+        pending.begin_anew();
         pending.clear = true;
         pending.params = values.into_iter().enumerate().map(|(at, value)| (at + 1, value)).collect();
     }
@@ -104,20 +110,23 @@ impl Stmt {
             }));
         }
         let mut pending = self.pending.lock();
-        pending.forget_rows();
-        pending.reset = true;
+        pending.begin_anew();
         pending.params.push((index, value));
         Ok(())
     }
 
     /// Begin anew at the next step; what is bound stays.
     pub fn reset(&self) {
-        let mut pending = self.pending.lock();
-        pending.forget_rows();
-        pending.reset = true;
-        drop(pending);
+        self.pending.lock().begin_anew();
         // a read that was left in the middle holds its snapshot until then
-        self.conn.hot(|session| session.settle(self));
+        let settled = self.conn.hot(|session| match session.commits_when_released(self.id) {
+            true => None,
+            false => session.settle(self),
+        });
+        // a write that was commits, and this may be a scheduler of the VM
+        if settled.is_none() && !self.info.reads {
+            self.conn.reset_later(self.id);
+        }
     }
 
     /// As [`Stmt::reset`], by who holds the session.
@@ -130,6 +139,11 @@ impl Stmt {
     /// A row that was read ahead, or what comes after those.
     pub fn take_ahead(&self) -> Option<Result<Option<Vec<Value>>, Sqlite3Error>> {
         let mut pending = self.pending.lock();
+        if self.conn.interrupts() != pending.interrupts && (pending.then.is_some() || !pending.ahead.is_empty()) {
+            drop(pending);
+            self.reset();
+            return Some(Err(Sqlite3Error::Cancelled));
+        }
         if let Some(row) = pending.ahead.pop_front() {
             return Some(Ok(Some(row)));
         }

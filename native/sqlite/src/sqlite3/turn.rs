@@ -82,10 +82,11 @@ impl Writer {
             let now = self.now();
             self.shared.sweep(now);
             let Some(borrower) = lend.borrower.upgrade() else { continue };
+            let waits = || self.shared.sweep(self.now());
             if self.shared.closing_error().is_some() {
-                borrower.take_back("the app's database was closed");
+                borrower.take_back("the app's database was closed", waits);
             } else if borrower.idle_for(now) >= idle_max {
-                borrower.take_back("it was idle");
+                borrower.take_back("it was idle", waits);
             }
         }
         self.committed = true;
