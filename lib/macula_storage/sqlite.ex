@@ -394,6 +394,7 @@ defmodule MaculaStorage.SQLite do
   and ended after it; and of one of a low-level connection (Ecto's, too) that rolled back to a savepoint,
   applied a changeset, was recorded, or kept what `OR FAIL` left.
 
+  A low-level connection whose `PRAGMA synchronous` is less than FULL commits, and is told, before it is durable.
   `rowid` means nothing in a table without row ids. What another program, or exqlite through the bridge, commits
   is not told. It ends with `unsubscribe/1` or its process. While somebody subscribes, `DELETE` of a whole table
   goes row by row.

@@ -560,6 +560,7 @@ defmodule MaculaStorage.SQLite.Sqlite3 do
   `{:preupdate, action, database, table, rowid_old, rowid_new, old_row, new_row}`, `nil` for what is not (and
   for the new row of what a blob handle writes). `:commit` is sent before the commit, which may still fail.
 
+  Setting `PRAGMA wal_autocheckpoint` ends `:wal`, for which SQLite has the same place.
   While somebody listens to `:preupdate`, `DELETE FROM t` looks at each row. A connection either has such
   listeners or sessions (`MaculaStorage.SQLite.Sqlite3.Session`).
   """

@@ -155,6 +155,7 @@ fn power_loss_at_every_step() {
 #[test]
 fn a_failed_call_at_every_step() {
     let mut torture = Torture::new("fail");
+    let mut errors = std::collections::BTreeSet::new();
     for (seed, n) in torture.lives(Synchronous::Full) {
         let mut life = Workload::new(seed, Synchronous::Full);
         life.fail_at(n);
@@ -171,12 +172,18 @@ fn a_failed_call_at_every_step() {
             }
             true
         });
+        assert!(life.disk.steps() >= n, "MACULA_SEED={seed} step {n}: it failed");
         torture.operations += life.disk.steps();
         look(&mut torture, &mut life, seed, n);
+        errors.append(&mut life.errors);
         if torture.is_over() {
             break;
         }
     }
+    println!("  {errors:?}");
+    let every_step = torture.until.is_none();
+    let seen = ["UnknownResult", "Poisoned"].iter().all(|kind| errors.contains(*kind));
+    assert!(!every_step || seen, "a sync of a commit failed: {errors:?}");
     torture.finish();
 }
 

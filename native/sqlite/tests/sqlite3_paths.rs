@@ -6,19 +6,11 @@ mod common;
 use common::low::*;
 use common::other::Other;
 use common::*;
-use macula_core::{Kind, Kinded, SystemClock};
-use macula_sqlite::sqlite3::{Conn, OpenMode, Sqlite3Error, Step};
+use macula_core::{Kind, Kinded};
+use macula_sqlite::sqlite3::{Conn, Sqlite3Error, Step};
 use macula_sqlite::{guard, Value};
 use std::path::Path;
-use std::sync::mpsc::channel;
 use std::sync::Arc;
-
-fn try_open(path: &str) -> Result<Arc<Conn>, Sqlite3Error> {
-    let (answer, answered) = channel();
-    let mode = OpenMode { write: true, create: true };
-    Conn::open(path.to_owned(), mode, Arc::new(SystemClock), move |result| answer.send(result).unwrap()).unwrap();
-    answered.recv().unwrap()
-}
 
 fn attach(path: &Path) -> String {
     format!("ATTACH '{}' AS a", path.display())
@@ -100,13 +92,13 @@ fn a_path_leads_past_no_lock() {
     exec(&db, "CREATE TABLE t(id INTEGER PRIMARY KEY)");
     let path = fixture.path();
     for params in ["vfs=unix-none", "mode=rw&vfs=unix", "v%66s=unix-dotfile", "nolock=1", "immutable=1"] {
-        let error = try_open(&format!("file:{}?{params}", path.display())).unwrap_err();
+        let error = try_open(format!("file:{}?{params}", path.display())).unwrap_err();
         assert_eq!(error.kind(), Kind::Unsupported, "{params}: {error}");
     }
     db.close();
     for params in ["nolock=1", "immutable=1", "mode=ro", "cache=private"] {
-        drop(try_open(&format!("file:{}?{params}", path.display())).unwrap());
+        drop(try_open(format!("file:{}?{params}", path.display())).unwrap());
     }
-    assert!(try_open(&format!("file:{}?vfs=unix-none", path.display())).is_err());
-    drop(try_open("file:/shared?vfs=memdb").unwrap());
+    assert!(try_open(format!("file:{}?vfs=unix-none", path.display())).is_err());
+    drop(try_open("file:/shared?vfs=memdb".to_owned()).unwrap());
 }

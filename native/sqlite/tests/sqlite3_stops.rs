@@ -28,12 +28,6 @@ fn insert_some(count: u32, value: &str) -> String {
     format!("WITH RECURSIVE {numbers} INSERT INTO t SELECT n + 10, {value} FROM c")
 }
 
-fn close(conn: &Conn) {
-    let (done, is_done) = channel();
-    conn.close(move || done.send(()).unwrap()).unwrap();
-    is_done.recv_timeout(SOON).unwrap();
-}
-
 /// It waited thirty seconds, and then wrote.
 #[test]
 fn an_interrupt_ends_a_wait_for_the_turn() {

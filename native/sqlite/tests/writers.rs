@@ -280,12 +280,12 @@ fn the_queue_is_bounded_and_what_waits_in_it_runs_out_of_time() {
         });
         let cancelled = Cancel::new();
         let waiting = [
-            submit(&db, insert(1).deadline(Duration::from_millis(30))),
+            submit(&db, insert(1).deadline(Duration::from_millis(1000))),
             submit(&db, insert(2).cancel(cancelled.clone())),
-            submit(&db, insert(3).deadline(Duration::from_millis(60))),
+            submit(&db, insert(3).deadline(Duration::from_millis(1200))),
         ];
         let (answer, begun) = channel();
-        db.begin(Duration::from_millis(40), Cancel::new(), move |r| answer.send(r.map(|_| ())).unwrap()).unwrap();
+        db.begin(Duration::from_millis(1100), Cancel::new(), move |r| answer.send(r.map(|_| ())).unwrap()).unwrap();
         let refused = db.submit(insert(4), |_| panic!("a refused request is not answered"));
         assert_eq!(refused.unwrap_err().kind(), Kind::Busy);
         cancelled.cancel();
@@ -421,12 +421,12 @@ fn another_process_holding_the_lock_is_waited_for_and_named() {
     say("BEGIN IMMEDIATE; INSERT INTO t VALUES (100);");
     assert_eq!(macula_sqlite::guard::other_processes(&fixture.path()).unwrap(), [other.id()]);
     assert!(!macula_sqlite::guard::opened_elsewhere(&fixture.path()).unwrap());
-    for request in [insert(1), insert(1).deadline(Duration::from_millis(30))] {
+    for request in [insert(1), insert(1).deadline(Duration::from_millis(500))] {
         let error = error(&db, request);
         assert_eq!(error.kind(), Kind::LockHeld);
         assert!(error.to_string().contains(&format!("pids=[{}]", other.id())), "{error}");
     }
-    assert_eq!(db.transaction(Duration::from_millis(30), Cancel::new()).unwrap_err().kind(), Kind::LockHeld);
+    assert_eq!(db.transaction(Duration::from_millis(500), Cancel::new()).unwrap_err().kind(), Kind::LockHeld);
     let waiting: Vec<_> = (2..5).map(|id| submit(&db, insert(id).deadline(Duration::from_secs(60)))).collect();
     assert_eq!(int(&db, "SELECT count(*) FROM t"), 0, "reads go on");
     say("COMMIT;");

@@ -5,13 +5,24 @@ use macula_sqlite::sqlite3::{Conn, OpenMode, Session, Sqlite3Error, Step, Stmt};
 use std::path::Path;
 use std::sync::mpsc::{channel, Receiver};
 use std::sync::Arc;
+use std::time::Duration;
 
 pub fn open(path: &Path) -> Arc<Conn> {
+    try_open(path.to_str().unwrap().to_owned()).unwrap()
+}
+
+pub fn try_open(path: String) -> Result<Arc<Conn>, Sqlite3Error> {
     let (answer, answered) = channel();
-    let path = path.to_str().unwrap().to_owned();
     let mode = OpenMode { write: true, create: true };
     Conn::open(path, mode, Arc::new(SystemClock), move |result| answer.send(result).unwrap()).unwrap();
-    answered.recv().unwrap().unwrap()
+    answered.recv().unwrap()
+}
+
+/// Close, and wait for it.
+pub fn close(conn: &Conn) {
+    let (done, is_done) = channel();
+    conn.close(move || done.send(()).unwrap()).unwrap();
+    is_done.recv_timeout(Duration::from_secs(60)).unwrap();
 }
 
 pub type Answer<T> = Receiver<Result<T, Sqlite3Error>>;

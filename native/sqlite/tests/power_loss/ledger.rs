@@ -4,8 +4,8 @@
 //! or a page of another moment, is seen.
 
 use crate::common::query;
-use macula_core::{Cancel, Gate, SystemClock};
-use macula_sqlite::{Database, Options, SqliteError, Value};
+use macula_core::{Cancel, Gate, Kind, Kinded, SystemClock};
+use macula_sqlite::{Database, Options, Value};
 use std::collections::BTreeSet;
 use std::ffi::CStr;
 use std::path::Path;
@@ -44,10 +44,10 @@ pub enum End {
 }
 
 impl End {
-    pub fn of<T>(result: &Result<T, SqliteError>) -> Self {
+    pub fn of<T, E: Kinded>(result: &Result<T, E>) -> Self {
         match result {
             Ok(_) => Self::Acknowledged,
-            Err(SqliteError::UnknownResult(_)) => Self::Unknown,
+            Err(error) if error.kind() == Kind::UnknownResult => Self::Unknown,
             Err(_) => Self::Refused,
         }
     }

@@ -3,8 +3,10 @@
 //! Invariant: the same seed does the same in the same order, with the writer at rest between two
 //! deeds, so that step n of one run is step n of the next, up to the first fault.
 
+use crate::common::low;
 use crate::ledger::{row, End, Entry, Ledger, Seen, SCHEMA};
 use macula_core::{Cancel, Gate, Kind, Kinded, SystemClock};
+use macula_sqlite::sqlite3::{Conn, Sqlite3Error};
 use macula_sqlite::{Database, Options, Params, Request, SqliteError, Synchronous, Transaction, Value};
 use macula_testkit::{Fault, SqliteDisk};
 use std::collections::BTreeSet;
@@ -27,6 +29,9 @@ enum Deed {
     Reopen,
     Read,
     Pinned,
+    Low,
+    LowTransaction,
+    LowReturning,
 }
 
 pub struct Workload {
@@ -62,8 +67,28 @@ impl Workload {
         };
         use Deed::*;
         let mut deeds = vec![
-            Single, Single, Single, Batch, Batch, Commit, Commit, Rollback, Large, Large, Delete, Delete, Schema,
-            Reopen, Reopen, Read, Pinned,
+            Single,
+            Single,
+            Single,
+            Batch,
+            Batch,
+            Commit,
+            Commit,
+            Rollback,
+            Large,
+            Large,
+            Delete,
+            Delete,
+            Schema,
+            Reopen,
+            Reopen,
+            Read,
+            Pinned,
+            Low,
+            LowTransaction,
+            LowTransaction,
+            LowReturning,
+            LowReturning,
         ];
         chance.shuffle(&mut deeds);
         let (ledger, errors) = (Ledger::default(), BTreeSet::new());
@@ -204,6 +229,63 @@ impl Workload {
                 let _ = self.at_rest();
                 drop(pinned);
             }
+            Deed::Low => {
+                let (id, row) = self.new_row();
+                self.low(entry(vec![id]), |conn| low::execute(conn, format!("INSERT INTO a VALUES {row}")));
+            }
+            Deed::LowTransaction => self.low_transaction(),
+            Deed::LowReturning => self.low_returning(),
+        }
+    }
+
+    /// By a low-level connection of its own, on the same disk.
+    fn low(&mut self, asked: Entry, act: impl FnOnce(&Conn) -> Result<(), Sqlite3Error>) {
+        if self.db.is_none() {
+            return;
+        }
+        let poisoned = self.must_be_poisoned();
+        let path = format!("file:{}?vfs=macula_forgetful", self.dir.path().join("app.db").display());
+        let result = low::try_open(path).and_then(|conn| {
+            let result = act(&conn);
+            low::close(&conn);
+            result
+        });
+        assert!(!poisoned || result.is_err(), "written after a failed sync {:?}", self.fails_at);
+        self.record(asked, &result);
+    }
+
+    fn low_transaction(&mut self) {
+        let (commits, one, two) = (self.chance.u8(0..4) > 0, self.new_row(), self.new_row());
+        let end = if commits { "COMMIT" } else { "ROLLBACK" };
+        let texts = [
+            "BEGIN IMMEDIATE".to_owned(),
+            format!("INSERT INTO a VALUES {}; SAVEPOINT s; INSERT INTO a VALUES {}", one.1, two.1),
+            format!("DELETE FROM a WHERE id <> 1; ROLLBACK TO s; INSERT INTO a VALUES {}", two.1),
+            end.to_owned(),
+        ];
+        self.low(entry(vec![one.0, two.0]), |conn| texts.into_iter().try_for_each(|sql| low::execute(conn, sql)));
+        if let Some(entry) = self.ledger.entries.last_mut().filter(|_| !commits) {
+            entry.end = End::Refused;
+        }
+    }
+
+    /// It is committed by its reset, its release or the end of its connection: nobody is told how that ended,
+    /// but that the app's database is poisoned.
+    fn low_returning(&mut self) {
+        let (way, (id, row)) = (self.chance.u8(0..3), self.new_row());
+        self.low(entry(vec![id]), |conn| {
+            let sql = format!("INSERT INTO a VALUES {row} RETURNING id");
+            let stmt = Arc::new(low::run(conn, move |session| session.prepare(&sql))?);
+            low::step(conn, &stmt)?;
+            match way {
+                0 => stmt.reset(),
+                1 => stmt.release(),
+                _ => {}
+            }
+            Ok(())
+        });
+        if let Some(entry) = self.ledger.entries.last_mut().filter(|entry| entry.end == End::Acknowledged) {
+            entry.end = End::Unknown;
         }
     }
 
@@ -294,7 +376,7 @@ impl Workload {
         }
     }
 
-    fn record<T>(&mut self, asked: Entry, result: &Result<T, SqliteError>) {
+    fn record<T, E: Kinded>(&mut self, asked: Entry, result: &Result<T, E>) {
         if let Err(error) = result {
             self.note(error);
         }
@@ -302,9 +384,9 @@ impl Workload {
         self.ledger.entries.push(Entry { end: End::of(result), log_syncs, ..asked });
     }
 
-    fn note(&mut self, error: &SqliteError) {
+    fn note(&mut self, error: &impl Kinded) {
         let kind = error.kind();
-        assert!(!matches!(kind, Kind::Internal | Kind::Corrupt), "{error}");
+        assert!(!matches!(kind, Kind::Internal | Kind::Corrupt), "{error:?}");
         self.errors.insert(format!("{kind:?}"));
     }
 
