@@ -98,8 +98,8 @@ defmodule MaculaStorage.SQLite.MalformedTest do
 
         put(app, path, bytes)
         results = for run <- uses(), do: run.(app)
-        told = "seed=#{seed} round=#{n}: #{inspect(results, limit: 5)}"
-        assert Enum.all?(results, &clear?/1), told
+        unclear = Enum.reject(results, &clear?/1)
+        assert unclear == [], "seed=#{seed} round=#{n}: #{inspect(unclear, limit: 50)}"
         put(app, path, bytes)
         lows = low_uses(path)
 
@@ -166,13 +166,14 @@ defmodule MaculaStorage.SQLite.MalformedTest do
     result
   end
 
-  # what was damaged, or what SQL met in the damage: a constraint, a schema that does not parse
+  # what was damaged, or what SQL met in the damage: a constraint, a schema that does not parse, a number in the
+  # header by which SQLite does not know how to write the file
   defp clear?(:ok), do: true
   defp clear?({:ok, _}), do: true
   defp clear?({:error, %Error{kind: :corrupt, hint: hint}}), do: hint =~ "restore"
 
   defp clear?({:error, %Error{kind: kind, message: message}}),
-    do: kind in [:sql] and message != ""
+    do: kind in [:sql, :permission] and message != ""
 
   # a poisoned handle says so until the app is closed
   defp clear?({:error, reason}), do: reason in [:poisoned, :too_large]
