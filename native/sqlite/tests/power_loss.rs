@@ -172,7 +172,6 @@ fn a_failed_call_at_every_step() {
             }
             true
         });
-        assert!(life.disk.steps() >= n, "MACULA_SEED={seed} step {n}: it failed");
         torture.operations += life.disk.steps();
         look(&mut torture, &mut life, seed, n);
         errors.append(&mut life.errors);
