@@ -11,7 +11,7 @@ use crate::options::{list, machine_path, span};
 use crate::reply::{Built, Reply};
 use crate::runtime::owe;
 use macula_core::{Cancel, Kind};
-use macula_sqlite::{Cell, Database, Mode, Params, Request, Rows, Sink, SqliteError, Transaction, Value};
+use macula_sqlite::{Cell, Database, Mode, Owner, Params, Request, Rows, Sink, SqliteError, Transaction, Value};
 use macula_store::{refuse_destination, App};
 use parking_lot::Mutex;
 use rustler::{Atom, Binary, Encoder, Env, LocalPid, Monitor, NewBinary, Resource, ResourceArc, Term, TermType};
@@ -257,7 +257,7 @@ fn sqlite_begin<'a>(env: Env<'a>, conn: ResourceArc<ConnHandle>, reference: Term
     let pid = env.pid();
     owe(env, reference, |reply| {
         // the owner's death before its turn comes, and after
-        let owner = reply.call().cancel_token();
+        let gone = reply.call().cancel_token();
         let begun = move |result: Result<Transaction, SqliteError>| {
             let owner = reply.call().cancel_token();
             let handle = result.map(|tx| {
@@ -269,6 +269,7 @@ fn sqlite_begin<'a>(env: Env<'a>, conn: ResourceArc<ConnHandle>, reference: Term
             });
             reply.send_result(handle);
         };
+        let owner = Owner { gone, who: Some(Arc::new(pid)) };
         database.begin(Duration::from_millis(deadline_ms), owner, begun)
     })
 }

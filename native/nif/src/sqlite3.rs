@@ -152,10 +152,14 @@ pub(crate) use get;
 /// own thread: open a file, memory or a URI.
 #[rustler::nif]
 fn sqlite3_open<'a>(env: Env<'a>, reference: Term<'a>, path: String, write: bool, create: bool) -> Term<'a> {
+    let pid = env.pid();
     owe(env, reference, |reply| {
-        let opened = |result: Result<Arc<Conn>, Sqlite3Error>| {
+        let opened = move |result: Result<Arc<Conn>, Sqlite3Error>| {
             reply.send(|env| match result {
-                Ok(conn) => (atoms::ok(), Conn3::new(conn)).encode(env),
+                Ok(conn) => {
+                    conn.set_who(Arc::new(pid));
+                    (atoms::ok(), Conn3::new(conn)).encode(env)
+                }
                 Err(error) => Failed(error).encode(env),
             });
         };

@@ -7,7 +7,7 @@ use crate::connection::{Connection, Role};
 use crate::feed::{Collector, Feed, Told};
 use crate::hot::Hots;
 use crate::queue::Queue;
-use crate::request::{Patience, Reply, Request, Work};
+use crate::request::{Owner, Patience, Reply, Request, Work};
 use crate::rival::Rival;
 use crate::stats::{Counters, Stats};
 use crate::watch::Watch;
@@ -172,12 +172,13 @@ impl Database {
     pub fn begin(
         &self,
         deadline: Duration,
-        owner: Cancel,
+        owner: impl Into<Owner>,
         reply: impl FnOnce(Result<Transaction, SqliteError>) + Send + 'static,
     ) -> Result<(), SqliteError> {
         self.usable()?;
-        let patience = Patience::new(&*self.shared.clock, Some(deadline), owner);
-        let begin = Begin { patience, reply: Reply::new(Box::new(reply)) };
+        let Owner { gone, who } = owner.into();
+        let patience = Patience::new(&*self.shared.clock, Some(deadline), gone);
+        let begin = Begin { patience, who, reply: Reply::new(Box::new(reply)) };
         self.shared.writes.push(Job::Begin(begin)).map(|_| ())
     }
 

@@ -5,6 +5,7 @@
 
 use crate::{Params, Rows, Sink, SqliteError};
 use macula_core::{Cancel, Clock};
+use std::any::Any;
 use std::fmt;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::Arc;
@@ -93,6 +94,24 @@ impl Request {
     #[must_use]
     pub fn rows_max(self, rows_max: usize) -> Self {
         Self { rows_max, ..self }
+    }
+}
+
+/// What callers know somebody by.
+pub type Who = Arc<dyn Any + Send + Sync>;
+
+/// Whose transaction it is.
+#[derive(Debug, Clone)]
+pub struct Owner {
+    /// Cancelled when nobody is there any more.
+    pub gone: Cancel,
+    /// Told in [`crate::Stats`].
+    pub who: Option<Who>,
+}
+
+impl From<Cancel> for Owner {
+    fn from(gone: Cancel) -> Self {
+        Self { gone, who: None }
     }
 }
 

@@ -3,6 +3,7 @@
 //! Invariant: telling costs no I/O but two `stat` calls, and waits for nobody who works.
 
 use crate::database::Shared;
+use crate::request::Who;
 use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -26,6 +27,17 @@ pub enum Holder {
     Vacuum,
 }
 
+/// Who has the writer, since when.
+#[derive(Debug, Clone)]
+pub struct Held {
+    /// By what.
+    pub holder: Holder,
+    /// For how long already.
+    pub held: Duration,
+    /// By whom, when it is one and known.
+    pub who: Option<Who>,
+}
+
 /// A request that took long.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Slow {
@@ -38,10 +50,10 @@ pub struct Slow {
 }
 
 /// Counters since the database was opened, and what is the case now.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default)]
 pub struct Stats {
-    /// Who has the writer, and for how long already.
-    pub holder: Option<(Holder, Duration)>,
+    /// Who has the writer.
+    pub held: Option<Held>,
     /// Requests that wait for the writer.
     pub writes_waiting: usize,
     /// Requests that wait for a reader.
@@ -68,7 +80,8 @@ pub struct Stats {
 
 #[derive(Default)]
 pub(crate) struct Counters {
-    holder: Mutex<Option<(Holder, Duration)>>,
+    /// With the time since when.
+    held: Mutex<Option<(Holder, Duration, Option<Who>)>>,
     requests_committed: AtomicU64,
     commits: AtomicU64,
     committed_ns: AtomicU64,
@@ -81,12 +94,12 @@ pub(crate) struct Counters {
 }
 
 impl Counters {
-    pub(crate) fn hold(&self, holder: Holder, now: Duration) {
-        *self.holder.lock() = Some((holder, now));
+    pub(crate) fn hold(&self, holder: Holder, now: Duration, who: Option<Who>) {
+        *self.held.lock() = Some((holder, now, who));
     }
 
     pub(crate) fn let_go(&self) {
-        *self.holder.lock() = None;
+        *self.held.lock() = None;
     }
 
     pub(crate) fn commit(&self, requests: usize, took: Duration) {
@@ -126,8 +139,9 @@ impl Shared {
         let counters = &self.counters;
         let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let now = self.clock.monotonic();
+        let held = |(holder, since, who)| Held { holder, held: now.saturating_sub(since), who };
         Stats {
-            holder: counters.holder.lock().map(|(holder, since)| (holder, now.saturating_sub(since))),
+            held: counters.held.lock().clone().map(held),
             writes_waiting: self.writes.len(),
             reads_waiting: self.reads.len(),
             requests_committed: of(&counters.requests_committed),

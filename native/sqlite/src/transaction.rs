@@ -124,7 +124,7 @@ impl fmt::Debug for Transaction {
 impl Writer {
     /// Begin, hand the handle out, and serve it to its end.
     pub(crate) fn transaction(&mut self, begin: Begin) {
-        let Begin { patience, reply } = begin;
+        let Begin { patience, reply, who: _ } = begin;
         if let Err(error) = self.begin_one(&patience) {
             return reply.send(Err(error));
         }

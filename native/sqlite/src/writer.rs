@@ -10,7 +10,7 @@ use crate::database::Shared;
 use crate::error::code_of;
 use crate::feed::Collector;
 use crate::queue::{Pop, Waiting};
-use crate::request::{Patience, Reply, Work};
+use crate::request::{Patience, Reply, Who, Work};
 use crate::rewrite::rewrite_log;
 use crate::rival::{Rival, LOG_GONE};
 use crate::sqlite3::Lend;
@@ -43,6 +43,7 @@ pub(crate) struct Vacuum {
 /// An interactive transaction that waits for its turn.
 pub(crate) struct Begin {
     pub(crate) patience: Patience,
+    pub(crate) who: Option<Who>,
     pub(crate) reply: Reply<Transaction>,
 }
 
@@ -132,13 +133,13 @@ impl Writer {
         if let Some(error) = self.shared.closing_error().or_else(|| self.refusal()) {
             return job.answer(error);
         }
-        let holder = match job {
-            Job::Run(_) => Holder::Requests,
-            Job::Begin(_) => Holder::Transaction,
-            Job::Lend(_) => Holder::Connection,
-            Job::Vacuum(_) => Holder::Vacuum,
+        let (holder, who) = match &job {
+            Job::Run(_) => (Holder::Requests, None),
+            Job::Begin(begin) => (Holder::Transaction, begin.who.clone()),
+            Job::Lend(lend) => (Holder::Connection, lend.borrower.upgrade().and_then(|borrower| borrower.who())),
+            Job::Vacuum(_) => (Holder::Vacuum, None),
         };
-        self.shared.counters.hold(holder, self.now());
+        self.shared.counters.hold(holder, self.now(), who);
         self.run_job(job);
         self.bound_log();
         self.shared.counters.let_go();

@@ -193,11 +193,16 @@ defmodule MaculaStorage.SQLite.AppTest do
     assert_receive :held
     waiting = Task.async(fn -> SQLite.execute(app, "INSERT INTO t VALUES (2, 2)") end)
     Wait.until("it waits", fn -> match?({:ok, %{writes_waiting: 1}}, SQLite.stats(app)) end)
-    assert {:ok, %{holder: {:transaction, ms}}} = SQLite.stats(app)
+    pid = holder.pid
+    assert {:ok, %{holder: {:transaction, ms, ^pid}}} = SQLite.stats(app)
     assert ms >= 0
     send(holder.pid, :go_on)
     assert {:ok, :ok} = Task.await(holder)
     assert :ok = Task.await(waiting)
+    {:ok, conn} = SQLite.Sqlite3.open(SQLite.db_path(app))
+    :ok = SQLite.Sqlite3.execute(conn, "BEGIN IMMEDIATE")
+    assert {:ok, %{holder: {:connection, _, ^test}}} = SQLite.stats(app)
+    :ok = SQLite.Sqlite3.close(conn)
 
     assert {:error, :timeout} = SQLite.query(app, @endless, [], timeout: 300)
     assert {:ok, %{holder: nil, commits: commits, slow: [slow]}} = SQLite.stats(app)

@@ -6,8 +6,8 @@ use crate::error::{self, Failure};
 use crate::options::span;
 use crate::runtime::owe;
 use crate::sqlite::ConnHandle;
-use macula_sqlite::{Holder, Slow, SqliteError, Stats};
-use rustler::{Atom, Encoder, Env, ResourceArc, Term};
+use macula_sqlite::{Held, Holder, Slow, SqliteError, Stats};
+use rustler::{Atom, Encoder, Env, LocalPid, ResourceArc, Term};
 
 /// memory: what the database tells of itself; two files are looked at by name.
 #[rustler::nif]
@@ -46,7 +46,9 @@ struct Told(Stats);
 impl Encoder for Told {
     fn encode<'a>(&self, env: Env<'a>) -> Term<'a> {
         let stats = &self.0;
-        let holder = stats.holder.map(|(holder, held)| (name(holder), held.as_millis() as u64));
+        let held_ms = |held: &Held| held.held.as_millis() as u64;
+        let pid = |held: &Held| held.who.as_ref().and_then(|who| who.downcast_ref::<LocalPid>().copied());
+        let holder = stats.held.as_ref().map(|held| (name(held.holder), held_ms(held), pid(held)));
         let slow: Vec<Term> = stats.slow.iter().map(|slow| told(env, slow)).collect();
         let pairs = [
             (atoms::holder(), holder.encode(env)),

@@ -6,7 +6,7 @@
 
 use super::session::Facts;
 use super::{crew, OpenMode, Session, Sqlite3Error};
-use crate::request::Patience;
+use crate::request::{Patience, Who};
 use crate::watch::Watch;
 use crate::Failure;
 use crossbeam_channel::{unbounded, Receiver, Sender};
@@ -17,7 +17,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::panic::{catch_unwind, resume_unwind, AssertUnwindSafe};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 /// Calls that may wait for one connection.
@@ -41,6 +41,7 @@ pub struct Conn {
     released: (Sender<u64>, Receiver<u64>),
     facts: Facts,
     lock_wait_ms: AtomicU64,
+    who: OnceLock<Who>,
     stmt_count: AtomicU64,
     interrupts: AtomicU64,
     /// Nothing of it is answered on a scheduler: what it reads through a bridge waits, or functions take long.
@@ -95,6 +96,7 @@ impl Conn {
                 released: unbounded(),
                 facts,
                 lock_wait_ms: AtomicU64::new(LOCK_WAIT_MS),
+                who: OnceLock::new(),
                 stmt_count: AtomicU64::new(0),
                 interrupts: AtomicU64::new(0),
                 is_cold: AtomicBool::new(is_bridged),
@@ -190,6 +192,16 @@ impl Conn {
     /// How long a step waits for a lock that another OS process, or another file's connection, holds.
     pub fn set_lock_wait(&self, wait: Duration) {
         self.lock_wait_ms.store(wait.as_millis() as u64, Ordering::Relaxed);
+    }
+
+    /// Whose it is, for the app's [`crate::Stats`] while it has the turn.
+    pub fn set_who(&self, who: Who) {
+        // whose it was first
+        let _ = self.who.set(who);
+    }
+
+    pub(crate) fn who(&self) -> Option<Who> {
+        self.who.get().cloned()
     }
 
     /// What the last call left: rows changed, row id of the last insert, whether a transaction is open.
