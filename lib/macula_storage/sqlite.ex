@@ -112,7 +112,7 @@ defmodule MaculaStorage.SQLite do
     end)
   end
 
-  @doc "Closes a connection; the app's database stays open for others. Closing twice is fine."
+  @doc "Closes a connection; the app's database stays open for others. Closing twice is fine. Cost: memory."
   @spec close(conn) :: :ok
   def close(conn) when is_reference(conn), do: Native.sqlite_close(conn)
 
@@ -282,7 +282,7 @@ defmodule MaculaStorage.SQLite do
   page, after which the statement is interrupted. Raises `MaculaStorage.Error` where `query/4` returns an
   error.
 
-  Cost: opens a connection; a page is a thread of ours.
+  Durability: it sees one instant of what is committed. Cost: opens a connection; a page is a thread of ours.
 
       iex> alias MaculaStorage.SQLite
       iex> SQLite.stream(:sqlite_stream_doc, "SELECT value FROM json_each('[1, 2, 3]')") |> Enum.to_list()
@@ -328,7 +328,7 @@ defmodule MaculaStorage.SQLite do
          do: run_transaction({:tx, tx}, fun)
   end
 
-  @doc "Undoes the transaction: `transaction/3` returns `{:error, reason}`. Only inside its function."
+  @doc "Undoes the transaction: `transaction/3` returns `{:error, reason}`. Only inside its function. Cost: memory."
   @spec rollback(tx, any) :: no_return
   def rollback({:tx, _} = tx, reason), do: throw({__MODULE__, :rollback, tx, reason})
 
@@ -418,7 +418,7 @@ defmodule MaculaStorage.SQLite do
     with {:ok, {ref, revision}} <- plain_on_conn(target, ask), do: {:ok, ref, revision}
   end
 
-  @doc "Ends a subscription; its messages that are here already are taken out of the mailbox."
+  @doc "Ends a subscription; its messages that are here already are taken out of the mailbox. Cost: the mailbox."
   @spec unsubscribe(reference) :: :ok
   def unsubscribe(ref) when is_reference(ref) do
     :ok = Native.sqlite_unsubscribe(ref)

@@ -141,7 +141,7 @@ defmodule MaculaStorage.SQLite.Sqlite3 do
   def last_error(conn),
     do: with({:ok, details} <- plain(Native.sqlite3_last_error(conn)), do: details)
 
-  @doc "Runs all statements of a text; rows are left out."
+  @doc "Runs all statements of a text; rows are left out. Durability: the connection's. Cost: a thread of ours."
   @spec execute(db, iodata) :: :ok | {:error, reason}
   def execute(conn, sql) do
     sql = IO.iodata_to_binary(sql)
@@ -172,7 +172,7 @@ defmodule MaculaStorage.SQLite.Sqlite3 do
 
   defp facts(conn), do: plain(Native.sqlite3_facts(conn))
 
-  @doc "Prepares the first statement of a text."
+  @doc "Prepares the first statement of a text. Cost: memory, or a thread of ours that reads the schema."
   @spec prepare(db, iodata) :: {:ok, statement} | {:error, reason}
   def prepare(conn, sql), do: prepare(conn, IO.iodata_to_binary(sql), false)
 
@@ -259,24 +259,24 @@ defmodule MaculaStorage.SQLite.Sqlite3 do
     end
   end
 
-  @doc "Binds text to one parameter, counted from 1."
+  @doc "Binds text to one parameter, counted from 1. Cost: memory."
   @spec bind_text(statement, pos_integer, String.t()) :: :ok | {:error, reason}
   def bind_text(stmt, index, text), do: bind_one(stmt, index, text, is_binary(text))
 
-  @doc "Binds bytes to one parameter, counted from 1."
+  @doc "Binds bytes to one parameter, counted from 1. Cost: memory."
   @spec bind_blob(statement, pos_integer, binary) :: :ok | {:error, reason}
   def bind_blob(stmt, index, blob), do: bind_one(stmt, index, {:blob, blob}, is_binary(blob))
 
-  @doc "Binds an integer to one parameter, counted from 1."
+  @doc "Binds an integer to one parameter, counted from 1. Cost: memory."
   @spec bind_integer(statement, pos_integer, integer) :: :ok | {:error, reason}
   def bind_integer(stmt, index, integer),
     do: bind_one(stmt, index, integer, Bind.int64?(integer))
 
-  @doc "Binds a float to one parameter, counted from 1."
+  @doc "Binds a float to one parameter, counted from 1. Cost: memory."
   @spec bind_float(statement, pos_integer, float) :: :ok | {:error, reason}
   def bind_float(stmt, index, float), do: bind_one(stmt, index, float, is_float(float))
 
-  @doc "Binds `NULL` to one parameter, counted from 1."
+  @doc "Binds `NULL` to one parameter, counted from 1. Cost: memory."
   @spec bind_null(statement, pos_integer) :: :ok | {:error, reason}
   def bind_null(stmt, index), do: bind_one(stmt, index, nil, true)
 
@@ -337,7 +337,7 @@ defmodule MaculaStorage.SQLite.Sqlite3 do
     same_connection!(plain(Call.run(start, timeout: timeout)))
   end
 
-  @doc "All rows that are left."
+  @doc "All rows that are left, in the memory of the caller. Cost: a thread of ours for each 1 MiB."
   @spec fetch_all(db, statement, pos_integer) :: {:ok, [row]} | {:error, reason}
   def fetch_all(conn, stmt, chunk_size \\ @chunk_size)
 
@@ -366,7 +366,7 @@ defmodule MaculaStorage.SQLite.Sqlite3 do
   @spec shrink_memory(db) :: :ok | {:error, reason}
   def shrink_memory(conn), do: execute(conn, "PRAGMA shrink_memory")
 
-  @doc "The database as bytes, as a file would hold it."
+  @doc "The database as bytes, as a file would hold it. Cost: a thread of ours; its size three times in memory."
   @spec serialize(db, String.t()) :: {:ok, binary} | {:error, reason}
   def serialize(conn, database \\ "main") do
     case own_thread(&Native.sqlite3_serialize(conn, &1, database)) do
@@ -375,7 +375,7 @@ defmodule MaculaStorage.SQLite.Sqlite3 do
     end
   end
 
-  @doc "Puts the bytes of a database in place of what is open, in memory."
+  @doc "Puts the bytes of a database in place of what is open, in memory. Cost: a thread of ours; their size twice."
   @spec deserialize(db, String.t(), binary) :: :ok | {:error, reason}
   def deserialize(conn, database \\ "main", serialized) when is_binary(serialized),
     do: own_thread(&Native.sqlite3_deserialize(conn, &1, database, serialized))
@@ -461,7 +461,7 @@ defmodule MaculaStorage.SQLite.Sqlite3 do
           | :trigger_depth
           | :worker_threads
 
-  @doc "A limit of this connection."
+  @doc "A limit of this connection. Cost: a thread of ours."
   @spec limit(db, limit) :: {:ok, non_neg_integer} | {:error, reason}
   def limit(conn, name), do: change_limit(conn, name, nil)
 
@@ -516,7 +516,7 @@ defmodule MaculaStorage.SQLite.Sqlite3 do
   def release(_conn, nil), do: :ok
   def release(_conn, stmt), do: Native.sqlite3_release(stmt)
 
-  @doc "Lets `SELECT load_extension(…)` load code into the VM, or not (the default)."
+  @doc "Lets `SELECT load_extension(…)` load code into the VM, or not (the default). Cost: a thread of ours."
   @spec enable_load_extension(db, boolean) :: :ok | {:error, reason}
   def enable_load_extension(conn, flag) when is_boolean(flag),
     do: own_thread(&Native.sqlite3_enable_load_extension(conn, &1, flag))
@@ -577,7 +577,7 @@ defmodule MaculaStorage.SQLite.Sqlite3 do
     own_thread(&Native.sqlite3_listen(conn, &1, pid, kinds))
   end
 
-  @doc "Ends what `listen/3` began."
+  @doc "Ends what `listen/3` began. Cost: a thread of ours."
   @spec unlisten(db, pos_integer) :: :ok | {:error, reason}
   def unlisten(conn, id) when is_integer(id),
     do: own_thread(&Native.sqlite3_unlisten(conn, &1, id))
