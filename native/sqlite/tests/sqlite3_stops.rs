@@ -218,3 +218,20 @@ fn closing_with_a_transaction_open_tells_its_rollback() {
         exec(&db, "DELETE FROM t");
     }
 }
+
+/// SQLite stops every statement while an interrupted one is there, the ROLLBACK that gives the turn back included.
+#[test]
+fn an_interrupt_does_not_keep_us_from_rolling_back() {
+    let mut fixture = Fixture::new();
+    fixture.options.transaction_idle_max = Duration::from_millis(1000);
+    let db = fixture.open();
+    exec(&db, "CREATE TABLE t(id INTEGER PRIMARY KEY, n); INSERT INTO t VALUES (1, 1), (2, 1)");
+    let conn = open(&fixture.path());
+    let stmt = prepare(&conn, "SELECT id FROM t");
+    execute(&conn, "BEGIN IMMEDIATE; INSERT INTO t VALUES (3, 1)").unwrap();
+    assert_eq!(step(&conn, &stmt), Ok(Step::Row));
+    run(&conn, |_| Ok(())).unwrap();
+    conn.interrupt();
+    db.run(insert(4).deadline(Duration::from_millis(1900))).unwrap();
+    assert_eq!(int(&db, "SELECT sum(id) FROM t"), 7);
+}

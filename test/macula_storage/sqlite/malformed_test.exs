@@ -172,8 +172,8 @@ defmodule MaculaStorage.SQLite.MalformedTest do
   defp clear?({:ok, _}), do: true
   defp clear?({:error, %Error{kind: :corrupt, hint: hint}}), do: hint =~ "restore"
 
-  defp clear?({:error, %Error{kind: kind, message: message}}),
-    do: kind in [:sql, :permission] and message != ""
+  defp clear?({:error, %Error{kind: :sql, message: message}}), do: message != ""
+  defp clear?({:error, %Error{kind: :permission, message: message}}), do: message =~ "readonly"
 
   # a poisoned handle says so until the app is closed
   defp clear?({:error, reason}), do: reason in [:poisoned, :too_large]

@@ -428,12 +428,14 @@ impl Session {
             return;
         }
         let alone = self.db.is_autocommit();
+        // a statement by itself has made its changes before it gave its first row: this commits them. In a
+        // transaction it is reset first, too: one that was interrupted has SQLite stop the ROLLBACK as well
+        let reset = self.reset_all();
         if !alone {
             // it can only fail by being rolled back already
             let _ = self.hooks.unhindered(|| self.db.execute_batch("ROLLBACK"));
         }
-        // a statement by itself has made its changes before it gave its first row: this commits them
-        let committed = self.reset_all() && self.settle_commit().is_ok();
+        let committed = self.settle_commit().is_ok() && reset;
         if !self.is_writing() {
             self.turn = None;
         }
