@@ -2,4 +2,14 @@
 
 #![forbid(unsafe_code)]
 
+mod entry;
+mod error;
+mod log;
 pub mod machine;
+mod state;
+#[cfg(test)]
+mod suite;
+mod types;
+
+pub use error::RaftError;
+pub use types::{Answer, Blob, Member, Proposal};

@@ -11,7 +11,7 @@ use crate::record::{encode, record_len, Head, KIND_OWN, KIND_TRUNCATE, PAYLOAD_L
 use crate::segment::{Segment, SegmentHeader, RECORDS};
 use crate::spares::{Released, Spare, Spares};
 use crate::{Options, WalError};
-use macula_core::Clock;
+use macula_core::{Clock, Disk};
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
@@ -242,6 +242,15 @@ impl Log {
         }
         let set = self.meta.set(bytes);
         self.poison_on_error(set)
+    }
+
+    /// The user's small record of a log that is not open, empty where there is none: for those who keep in it
+    /// what [`Log::open`] asks.
+    ///
+    /// # Errors
+    /// `Corrupt`, `NewerFormat`, `Io`.
+    pub fn read_meta(disk: &dyn Disk) -> Result<Vec<u8>, WalError> {
+        Ok(Meta::open(disk)?.map(|meta| meta.bytes).unwrap_or_default())
     }
 
     /// The user's small record; empty at first.

@@ -1,0 +1,69 @@
+//! What can go wrong with the replicated state.
+
+use macula_core::{Kind, Kinded};
+use macula_wal::WalError;
+
+/// An error of the replicated state.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum RaftError {
+    /// Bytes on the disk or from a member are not what was written.
+    #[error("corrupted: {what}: {reason}")]
+    Corrupt {
+        /// What they should have been.
+        what: &'static str,
+        /// What is wrong with them.
+        reason: String,
+    },
+    /// Written by a newer version.
+    #[error("written by a newer version: {what}={found} known={known}")]
+    NewerFormat {
+        /// Which bytes.
+        what: &'static str,
+        /// Their version.
+        found: u32,
+        /// The highest that this version knows.
+        known: u32,
+    },
+    /// The log failed.
+    #[error("the log of the replicated state: {0}")]
+    Log(#[from] WalError),
+    /// The table that holds the state failed.
+    #[error("the table of the replicated state: {0}")]
+    Table(String),
+    /// A defect of ours.
+    #[error("a defect: {0}")]
+    Internal(String),
+}
+
+impl RaftError {
+    pub(crate) fn corrupt(what: &'static str, reason: impl Into<String>) -> Self {
+        Self::Corrupt { what, reason: reason.into() }
+    }
+}
+
+impl Kinded for RaftError {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Corrupt { .. } => Kind::Corrupt,
+            Self::NewerFormat { .. } => Kind::NewerFormat,
+            Self::Log(error) => error.kind(),
+            Self::Table(_) => Kind::Io,
+            Self::Internal(_) => Kind::Internal,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Log(error) => error.hint(),
+            Self::NewerFormat { .. } => Some("use the version that wrote it, or a newer one".into()),
+            Self::Corrupt { .. } | Self::Table(_) | Self::Internal(_) => None,
+        }
+    }
+}
+
+impl From<RaftError> for std::io::Error {
+    fn from(error: RaftError) -> Self {
+        Self::other(error)
+    }
+}

@@ -1,0 +1,213 @@
+//! Writes the log: takes all that waits, appends it, syncs once, and tells everyone.
+//!
+//! Invariant: jobs are done in the order in which they came. Whoever must know that a job is durable is
+//! told after the sync that made it so, or that it failed.
+
+use super::Meta;
+use crate::types::Types;
+use crate::{entry, RaftError};
+use crossbeam_channel::{Receiver, Sender};
+use macula_core::Clock;
+use macula_wal::{Log, WalError};
+use openraft::storage::IOFlushed;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::oneshot;
+
+/// A record that holds an entry.
+pub(super) const KIND_ENTRY: u8 = 1;
+/// A record that says up to where entries are committed. Nobody waits for it.
+pub(super) const KIND_COMMITTED: u8 = 2;
+/// Between two looks for room on a full disk.
+const ROOM_PAUSE: Duration = Duration::from_millis(50);
+
+pub(super) type Done = oneshot::Sender<Result<(), io::Error>>;
+
+pub(super) enum Job {
+    /// Entries from an index on, encoded.
+    Append { first: u64, entries: Vec<Vec<u8>>, flushed: IOFlushed<Types> },
+    Committed(Vec<u8>),
+    Meta { change: Box<dyn FnOnce(&mut Meta) + Send>, done: Done },
+    /// Take back entries from this index on.
+    Truncate { from: u64, done: Done },
+    /// Entries up to this place are in a durable snapshot.
+    Purge { upto: entry::Place, done: Done },
+}
+
+/// Where jobs go to be done.
+pub(crate) trait Executor: Send + Sync + fmt::Debug {
+    /// Do it after all that were given before. A job that cannot be taken is dropped, which its waiters see.
+    fn submit(&self, job: JobOf);
+}
+
+/// A job, opaque to who carries it.
+pub(crate) struct JobOf(pub(super) Job);
+
+/// The thread that writes.
+pub(crate) struct LogThread {
+    jobs: Option<Sender<JobOf>>,
+    thread: Option<std::thread::JoinHandle<()>>,
+    closing: Arc<AtomicBool>,
+}
+
+impl fmt::Debug for LogThread {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LogThread").finish_non_exhaustive()
+    }
+}
+
+impl LogThread {
+    pub(crate) fn start(mut appender: Appender) -> io::Result<Self> {
+        let (jobs, waiting) = crossbeam_channel::unbounded::<JobOf>();
+        let closing = appender.closing.clone();
+        let name = "macula-raft-log".to_owned();
+        let thread = std::thread::Builder::new().name(name).spawn(move || serve(&mut appender, &waiting))?;
+        Ok(Self { jobs: Some(jobs), thread: Some(thread), closing })
+    }
+}
+
+fn serve(appender: &mut Appender, waiting: &Receiver<JobOf>) {
+    while let Ok(first) = waiting.recv() {
+        appender.run(std::iter::once(first).chain(waiting.try_iter()));
+    }
+}
+
+impl Executor for LogThread {
+    fn submit(&self, job: JobOf) {
+        if let Some(jobs) = &self.jobs {
+            // without a thread it is dropped, and says so
+            let _ = jobs.send(job);
+        }
+    }
+}
+
+impl Drop for LogThread {
+    fn drop(&mut self) {
+        self.closing.store(true, Ordering::Release);
+        self.jobs = None;
+        if let Some(thread) = self.thread.take() {
+            // it panicked, or it is over
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The log and where each entry stands in it.
+pub(crate) struct Appender {
+    pub(super) log: Log,
+    pub(super) meta: Meta,
+    pub(super) clock: Arc<dyn Clock>,
+    /// The log's sequence of each entry, by index.
+    pub(super) sequences: BTreeMap<u64, u64>,
+    /// There is no room for what waits.
+    pub(super) is_full: Arc<AtomicBool>,
+    pub(super) closing: Arc<AtomicBool>,
+}
+
+impl Appender {
+    /// Do these jobs with as few syncs as their order allows.
+    pub(crate) fn run(&mut self, jobs: impl Iterator<Item = JobOf>) {
+        let mut unsynced = Vec::new();
+        for JobOf(job) in jobs {
+            match job {
+                Job::Append { first, entries, flushed } => match self.append(first, &entries) {
+                    Ok(()) => unsynced.push(flushed),
+                    Err(error) => flushed.io_completed(Err(error)),
+                },
+                Job::Committed(bytes) => {
+                    // written with the next entries; lost, it only makes the next opening know less
+                    let _ = self.log.append(KIND_COMMITTED, entry::VERSION, &[&bytes]);
+                }
+                Job::Meta { change, done } => {
+                    self.settle(&mut unsynced);
+                    change(&mut self.meta);
+                    answer(done, self.save_meta());
+                }
+                Job::Truncate { from, done } => {
+                    self.settle(&mut unsynced);
+                    answer(done, self.truncate(from));
+                }
+                Job::Purge { upto, done } => {
+                    self.settle(&mut unsynced);
+                    answer(done, self.purge(upto));
+                }
+            }
+        }
+        self.settle(&mut unsynced);
+    }
+
+    /// Sync what was appended and tell who waits for it.
+    fn settle(&mut self, unsynced: &mut Vec<IOFlushed<Types>>) {
+        if unsynced.is_empty() {
+            return;
+        }
+        let synced = self.log.sync();
+        for flushed in unsynced.drain(..) {
+            flushed.io_completed(synced.clone().map_err(|error| RaftError::from(error).into()));
+        }
+        // room for the segments to come, made when nobody waits for this sync
+        let _ = self.log.spares().refill();
+    }
+
+    fn append(&mut self, first: u64, entries: &[Vec<u8>]) -> io::Result<()> {
+        for (index, bytes) in (first..).zip(entries) {
+            let sequence = self.append_with_patience(bytes)?;
+            self.sequences.insert(index, sequence);
+        }
+        Ok(())
+    }
+
+    /// On a full disk everything behind waits too: an entry that was given to the log must get into it, and
+    /// nobody is told that it did before it did.
+    fn append_with_patience(&mut self, bytes: &[u8]) -> io::Result<u64> {
+        loop {
+            match self.log.append(KIND_ENTRY, entry::VERSION, &[bytes]) {
+                Err(WalError::DiskFull) if !self.closing.load(Ordering::Acquire) => {
+                    self.is_full.store(true, Ordering::Release);
+                    self.clock.sleep(ROOM_PAUSE);
+                }
+                result => {
+                    if result.is_ok() && self.is_full.load(Ordering::Acquire) {
+                        self.is_full.store(false, Ordering::Release);
+                    }
+                    return result.map_err(|error| RaftError::from(error).into());
+                }
+            }
+        }
+    }
+
+    fn save_meta(&mut self) -> Result<(), RaftError> {
+        let bytes = self.meta.encode()?;
+        Ok(self.log.set_meta(&bytes)?)
+    }
+
+    fn truncate(&mut self, from: u64) -> Result<(), RaftError> {
+        if let Some((_, sequence)) = self.sequences.range(from..).next() {
+            self.log.truncate_suffix(*sequence)?;
+            self.sequences.split_off(&from);
+        }
+        Ok(())
+    }
+
+    fn purge(&mut self, upto: entry::Place) -> Result<(), RaftError> {
+        let kept = self.sequences.split_off(&(upto.index + 1));
+        let gone = std::mem::replace(&mut self.sequences, kept);
+        if let Some((_, sequence)) = gone.last_key_value() {
+            self.meta.purged_sequence = *sequence;
+        }
+        self.meta.purged = Some(upto);
+        self.save_meta()?;
+        // a segment that cannot go now goes with the next
+        let _ = self.log.purge_prefix(self.meta.purged_sequence + 1);
+        Ok(())
+    }
+}
+
+fn answer(done: Done, result: Result<(), RaftError>) {
+    // nobody waits any more
+    let _ = done.send(result.map_err(io::Error::from));
+}

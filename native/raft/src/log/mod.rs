@@ -1,0 +1,13 @@
+//! Raft's log: entries since the last snapshot in memory, all of them in a [`macula_wal::Log`].
+//!
+//! Invariant: what openraft is told to be flushed was synced, entries and votes alike; entries become
+//! durable in the order in which they were appended, many with one sync. A log whose sync failed says
+//! so for ever; a log without room waits for it, and acknowledges nothing meanwhile.
+
+mod appender;
+mod meta;
+mod store;
+
+pub(crate) use appender::LogThread;
+pub(crate) use meta::Meta;
+pub(crate) use store::{LogStore, Opened};

@@ -1,0 +1,13 @@
+//! The machine's table on disk, and what of the log is in it.
+//!
+//! Invariant: the rows, the place of the last entry that made them and the members as of it change in one
+//! transaction. Applying is not synced: a crash falls back to the last checkpoint, behind which the log
+//! still has everything.
+
+mod backend;
+mod rows;
+mod snapshot;
+mod store;
+
+pub(crate) use snapshot::SnapshotData;
+pub(crate) use store::{Machine, State};
