@@ -31,6 +31,15 @@ pub enum RaftError {
     /// The table that holds the state failed.
     #[error("the table of the replicated state: {0}")]
     Table(String),
+    /// Another member leads; its name, if one is known.
+    #[error("another member leads: {0:?}")]
+    NotLeader(Option<String>),
+    /// No majority of the members can be reached.
+    #[error("no majority of the members can be reached")]
+    NoQuorum,
+    /// The node failed or was closed.
+    #[error("the node stopped: {0}")]
+    Stopped(String),
     /// A defect of ours.
     #[error("a defect: {0}")]
     Internal(String),
@@ -49,6 +58,8 @@ impl Kinded for RaftError {
             Self::NewerFormat { .. } => Kind::NewerFormat,
             Self::Log(error) => error.kind(),
             Self::Table(_) => Kind::Io,
+            Self::NotLeader(_) | Self::NoQuorum => Kind::NoQuorum,
+            Self::Stopped(_) => Kind::Closed,
             Self::Internal(_) => Kind::Internal,
         }
     }
@@ -57,7 +68,7 @@ impl Kinded for RaftError {
         match self {
             Self::Log(error) => error.hint(),
             Self::NewerFormat { .. } => Some("use the version that wrote it, or a newer one".into()),
-            Self::Corrupt { .. } | Self::Table(_) | Self::Internal(_) => None,
+            _ => None,
         }
     }
 }

@@ -6,10 +6,14 @@ mod entry;
 mod error;
 mod log;
 pub mod machine;
+mod network;
+mod node;
 mod state;
 #[cfg(test)]
 mod suite;
 mod types;
 
 pub use error::RaftError;
+pub use node::{Listener, Node, Options, Seams};
+pub use state::Reading;
 pub use types::{Answer, Blob, Member, Proposal};

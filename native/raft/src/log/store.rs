@@ -100,8 +100,14 @@ impl Opened {
         Ok(())
     }
 
-    pub(crate) fn meta(&self) -> &Meta {
-        &self.appender.meta
+    /// This incarnation's number.
+    pub(crate) fn number(&self) -> u64 {
+        self.appender.meta.node
+    }
+
+    /// Set while there is no room for what waits.
+    pub(crate) fn is_full(&self) -> Arc<AtomicBool> {
+        self.appender.is_full.clone()
     }
 
     /// The store, and what writes for it, which `start` runs.

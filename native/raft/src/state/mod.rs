@@ -9,5 +9,6 @@ mod rows;
 mod snapshot;
 mod store;
 
+pub use rows::Reading;
 pub(crate) use snapshot::SnapshotData;
 pub(crate) use store::{Machine, State};

@@ -65,7 +65,7 @@ impl Table for Writing<'_> {
 }
 
 /// As of one moment, for as long as it is held.
-pub(crate) struct Reading {
+pub struct Reading {
     table: ReadOnlyTable<Key, Key>,
 }
 
