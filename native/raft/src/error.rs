@@ -1,5 +1,6 @@
 //! What can go wrong with the replicated state.
 
+use crate::machine::{MachineError, TableError};
 use macula_core::{Kind, Kinded};
 use macula_wal::WalError;
 
@@ -31,6 +32,24 @@ pub enum RaftError {
     /// The table that holds the state failed.
     #[error("the table of the replicated state: {0}")]
     Table(String),
+    /// What was asked, or what is stored, is not the machine's.
+    #[error(transparent)]
+    Machine(#[from] MachineError),
+    /// Too many calls are under way.
+    #[error("too many calls are under way: len_max={len_max}")]
+    Busy {
+        /// So many are allowed.
+        len_max: usize,
+    },
+    /// The deadline passed; a write may or may not have happened.
+    #[error("the deadline passed")]
+    Timeout,
+    /// Nobody waits for it any more.
+    #[error("cancelled")]
+    Cancelled,
+    /// The node was closed.
+    #[error("the replicated state was closed")]
+    Closed,
     /// Another member leads; its name, if one is known.
     #[error("another member leads: {0:?}")]
     NotLeader(Option<String>),
@@ -58,8 +77,13 @@ impl Kinded for RaftError {
             Self::NewerFormat { .. } => Kind::NewerFormat,
             Self::Log(error) => error.kind(),
             Self::Table(_) => Kind::Io,
+            Self::Machine(error) => error.kind(),
+            Self::Busy { .. } => Kind::Busy,
+            Self::Timeout => Kind::Timeout,
+            Self::Cancelled => Kind::Cancelled,
+            Self::Closed => Kind::Closed,
             Self::NotLeader(_) | Self::NoQuorum => Kind::NoQuorum,
-            Self::Stopped(_) => Kind::Closed,
+            Self::Stopped(_) => Kind::Poisoned,
             Self::Internal(_) => Kind::Internal,
         }
     }
@@ -67,6 +91,7 @@ impl Kinded for RaftError {
     fn hint(&self) -> Option<String> {
         match self {
             Self::Log(error) => error.hint(),
+            Self::Machine(error) => error.hint(),
             Self::NewerFormat { .. } => Some("use the version that wrote it, or a newer one".into()),
             _ => None,
         }
@@ -76,5 +101,11 @@ impl Kinded for RaftError {
 impl From<RaftError> for std::io::Error {
     fn from(error: RaftError) -> Self {
         Self::other(error)
+    }
+}
+
+impl From<TableError> for RaftError {
+    fn from(TableError(reason): TableError) -> Self {
+        Self::Table(reason)
     }
 }

@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod engine;
 mod entry;
 mod error;
 mod log;
@@ -13,7 +14,8 @@ mod state;
 mod suite;
 mod types;
 
+pub use engine::{Consistency, Engine, Found, Listener, Query};
 pub use error::RaftError;
-pub use node::{Listener, Node, Options, Seams};
+pub use node::{Node, Options, Seams};
 pub use state::Reading;
 pub use types::{Answer, Blob, Member, Proposal};

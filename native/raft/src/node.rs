@@ -1,10 +1,11 @@
 //! One member: its Raft, its log, its table, and the threads that run them.
 //!
 //! Invariant: a command that was answered is durable on a quorum and applied here or where it was answered.
-//! An error that is not [`StateError::is_refusal`] may have happened.
+//! [`RaftError::Timeout`] and [`RaftError::Stopped`] may have happened.
 
-use crate::log::{LogStore, LogThread, Opened};
-use crate::machine::{Command, Event};
+use crate::engine::Listener;
+use crate::log::{LogThread, Opened};
+use crate::machine::{self, Command};
 use crate::network::Alone;
 use crate::state::{Machine, Reading, State};
 use crate::types::{Member, Proposal, Types};
@@ -21,11 +22,6 @@ use std::time::Duration;
 type Raft = openraft::Raft<Types, Machine>;
 
 const LOG_DIR: &str = "log";
-/// Entries between two checkpoints. What the log keeps in memory is as long.
-const CHECKPOINT_ENTRIES: u64 = 20_000;
-/// Entries behind a checkpoint that stay, for followers that lag.
-const KEPT_ENTRIES: u64 = 2_000;
-
 /// How a node behaves.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -33,6 +29,18 @@ pub struct Options {
     pub name: String,
     /// Of the log.
     pub log: macula_wal::Options,
+    /// Entries between two checkpoints. What the log keeps in memory is as long.
+    pub checkpoint_entries: u64,
+    /// Entries behind a checkpoint that stay, for followers that lag.
+    pub kept_entries: u64,
+}
+
+impl Options {
+    /// For a node of that name.
+    pub fn of(name: impl Into<String>) -> Self {
+        let (log, checkpoint_entries, kept_entries) = (macula_wal::Options::default(), 20_000, 2_000);
+        Self { name: name.into(), log, checkpoint_entries, kept_entries }
+    }
 }
 
 /// The seams of a node.
@@ -46,14 +54,10 @@ pub struct Seams {
     pub chance: Arc<dyn Chance>,
 }
 
-/// Told of every batch of changes that was applied here, in order.
-pub type Listener = Box<dyn Fn(&[Event]) + Send + Sync>;
-
 /// A running member.
 pub struct Node {
     raft: Raft,
     state: Arc<State>,
-    log: LogStore,
     clock: Arc<dyn Clock>,
     is_full: Arc<AtomicBool>,
 }
@@ -74,9 +78,9 @@ impl Node {
         let log = opened.start(LogThread::start).map_err(fail)?;
         let state = State::open(disk)?;
         let machine = Machine { state: state.clone(), listener };
-        let config = Arc::new(config());
-        let raft = Raft::new(number, config, Alone, log.clone(), machine).await.map_err(stopped)?;
-        let node = Self { raft, state, log, clock, is_full };
+        let config = Arc::new(config(options.checkpoint_entries, options.kept_entries));
+        let raft = Raft::new(number, config, Alone, log, machine).await.map_err(stopped)?;
+        let node = Self { raft, state, clock, is_full };
         node.begin_alone(number, options.name).await?;
         Ok(node)
     }
@@ -98,6 +102,7 @@ impl Node {
         if self.is_full.load(Ordering::Acquire) {
             return Err(RaftError::Log(macula_wal::WalError::DiskFull));
         }
+        command.check()?;
         let command = Blob(command.encode().into());
         let proposal = Proposal { time_ms: self.clock.wall_ms(), command };
         match self.raft.client_write(proposal).await {
@@ -134,8 +139,20 @@ impl Node {
         waited.map(|_| ()).map_err(|_| RaftError::NoQuorum)
     }
 
+    /// Whether this node leads.
+    pub fn is_leader(&self) -> bool {
+        self.raft.is_leader()
+    }
+
+    /// How long until something expires; zero when it has.
+    pub fn next_expiry(&self) -> Result<Option<Duration>, RaftError> {
+        let next_ms = machine::next_expiry(&self.state.read()?)?;
+        let now_ms = self.clock.wall_ms();
+        Ok(next_ms.map(|next_ms| Duration::from_millis(next_ms.saturating_sub(now_ms))))
+    }
+
     /// Stop. What was answered stays.
-    pub async fn close(self) {
+    pub async fn close(&self) {
         // it stops, or it has
         let _ = self.raft.shutdown().await;
     }
@@ -145,14 +162,14 @@ fn stopped(error: Fatal<Types>) -> RaftError {
     RaftError::Stopped(error.to_string())
 }
 
-fn config() -> Config {
+fn config(checkpoint_entries: u64, kept_entries: u64) -> Config {
     Config {
         cluster_name: "macula".to_owned(),
         heartbeat_interval: 50,
         election_timeout_min: 200,
         election_timeout_max: 350,
-        snapshot_policy: SnapshotPolicy::LogsSinceLast(CHECKPOINT_ENTRIES),
-        max_in_snapshot_log_to_keep: KEPT_ENTRIES,
+        snapshot_policy: SnapshotPolicy::LogsSinceLast(checkpoint_entries),
+        max_in_snapshot_log_to_keep: kept_entries,
         enable_pre_vote: Some(true),
         ..Config::default()
     }

@@ -29,13 +29,26 @@ pub(super) type Done = oneshot::Sender<Result<(), io::Error>>;
 
 pub(super) enum Job {
     /// Entries from an index on, encoded.
-    Append { first: u64, entries: Vec<Vec<u8>>, flushed: IOFlushed<Types> },
+    Append {
+        first: u64,
+        entries: Vec<Vec<u8>>,
+        flushed: IOFlushed<Types>,
+    },
     Committed(Vec<u8>),
-    Meta { change: Box<dyn FnOnce(&mut Meta) + Send>, done: Done },
+    Meta {
+        change: Box<dyn FnOnce(&mut Meta) + Send>,
+        done: Done,
+    },
     /// Take back entries from this index on.
-    Truncate { from: u64, done: Done },
+    Truncate {
+        from: u64,
+        done: Done,
+    },
     /// Entries up to this place are in a durable snapshot.
-    Purge { upto: entry::Place, done: Done },
+    Purge {
+        upto: entry::Place,
+        done: Done,
+    },
 }
 
 /// Where jobs go to be done.

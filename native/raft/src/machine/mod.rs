@@ -1,63 +1,50 @@
-//! The pure state machine (stand-in while it is written elsewhere).
-#![allow(missing_docs)]
-use std::ops::ControlFlow;
+//! The pure state machine: a tree of terms, changed by one command of the log after the other.
+//!
+//! [`apply`] reads and writes rows of a [`Table`] and nothing else: no clock, chance, disk, thread or
+//! hash-map order. Invariant: the same commands with the same stamps leave the same rows, byte by
+//! byte, on every node; a command that is refused changes nothing but the machine's time.
+//! `docs/formats.md`, "Replicated state", tells each row and each byte of a command.
 
-pub trait View {
-    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, TableError>;
-    fn scan(
-        &self,
-        from: &[u8],
-        to: &[u8],
-        reverse: bool,
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-    ) -> Result<(), TableError>;
-}
-pub trait Table: View {
-    fn put(&mut self, key: &[u8], value: &[u8]) -> Result<(), TableError>;
-    fn remove(&mut self, key: &[u8]) -> Result<(), TableError>;
-}
-#[derive(Debug, Clone)]
-pub struct TableError(pub String);
-#[derive(Debug, Clone, Copy)]
-pub struct Stamp {
-    pub revision: u64,
-    pub time_ms: u64,
-}
-#[derive(Debug, Clone)]
-pub struct Event {}
-#[derive(Debug, Clone)]
-pub struct Response(pub Vec<u8>);
-impl Response {
-    pub fn encode(&self) -> Vec<u8> {
-        self.0.clone()
-    }
-}
-pub struct Applied {
-    pub response: Response,
-    pub events: Vec<Event>,
-}
-#[derive(Debug)]
-pub struct Command {
-    pub key: Vec<u8>,
-    pub value: Vec<u8>,
-}
-#[derive(Debug, thiserror::Error)]
-#[error("malformed")]
-pub struct MachineError;
-impl Command {
-    pub fn encode(&self) -> Vec<u8> {
-        let mut out = vec![1, self.key.len() as u8];
-        out.extend(&self.key);
-        out.extend(&self.value);
-        out
-    }
-    pub fn decode(bytes: &[u8]) -> Result<Command, MachineError> {
-        let [1, len, rest @ ..] = bytes else { return Err(MachineError) };
-        let (key, value) = rest.split_at_checked(usize::from(*len)).ok_or(MachineError)?;
-        Ok(Command { key: key.to_vec(), value: value.to_vec() })
-    }
-}
-pub fn apply<T: Table>(table: &mut T, stamp: Stamp, command: &Command) -> Result<Applied, TableError> {
-    table.put(&command.key, &command.value)?;
-    Ok(Applied { response: Response(stamp.revision.to_le_bytes().to_vec()), events: vec![] })
-}
+mod apply;
+mod change;
+mod codec;
+mod command;
+mod condition;
+mod draft;
+mod error;
+mod etf;
+mod history;
+mod keep;
+mod key;
+mod lease;
+mod matching;
+mod path;
+mod pattern;
+pub mod read;
+mod response;
+mod row;
+mod table;
+mod verify;
+
+pub use apply::{apply, Applied, Stamp};
+pub use command::{Command, Guard, ImportEntry, Op, COMMAND_VERSION};
+pub use condition::{Compare, Condition, CONDITION_DEPTH_MAX, CONDITION_PARTS_MAX};
+pub use error::MachineError;
+pub use etf::{equals, matches};
+pub use history::{history, HISTORY_BYTES_MAX};
+pub use lease::{lease, leases, next_expiry, Lease, TICK_ENTRIES_MAX};
+pub use path::{Component, Path, COMPONENTS_MAX, PATH_BYTES_MAX};
+pub use pattern::{Part, Pattern, PARTS_MAX};
+pub use response::{Event, EventKind, Limit, Node, OpResult, Refusal, Response, RESPONSE_VERSION};
+pub use row::{status, Status, FORMAT_VERSION};
+pub use table::{MemoryTable, Table, TableError, View, Visit};
+pub use verify::verify;
+
+/// The longest value, in bytes of External Term Format.
+pub const VALUE_BYTES_MAX: usize = 8 << 20;
+
+/// What one command may write at most, keys and values of nodes together.
+pub const WRITE_BYTES_MAX: usize = 64 << 20;
+
+/// The most conditions that keep one node.
+pub const KEEP_WHILE_MAX: usize = 64;
