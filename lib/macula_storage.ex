@@ -4,11 +4,10 @@ defmodule MaculaStorage do
 
   | tier | what it holds | functions |
   |---|---|---|
+  | 1 hot state | what all nodes of a cluster share | `state_*`, `MaculaStorage.Khepri` |
   | 2 app data | key-value and relational data of one app | `data_*`, `MaculaStorage.CubDB`, `MaculaStorage.SQLite` |
   | 3 files | uploads, documents, media | `file_*` |
   | 4 archive | backups, cold data | `archive/3`, `restore/3`, `MaculaBackup` |
-
-  (Tier 1, replicated hot state, comes with the cluster.)
 
   An app is an atom or a string of `[a-z0-9_-]`, 1 to 64 long, beginning with a letter or digit. It is
   opened on first use, and owned by this VM from then on: another OS process gets `{:error, :locked}`,
@@ -19,7 +18,7 @@ defmodule MaculaStorage do
   those of `MaculaStorage.CubDB` and `MaculaStorage.SQLite` beneath `data_` and `sqlite_`.
   """
 
-  alias MaculaStorage.{Apps, Call, Config, CubDB, Error, Files, Native, Options}
+  alias MaculaStorage.{Apps, Call, Config, CubDB, Error, Files, Khepri, Native, Options}
 
   @type app :: atom | String.t()
   @type failure :: {:error, atom | Error.t()}
@@ -124,6 +123,34 @@ defmodule MaculaStorage do
     usage = &Native.usage(&1, &2, app, options.fresh, rust_ms(options.timeout))
     on_base(:app_usage, app, [timeout: wait_ms(options.timeout)], usage)
   end
+
+  ## Replicated state
+
+  @doc """
+  Puts a value of the replicated state, see `MaculaStorage.Khepri.put/3`.
+
+  Durability: `:ok` means synced by a majority of the members, of one node by itself. Cost: one sync on
+  each, shared.
+
+      iex> MaculaStorage.state_put([:apps, :console, :port], 4000)
+      :ok
+      iex> MaculaStorage.state_get([:apps, :console, :port])
+      {:ok, 4000}
+  """
+  @spec state_put(Khepri.path(), term, [Khepri.write_option()]) :: :ok | failure
+  def state_put(path, value, options \\ []), do: Khepri.put(path, value, options)
+
+  @doc "The value at a path, or `{:error, :not_found}`; see `MaculaStorage.Khepri.get/2`."
+  @spec state_get(Khepri.path(), [Khepri.read_option()]) :: {:ok, term} | failure
+  def state_get(path, options \\ []), do: Khepri.get(path, options)
+
+  @doc "Deletes a node and what is beneath it; see `MaculaStorage.Khepri.delete/2`."
+  @spec state_delete(Khepri.path(), timeout: timeout) :: :ok | failure
+  def state_delete(path, options \\ []), do: Khepri.delete(path, options)
+
+  @doc "The names of a node's children; see `MaculaStorage.Khepri.list/2`."
+  @spec state_list(Khepri.path() | [], keyword) :: {:ok, [term]} | failure
+  def state_list(path, options \\ []), do: Khepri.list(path, options)
 
   ## Tier 2: key-value
 

@@ -51,6 +51,35 @@ defmodule MaculaStorage.Apps do
   @spec with_conn(String.t(), (reference -> result)) :: result | {:error, term} when result: any
   def with_conn(name, use), do: with_handle({:conn, name}, fn -> conn(name) end, use)
 
+  @doc "Runs `use` with this node's replicated state, opened on first use. As `with_app/2`."
+  @spec with_state((reference -> result)) :: result | {:error, term} when result: any
+  def with_state(use), do: with_handle(:state, &state/0, use)
+
+  defp state do
+    lookup(:state, fn ->
+      with {:ok, base} <- base() do
+        name = Atom.to_string(node())
+        Call.run(&Native.state_open(base, &1, name), op: :open, timeout: @open_ms)
+      end
+    end)
+  end
+
+  @doc "Close the replicated state."
+  @spec close_state() :: :ok | {:error, term}
+  def close_state do
+    case find(:base) do
+      {:ok, base} ->
+        forget(:state)
+        Call.run(&Native.state_close(base, &1), op: :close, timeout: @open_ms)
+
+      :none ->
+        :ok
+
+      :no_table ->
+        {:error, :closed}
+    end
+  end
+
   @doc "An app's connection, if it is there already."
   @spec opened_conn(String.t()) :: {:ok, reference} | :none | :no_table
   def opened_conn(name), do: find({:conn, name})

@@ -43,6 +43,24 @@ defmodule MaculaStorage.Native do
   @spec probe_heap() :: non_neg_integer
   def probe_heap, do: missing()
 
+  # the replicated state: paths are lists of terms in the External Term Format; shapes in Khepri.Wire
+
+  @spec state_open(handle, reference, String.t()) :: call
+  def state_open(_base, _ref, _name), do: missing()
+
+  @spec state_close(handle, reference) :: call
+  def state_close(_base, _ref), do: missing()
+
+  @spec state_command(handle, reference, tuple, non_neg_integer) :: call
+  def state_command(_state, _ref, _command, _timeout_ms), do: missing()
+
+  @spec state_query(handle, reference, tuple | :status, :linearizable | :local, non_neg_integer) ::
+          call
+  def state_query(_state, _ref, _query, _consistency, _timeout_ms), do: missing()
+
+  @spec state_query_here(handle, tuple | :status) :: {:ok, term} | failure
+  def state_query_here(_state, _query), do: missing()
+
   # base and apps
 
   @spec base_open(binary, pos_integer, non_neg_integer, :full | :normal, pos_integer) ::

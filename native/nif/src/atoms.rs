@@ -30,5 +30,10 @@ rustler::atoms! {
     details, reason, code, offset, names, perm, abort, nomem, readonly, interrupt, ioerr, notfound, full, cantopen,
     protocol, schema, toobig, constraint, mismatch, misuse, nolfs, auth, range, notadb,
     unique, primary_key, foreign_key, not_null, check, data_type, trigger,
+    // the replicated state
+    local, has_data, value, matches, version, created, modified, children, not, all, any, eq, ne, lt, le, gt, ge,
+    node, nodes, put_many, delete_many, get, get_many, txn, lease_grant, lease_keep_alive, lease_revoke, import,
+    count, list, history, status, refused, lease_unknown, lease_without_end, keep_while_not_met, time_ms, leases,
+    history_first, history_bytes,
     infinity, neg_infinity, name, path, bytes, at_us, verified, entries, blocks, bytes_in, changed, left_out,
 }

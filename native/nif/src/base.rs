@@ -6,6 +6,7 @@ use crate::handle::{dispose, Handle};
 use crate::options::{app_name, kv_options, machine_path, sqlite_options};
 use crate::reply::Reply;
 use crate::runtime::{seams, Runtime};
+use crate::state::OpenState;
 use crossbeam_channel::{bounded, RecvTimeoutError, Sender};
 use macula_core::{Kind, SystemChance};
 use macula_store::{App, Base, Options, Owner, StoreError};
@@ -23,6 +24,7 @@ pub struct Opened {
     pub runtime: Runtime,
     control: Mutex<Option<macula_control::Server>>,
     usage: Mutex<Option<UsageThread>>,
+    state: Mutex<Option<Arc<OpenState>>>,
     /// As it was asked for; the base itself knows where its symlinks lead.
     path: PathBuf,
 }
@@ -96,7 +98,7 @@ fn open(
     let usage = UsageThread::start(base.clone(), usage_interval).map_err(threads)?;
     let runtime = Runtime::start().map_err(threads)?;
     let (control, usage) = (Mutex::new(Some(control)), Mutex::new(Some(usage)));
-    let opened = Arc::new(Opened { base, runtime, control, usage, path });
+    let opened = Arc::new(Opened { base, runtime, control, usage, state: Mutex::default(), path });
     if let Some(before) = current.replace(opened.clone()) {
         dispose(Box::new(before));
     }
@@ -104,6 +106,26 @@ fn open(
 }
 
 impl Opened {
+    /// This node's replicated state, opened with the first call.
+    pub fn state(&self, name: &str) -> Result<Arc<OpenState>, Failure> {
+        let mut state = self.state.lock();
+        if let Some(state) = &*state {
+            return Ok(state.clone());
+        }
+        if self.base.is_closed() {
+            return Err(Failure::outcome(Kind::Closed));
+        }
+        Ok(state.insert(Arc::new(OpenState::open(self, name)?)).clone())
+    }
+
+    /// Close it, if it is open.
+    pub fn close_state(&self) {
+        let state = self.state.lock().take();
+        if let Some(state) = state {
+            state.close();
+        }
+    }
+
     fn close(&self) {
         // walks of whole trees, which the threads joined below may be in
         self.base.end_background();
@@ -114,6 +136,7 @@ impl Opened {
             drop(usage._stop);
             let _ = usage.thread.join();
         }
+        self.close_state();
         self.base.close();
         self.runtime.stop();
     }

@@ -28,6 +28,7 @@ mod sqlite3_copy;
 mod sqlite3_events;
 mod sqlite3_session;
 mod sqlite3_settings;
+mod state;
 mod stop;
 
 use rustler::{Env, Term};

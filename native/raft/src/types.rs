@@ -21,9 +21,9 @@ pub type LeaderId = openraft::impls::leader_id_adv::LeaderId<u64, u64>;
 /// Where an entry stands.
 pub type LogId = openraft::LogId<LeaderId>;
 /// An entry of the log.
-pub type Entry = <Types as openraft::RaftTypeConfig>::Entry;
+pub type Entry = openraft::Entry<LeaderId, openraft::EntryPayload<Proposal, u64, Member>>;
 /// What a node voted for.
-pub type Vote = <Types as openraft::RaftTypeConfig>::Vote;
+pub type Vote = openraft::Vote<LeaderId>;
 /// The members as of an entry.
 pub type StoredMembership = openraft::StoredMembership<LeaderId, u64, Member>;
 

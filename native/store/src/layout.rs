@@ -54,6 +54,16 @@ impl Layout {
         below(RUN, &format!("{app}.lock"))
     }
 
+    /// `state/raft`: the replicated state of this node.
+    pub fn state() -> RelPath {
+        RelPath::literal("state/raft")
+    }
+
+    /// `run/.state.lock`, a name that no app can have: flocked by who has the replicated state open.
+    pub fn state_lock() -> RelPath {
+        RelPath::literal("run/.state.lock")
+    }
+
     /// The absolute path of `relative`.
     pub fn absolute(&self, relative: &RelPath) -> PathBuf {
         self.root.join(relative.as_path())

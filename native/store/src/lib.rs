@@ -28,7 +28,7 @@ mod usage;
 pub use app::App;
 pub use backup::{BackupInfo, BackupOptions, Format};
 pub use backup_name::BackupName;
-pub use base::{Base, Options, Seams};
+pub use base::{Base, Options, Seams, StateDir};
 pub use copy::{copy_store, NewDir};
 pub use dest::refuse_destination;
 pub use directory::Directory;

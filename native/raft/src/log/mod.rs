@@ -10,4 +10,6 @@ mod store;
 
 pub(crate) use appender::LogThread;
 pub(crate) use meta::Meta;
-pub(crate) use store::{LogStore, Opened};
+#[cfg(test)]
+pub(crate) use store::LogStore;
+pub(crate) use store::Opened;

@@ -1,0 +1,478 @@
+defmodule MaculaStorage.Khepri do
+  @moduledoc """
+  Replicated hot state: a tree of terms with strong consistency.
+
+  A node works alone from the first call on, without configuration or listener:
+
+      iex> MaculaStorage.Khepri.put([:doc, :console, :port], 4000)
+      :ok
+      iex> MaculaStorage.Khepri.get([:doc, :console, :port])
+      {:ok, 4000}
+
+  **Paths** are lists of 1 to 64 terms; the parents of a node are made with it and go with their last child.
+  **Values** are any term, up to 8 MiB. Every change has a revision of the whole state; every node knows the
+  revision that created it, the one that last changed it, and its version.
+
+  **Patterns** are paths in which `:*` stands for any one name, `:**` for any number of names, none too,
+  and `{:*, conditions}` for any one name of a node of which the conditions hold.
+
+  **Conditions** are a keyword list, all of which must hold:
+
+    * `exists: true | false`, `has_data: true | false`
+    * `value: term` (the data is this term, `===`), `matches: pattern` (the data matches; the atom `:_`
+      matches anything, a map matches when the keys named do)
+    * `version:`, `created:`, `modified:`, `children:`, each a number or `{op, number}` with `op` one of
+      `:==`, `:!=`, `:<`, `:<=`, `:>`, `:>=`
+    * `not: conditions`, `all: [conditions, ...]`, `any: [conditions, ...]`
+
+  **Consistency** of a read: `:linearizable` (default) holds every write that was answered anywhere before
+  the read began; `:local` is what this node has.
+
+  **Errors** of all functions: `{:error, :timeout}` (a write may or may not have happened),
+  `{:error, :no_quorum}`, `{:error, :busy}`, `{:error, :disk_full}` (nothing was written; reads go on),
+  `{:error, :poisoned}` after a failed sync (`close/0`, then the next call opens it again),
+  `{:error, :locked}` when another OS process has this base's state open, `{:error, :too_large}`,
+  `{:error, %MaculaStorage.Error{}}`. Misuse raises `ArgumentError`.
+
+  A write costs one sync, shared by all that wait together, on each of a majority of the members.
+  """
+
+  alias MaculaStorage.{Apps, Call, Native, Options}
+  alias MaculaStorage.Khepri.{Node, Tx, Wire}
+
+  @type path :: [term, ...]
+  @type pattern :: [term, ...]
+  @type conditions :: keyword
+  @type failure :: {:error, atom | MaculaStorage.Error.t()}
+  @type read_option ::
+          {:consistency, :linearizable | :local} | {:timeout, timeout} | {:details, boolean}
+  @type write_option ::
+          {:ttl, pos_integer | :infinity}
+          | {:keep_while, %{path => conditions} | [{path, conditions}]}
+          | {:lease, pos_integer | nil}
+          | {:timeout, timeout}
+
+  @page_len 1000
+  @write_options [
+    ttl: {:infinity, :ttl},
+    keep_while: {[], :any},
+    lease: {nil, :any},
+    timeout: {5_000, :timeout}
+  ]
+  @consistency {:linearizable, {:one_of, [:linearizable, :local]}}
+  @read_options [consistency: @consistency, timeout: {5_000, :timeout}]
+
+  ## One node
+
+  @doc """
+  Puts a value, whether or not one is there.
+
+  Options: `ttl:` milliseconds after which it goes by itself (at most a second late); `keep_while:` a map of
+  paths to conditions, the node is deleted as soon as one of them does not hold; `lease:` an id, the node
+  goes with the lease; `timeout:` milliseconds (default 5,000).
+
+  Durability: `:ok` means synced by a majority. Cost: one sync on each, shared.
+  Errors: also `{:error, {:keep_while_not_met, path}}`, `{:error, :lease_unknown}`.
+
+      iex> MaculaStorage.Khepri.put([:doc, :put], %{any: "term"}, ttl: 60_000)
+      :ok
+  """
+  @spec put(path, term, [write_option]) :: :ok | failure
+  def put(path, value, options \\ []) do
+    {op, options} = put_op!(path, value, options)
+    done(txn_raw([], [op], [], options))
+  end
+
+  @doc """
+  Puts a value where none is. Options and the rest as `put/3`; `{:error, :exists}` where there is one.
+
+      iex> MaculaStorage.Khepri.create([:doc, :create], 1)
+      :ok
+      iex> MaculaStorage.Khepri.create([:doc, :create], 2)
+      {:error, :exists}
+  """
+  @spec create(path, term, [write_option]) :: :ok | failure
+  def create(path, value, options \\ []), do: put_if(path, value, [has_data: false], :exists, options)
+
+  @doc """
+  Puts a value where one is. Options and the rest as `put/3`; `{:error, :not_found}` where there is none.
+
+      iex> MaculaStorage.Khepri.update([:doc, :nowhere], 2)
+      {:error, :not_found}
+  """
+  @spec update(path, term, [write_option]) :: :ok | failure
+  def update(path, value, options \\ []),
+    do: put_if(path, value, [has_data: true], :not_found, options)
+
+  @doc """
+  Puts a value where the present one is `expected` (`===`), or with `by: :version` has that version.
+  Options and the rest as `put/3`; `{:error, :conflict}` when it is not so.
+
+      iex> MaculaStorage.Khepri.put([:doc, :swap], :old)
+      iex> MaculaStorage.Khepri.compare_and_swap([:doc, :swap], :old, :new)
+      :ok
+      iex> MaculaStorage.Khepri.compare_and_swap([:doc, :swap], :old, :newer)
+      {:error, :conflict}
+      iex> MaculaStorage.Khepri.compare_and_swap([:doc, :swap], 2, :newer, by: :version)
+      :ok
+  """
+  @spec compare_and_swap(path, term, term, [write_option | {:by, :value | :version}]) :: :ok | failure
+  def compare_and_swap(path, expected, value, options \\ []) do
+    {by, options} = Keyword.pop(options, :by, :value)
+    unless by in [:value, :version], do: raise(ArgumentError, "expected by: :value or :version")
+    put_if(path, value, [{by, expected}], :conflict, options)
+  end
+
+  defp put_if(path, value, conditions, otherwise, options) do
+    {op, options} = put_op!(path, value, options)
+    guard = {:node, Wire.path!(path), Wire.condition!(conditions)}
+
+    case txn_raw([guard], [op], [], options) do
+      {:ok, {:txn, false, _}} -> {:error, otherwise}
+      answer -> done(answer)
+    end
+  end
+
+  @doc false
+  def put_op!(path, value, options) do
+    options = Options.validate!(options, @write_options)
+    ttl = if options.ttl != :infinity, do: options.ttl
+    keep_while = Wire.watched!(options.keep_while)
+    {{:put, Wire.path!(path), Wire.value(value), ttl, options.lease, keep_while}, options}
+  end
+
+  @doc """
+  Deletes a node and everything beneath it; one that is not there is fine.
+
+  Durability: `:ok` means synced by a majority. Cost: one sync on each, shared; the subtree is walked.
+
+      iex> MaculaStorage.Khepri.delete([:doc, :nowhere])
+      :ok
+  """
+  @spec delete(path, timeout: timeout) :: :ok | failure
+  def delete(path, options \\ []) do
+    options = Options.validate!(options, timeout: {5_000, :timeout})
+    done(txn_raw([], [{:delete, Wire.path!(path)}], [], options))
+  end
+
+  @doc """
+  The value at a path. `{:error, :not_found}` where there is none. Options: `consistency:`, `timeout:`,
+  `details: true` for a `MaculaStorage.Khepri.Node`, a parent without data too.
+
+  Cost: linearizable, a message to and from a thread of ours, and one round among the members that reads
+  share; local, one dirty-I/O call.
+
+      iex> MaculaStorage.Khepri.put([:doc, :get], 1)
+      iex> MaculaStorage.Khepri.get([:doc, :get], consistency: :local)
+      {:ok, 1}
+      iex> {:ok, node} = MaculaStorage.Khepri.get([:doc, :get], details: true)
+      iex> {node.value, node.children}
+      {1, 0}
+  """
+  @spec get(path, [read_option]) :: {:ok, term} | failure
+  def get(path, options \\ []) do
+    options = Options.validate!(options, [details: {false, :boolean}] ++ @read_options)
+
+    case query({:get, Wire.path!(path)}, options) do
+      {:ok, nil} -> {:error, :not_found}
+      {:ok, node} when options.details -> {:ok, Wire.node(node)}
+      {:ok, {nil, _, _, _, _, _, _}} -> {:error, :not_found}
+      {:ok, {value, _, _, _, _, _, _}} -> {:ok, Wire.term(value)}
+      failure -> failure
+    end
+  end
+
+  @doc "Whether there is a node at a path, with data or as a parent. Options and cost as `get/2`."
+  @spec exists(path, [read_option]) :: boolean | failure
+  def exists(path, options \\ []), do: holds(path, options, fn node -> node != nil end)
+
+  @doc "Whether there is data at a path. Options and cost as `get/2`."
+  @spec has_data(path, [read_option]) :: boolean | failure
+  def has_data(path, options \\ []),
+    do: holds(path, options, fn node -> node != nil and elem(node, 0) != nil end)
+
+  defp holds(path, options, test) do
+    options = Options.validate!(options, @read_options)
+    with {:ok, node} <- query({:get, Wire.path!(path)}, options), do: test.(node)
+  end
+
+  ## Many nodes
+
+  @doc """
+  The names of a node's children in term order; those of the tree's root with `[]`. `limit:` how many at
+  most (default all); other options and cost as `get/2`, a page of them at a time.
+
+      iex> MaculaStorage.Khepri.put([:doc_list, :b], 1)
+      iex> MaculaStorage.Khepri.put([:doc_list, :a, :x], 1)
+      iex> MaculaStorage.Khepri.list([:doc_list])
+      {:ok, [:a, :b]}
+  """
+  @spec list(path | [], [read_option | {:limit, pos_integer | :infinity}]) :: {:ok, [term]} | failure
+  def list(path, options \\ []) do
+    options = Options.validate!(options, [limit: {:infinity, :ttl}] ++ @read_options)
+    path = if path != [], do: Wire.path!(path)
+    list_from(path, nil, options.limit, options, [])
+  end
+
+  defp list_from(path, behind, limit, options, pages) do
+    page_len = min(limit, @page_len)
+
+    case query({:list, path, behind, page_len}, options) do
+      {:ok, names} ->
+        left = if limit == :infinity, do: :infinity, else: limit - length(names)
+        pages = [Enum.map(names, &Wire.term/1) | pages]
+
+        if length(names) < page_len or left == 0,
+          do: {:ok, pages |> Enum.reverse() |> Enum.concat()},
+          else: list_from(path, List.last(names), left, options, pages)
+
+      failure ->
+        failure
+    end
+  end
+
+  @doc """
+  The values of all nodes that match a pattern, as a map by path; nodes without data are left out.
+  `where:` conditions on the nodes found; `details: true` for nodes; other options as `get/2`.
+
+  Cost: what begins as the pattern does up to its first `:*` is walked. One call holds at most 64 MiB;
+  for more, `fold/4`.
+
+      iex> MaculaStorage.Khepri.put([:doc_many, 1, :port], 80)
+      iex> MaculaStorage.Khepri.put([:doc_many, 2, :port], 443)
+      iex> MaculaStorage.Khepri.get_many([:doc_many, :*, :port])
+      {:ok, %{[:doc_many, 1, :port] => 80, [:doc_many, 2, :port] => 443}}
+  """
+  @spec get_many(pattern, [read_option | {:where, conditions}]) :: {:ok, %{path => term}} | failure
+  def get_many(pattern, options \\ []) do
+    details = Keyword.get(options, :details, false)
+    keep = fn path, node, found -> Map.put(found, path, if(details, do: node, else: node.value)) end
+    fold(pattern, %{}, keep, options)
+  end
+
+  @doc """
+  Folds over the nodes that match, in the order of their paths: `fun.(path, node, acc)`, with nodes as
+  `MaculaStorage.Khepri.Node`. Options as `get_many/2`; pages of the walk see the state at different
+  moments.
+
+      iex> MaculaStorage.Khepri.put([:doc_fold, :a], 1)
+      iex> MaculaStorage.Khepri.put([:doc_fold, :b], 2)
+      iex> MaculaStorage.Khepri.fold([:doc_fold, :*], 0, fn _path, node, sum -> sum + node.value end)
+      {:ok, 3}
+  """
+  @spec fold(pattern, acc, (path, Node.t(), acc -> acc), keyword) :: {:ok, acc} | failure
+        when acc: term
+  def fold(pattern, acc, fun, options \\ []) when is_function(fun, 3) do
+    known = [where: {[], :any}, details: {false, :boolean}] ++ @read_options
+    options = Options.validate!(options, known)
+    wire = Wire.pattern!(pattern, options.where)
+    fold_from(wire, nil, acc, fun, options)
+  end
+
+  defp fold_from(pattern, behind, acc, fun, options) do
+    with {:ok, {nodes, more}} <- query({:get_many, pattern, behind, @page_len}, options) do
+      acc =
+        for {path, node} <- nodes,
+            options.details or elem(node, 0) != nil,
+            reduce: acc,
+            do: (acc -> fun.(Wire.path(path), Wire.node(node), acc))
+
+      if more,
+        do: fold_from(pattern, nodes |> List.last() |> elem(0), acc, fun, options),
+        else: {:ok, acc}
+    end
+  end
+
+  @doc "Calls `fun.(path, node)` for all nodes that match. As `fold/4`."
+  @spec foreach(pattern, (path, Node.t() -> term), keyword) :: :ok | failure
+  def foreach(pattern, fun, options \\ []) when is_function(fun, 2) do
+    each = fn path, node, nil ->
+      fun.(path, node)
+      nil
+    end
+
+    with {:ok, nil} <- fold(pattern, nil, each, options), do: :ok
+  end
+
+  @doc "What `fun.(path, node)` makes of all nodes that match, by path. As `fold/4`."
+  @spec map(pattern, (path, Node.t() -> term), keyword) :: {:ok, %{path => term}} | failure
+  def map(pattern, fun, options \\ []) when is_function(fun, 2),
+    do: fold(pattern, %{}, &Map.put(&3, &1, fun.(&1, &2)), options)
+
+  @doc "The values of all nodes that match of which `fun.(path, node)` is true, by path. As `fold/4`."
+  @spec filter(pattern, (path, Node.t() -> as_boolean(term)), keyword) ::
+          {:ok, %{path => term}} | failure
+  def filter(pattern, fun, options \\ []) when is_function(fun, 2) do
+    keep = fn path, node, kept ->
+      if fun.(path, node), do: Map.put(kept, path, node.value), else: kept
+    end
+
+    fold(pattern, %{}, keep, options)
+  end
+
+  @doc "How many nodes match a pattern, parents without data too. `where:` conditions; others as `get/2`."
+  @spec count(pattern, keyword) :: {:ok, non_neg_integer} | failure
+  def count(pattern, options \\ []) do
+    options = Options.validate!(options, [where: {[], :any}] ++ @read_options)
+    query({:count, Wire.pattern!(pattern, options.where)}, options)
+  end
+
+  @doc """
+  Puts a value at all nodes that match, at once; how many. `where:`, `timeout:`. Durability as `put/3`.
+
+      iex> MaculaStorage.Khepri.put([:doc_puts, :a], 1)
+      iex> MaculaStorage.Khepri.put_many([:doc_puts, :*], 0, where: [value: 1])
+      {:ok, 1}
+  """
+  @spec put_many(pattern, term, where: conditions, timeout: timeout) ::
+          {:ok, non_neg_integer} | failure
+  def put_many(pattern, value, options \\ []) do
+    options = Options.validate!(options, where: {[], :any}, timeout: {5_000, :timeout})
+    op = {:put_many, Wire.pattern!(pattern, options.where), Wire.value(value)}
+    with {:ok, {:txn, true, [{:put_many, n}]}} <- txn_raw([], [op], [], options), do: {:ok, n}
+  end
+
+  @doc "Deletes all nodes that match and what is beneath them, at once; how many went. As `put_many/3`."
+  @spec delete_many(pattern, where: conditions, timeout: timeout) :: {:ok, non_neg_integer} | failure
+  def delete_many(pattern, options \\ []) do
+    options = Options.validate!(options, where: {[], :any}, timeout: {5_000, :timeout})
+    op = {:delete_many, Wire.pattern!(pattern, options.where)}
+    with {:ok, {:txn, true, [{:delete_many, n}]}} <- txn_raw([], [op], [], options), do: {:ok, n}
+  end
+
+  ## Transactions
+
+  @doc """
+  Runs `fun.(tx)` in the caller: reads (`MaculaStorage.Khepri.Tx.get/2`) are recorded, writes (`put/3`,
+  `delete/2` of `Tx`) are kept, and all is committed at once if nothing that was read has changed; otherwise
+  the fun runs again, until `timeout:` (default 5,000). It must do nothing that may not be done twice.
+
+  `{:ok, result}`; `{:error, {:aborted, reason}}` after `abort/1`; `{:error, :conflict}` when time ran out
+  among conflicts: nothing was written. Durability as `put/3`. Cost: a read for each read, one command.
+
+      iex> alias MaculaStorage.Khepri
+      iex> Khepri.put([:doc_tx, :n], 1)
+      iex> Khepri.transaction(fn tx ->
+      ...>   {:ok, n} = Khepri.Tx.get(tx, [:doc_tx, :n])
+      ...>   Khepri.Tx.put(tx, [:doc_tx, :n], n + 1)
+      ...>   n
+      ...> end)
+      {:ok, 1}
+      iex> Khepri.get([:doc_tx, :n])
+      {:ok, 2}
+  """
+  @spec transaction((Tx.t() -> result), timeout: timeout) ::
+          {:ok, result} | {:error, {:aborted, term}} | failure
+        when result: term
+  def transaction(fun, options \\ []) when is_function(fun, 1) do
+    options = Options.validate!(options, timeout: {5_000, :timeout})
+    Tx.run(fun, options)
+  end
+
+  @doc "Ends the transaction in whose fun it is called: nothing is written."
+  @spec abort(term) :: no_return
+  def abort(reason), do: throw({Tx, :abort, reason})
+
+  @doc """
+  If, then, else as data: when all conditions hold (`{path, conditions}` each), the first operations are done
+  at once, otherwise the second ones. Operations: `{:put, path, value}`, `{:put, path, value, options}`,
+  `{:delete, path}`, `{:get, path}`. `{:ok, held?, results}`: `:ok` of a put or delete, `{:ok, value}` or
+  `{:error, :not_found}` of a get. Durability as `put/3`.
+
+      iex> alias MaculaStorage.Khepri
+      iex> Khepri.put([:doc_if, :a], 1)
+      iex> Khepri.txn([{[:doc_if, :a], value: 1}], [{:put, [:doc_if, :b], 2}], [{:get, [:doc_if, :a]}])
+      {:ok, true, [:ok]}
+      iex> Khepri.txn([{[:doc_if, :a], value: 2}], [], [{:get, [:doc_if, :a]}])
+      {:ok, false, [{:ok, 1}]}
+  """
+  @spec txn([{path, conditions}], [tuple], [tuple], timeout: timeout) ::
+          {:ok, boolean, list} | failure
+  def txn(conditions, then, otherwise \\ [], options \\ []) do
+    options = Options.validate!(options, timeout: {5_000, :timeout})
+    guards = for {path, held} <- conditions, do: {:node, Wire.path!(path), Wire.condition!(held)}
+
+    with {:ok, {:txn, held?, results}} <-
+           txn_raw(guards, Enum.map(then, &op!/1), Enum.map(otherwise, &op!/1), options),
+         do: {:ok, held?, Enum.map(results, &op_result/1)}
+  end
+
+  defp op!({:put, path, value}), do: op!({:put, path, value, []})
+  defp op!({:put, path, value, options}), do: path |> put_op!(value, options) |> elem(0)
+  defp op!({:delete, path}), do: {:delete, Wire.path!(path)}
+  defp op!({:get, path}), do: {:get, Wire.path!(path)}
+  defp op!(other), do: raise(ArgumentError, "expected an operation, got: #{inspect(other)}")
+
+  defp op_result({:get, nil}), do: {:error, :not_found}
+  defp op_result({:get, {nil, _, _, _, _, _, _}}), do: {:error, :not_found}
+  defp op_result({:get, {value, _, _, _, _, _, _}}), do: {:ok, Wire.term(value)}
+  defp op_result(_put_or_delete), do: :ok
+
+  ## Apps
+
+  @doc "Puts a value of an app: `put([:apps, app, key], value)`."
+  @spec app_put(term, term, term) :: :ok | failure
+  def app_put(app, key, value), do: put([:apps, app, key], value)
+
+  @doc "The value of an app's key."
+  @spec app_get(term, term) :: {:ok, term} | failure
+  def app_get(app, key), do: get([:apps, app, key])
+
+  @doc "The names of an app's keys; none of an app that has none."
+  @spec app_list_keys(term) :: {:ok, [term]} | failure
+  def app_list_keys(app), do: list([:apps, app])
+
+  ## The node
+
+  @doc """
+  Figures of this node's state: `revision`, `nodes`, `live_bytes`, `leases`, `time_ms` (the state's own
+  clock), `history_first` and `history_bytes`. Cost: one dirty-I/O call.
+
+      iex> MaculaStorage.Khepri.put([:doc, :status], 1)
+      iex> {:ok, status} = MaculaStorage.Khepri.status()
+      iex> status.nodes > 0
+      true
+  """
+  @spec status() :: {:ok, map} | failure
+  def status, do: query(:status, %{consistency: :local, timeout: 5_000})
+
+  @doc """
+  Closes this node's state; the next call opens it again, which decides what a failed sync left unknown.
+  """
+  @spec close() :: :ok | failure
+  def close, do: Apps.close_state()
+
+  ## The boundary
+
+  @doc false
+  def txn_raw(guards, then, otherwise, %{timeout: timeout}) do
+    start = &Native.state_command(&1, &2, {:txn, guards, then, otherwise}, rust_ms(timeout))
+
+    case on_state(:txn, timeout, start) do
+      {:ok, {:refused, {:keep_while_not_met, path}}} -> {:error, {:keep_while_not_met, Wire.path(path)}}
+      {:ok, {:refused, why}} -> {:error, why}
+      answer -> answer
+    end
+  end
+
+  @doc false
+  def query(query, %{consistency: :local}) do
+    Apps.with_state(fn state ->
+      MaculaStorage.Error.wrap_result(Native.state_query_here(state, query), :query, nil)
+    end)
+  end
+
+  def query(query, %{consistency: consistency, timeout: timeout}),
+    do: on_state(:query, timeout, &Native.state_query(&1, &2, query, consistency, rust_ms(timeout)))
+
+  defp on_state(op, timeout, start) do
+    # Rust's deadline first: it knows more of what happened
+    options = [op: op, timeout: MaculaStorage.wait_ms(timeout)]
+    Apps.with_state(fn state -> Call.run(&start.(state, &1), options) end)
+  end
+
+  defp rust_ms(timeout), do: MaculaStorage.rust_ms(timeout)
+
+  defp done({:ok, {:txn, true, _}}), do: :ok
+  defp done(failure), do: failure
+end

@@ -1,0 +1,126 @@
+defmodule MaculaStorage.Khepri.Tx do
+  @moduledoc """
+  Inside `MaculaStorage.Khepri.transaction/2`: reads that are recorded, writes that are kept.
+
+  A transaction sees its own writes. Its reads are made one after the other; when what one of them saw
+  has changed at the commit, nothing is written and the fun runs again, so what it decided on views that do
+  not fit together never takes effect.
+  """
+
+  alias MaculaStorage.Khepri
+  alias MaculaStorage.Khepri.Wire
+
+  @enforce_keys [:ref, :options]
+  defstruct [:ref, :options]
+
+  @opaque t :: %__MODULE__{ref: reference, options: map}
+
+  @doc "The value at a path. Its own writes are seen. As `MaculaStorage.Khepri.get/2`, linearizable."
+  @spec get(t, Khepri.path()) :: {:ok, term} | {:error, :not_found}
+  def get(%__MODULE__{} = tx, path) do
+    etfs = Wire.path!(path)
+    state = state!(tx)
+
+    case written(state.writes, path) do
+      {:put, value} -> {:ok, value}
+      :deleted -> {:error, :not_found}
+      nil -> read(tx, state, path, etfs)
+    end
+  end
+
+  @doc "Puts a value, at the commit. Options as `MaculaStorage.Khepri.put/3`, without `timeout:`."
+  @spec put(t, Khepri.path(), term, keyword) :: :ok
+  def put(%__MODULE__{} = tx, path, value, options \\ []) do
+    {op, _options} = Khepri.put_op!(path, value, options)
+    write(tx, op, {:put, path, value})
+  end
+
+  @doc "Deletes a node and everything beneath it, at the commit."
+  @spec delete(t, Khepri.path()) :: :ok
+  def delete(%__MODULE__{} = tx, path), do: write(tx, {:delete, Wire.path!(path)}, {:delete, path})
+
+  @doc false
+  def run(fun, options) do
+    until = if options.timeout == :infinity, do: :infinity, else: now() + options.timeout
+    attempt(fun, %{options | timeout: options.timeout}, until)
+  end
+
+  defp attempt(fun, options, until) do
+    tx = %__MODULE__{ref: make_ref(), options: options}
+    Process.put(tx.ref, %{reads: %{}, writes: [], ops: []})
+
+    try do
+      {:done, fun.(tx), Process.get(tx.ref)}
+    catch
+      :throw, {__MODULE__, :abort, reason} -> {:aborted, reason}
+      :throw, {__MODULE__, :failed, failure} -> {:failed, failure}
+    after
+      Process.delete(tx.ref)
+    end
+    |> finish(fun, options, until)
+  end
+
+  defp finish({:aborted, reason}, _fun, _options, _until), do: {:error, {:aborted, reason}}
+  defp finish({:failed, failure}, _fun, _options, _until), do: failure
+
+  defp finish({:done, result, state}, fun, options, until) do
+    guards =
+      for {_path, {etfs, modified}} <- state.reads, do: {:node, etfs, {:modified, :eq, modified}}
+
+    case Khepri.txn_raw(guards, Enum.reverse(state.ops), [], options) do
+      {:ok, {:txn, true, _}} -> {:ok, result}
+      {:ok, {:txn, false, _}} -> again(fun, options, until)
+      failure -> failure
+    end
+  end
+
+  defp again(fun, options, :infinity), do: attempt(fun, options, :infinity)
+
+  defp again(fun, options, until) do
+    case until - now() do
+      left when left > 0 -> attempt(fun, %{options | timeout: left}, until)
+      _ -> {:error, :conflict}
+    end
+  end
+
+  defp read(tx, state, path, etfs) do
+    options = %{consistency: :linearizable, timeout: tx.options.timeout}
+
+    case Khepri.query({:get, etfs}, options) do
+      {:ok, node} ->
+        modified = if node, do: elem(node, 3), else: 0
+        # what was read first counts: a later read that saw more would hide a change between them
+        reads = Map.put_new(state.reads, path, {etfs, modified})
+        Process.put(tx.ref, %{state | reads: reads})
+        value_of(node)
+
+      failure ->
+        throw({__MODULE__, :failed, failure})
+    end
+  end
+
+  defp value_of(nil), do: {:error, :not_found}
+  defp value_of({nil, _, _, _, _, _, _}), do: {:error, :not_found}
+  defp value_of({value, _, _, _, _, _, _}), do: {:ok, Wire.term(value)}
+
+  # the newest write that says something of this path
+  defp written(writes, path) do
+    Enum.find_value(writes, fn
+      {:put, ^path, value} -> {:put, value}
+      {:put, _, _} -> nil
+      {:delete, deleted} -> if List.starts_with?(path, deleted), do: :deleted
+    end)
+  end
+
+  defp write(tx, op, what) do
+    state = state!(tx)
+    Process.put(tx.ref, %{state | ops: [op | state.ops], writes: [what | state.writes]})
+    :ok
+  end
+
+  defp state!(tx) do
+    Process.get(tx.ref) || raise ArgumentError, "the transaction is over, or is another process's"
+  end
+
+  defp now, do: System.monotonic_time(:millisecond)
+end

@@ -1,0 +1,150 @@
+//! The replicated state: commands and reads by messages, this node's own copy at once.
+//!
+//! Paths and values come and go in the External Term Format, made and read in Elixir.
+
+mod terms;
+
+use crate::atoms;
+use crate::base::{BaseHandle, Opened};
+use crate::error::{self, Failure};
+use crate::handle::Handle;
+use crate::options::span;
+use crate::runtime::owe;
+use macula_raft::{Consistency, Engine, RaftError};
+use parking_lot::RwLock;
+use rustler::{Atom, Encoder, Env, Resource, ResourceArc, Term};
+use std::sync::Arc;
+use terms::{command_of, query_of, FoundTerm, ResponseTerm};
+
+/// The state that this VM has opened, until its base is closed.
+pub struct OpenState(RwLock<Option<(Engine, macula_store::StateDir)>>);
+
+/// The replicated state, in Elixir's hands.
+pub type StateHandle = Handle<Arc<OpenState>>;
+
+#[rustler::resource_impl]
+impl Resource for StateHandle {}
+
+impl OpenState {
+    /// Open it as the node of this name.
+    pub fn open(opened: &Opened, name: &str) -> Result<Self, Failure> {
+        let dir = opened.base.own_state()?;
+        let seams = macula_raft::Seams {
+            disk: dir.disk(),
+            clock: Arc::new(macula_core::SystemClock),
+            chance: Arc::new(macula_core::SystemChance),
+        };
+        let engine = Engine::open(seams, macula_raft::Options::of(name), Box::new(|_| {}))?;
+        Ok(Self(RwLock::new(Some((engine, dir)))))
+    }
+
+    /// Stop its threads, then let go of its directory.
+    pub fn close(&self) {
+        if let Some((mut engine, dir)) = self.0.write().take() {
+            engine.close();
+            drop(engine);
+            drop(dir);
+        }
+    }
+
+    fn with<T>(&self, act: impl FnOnce(&Engine) -> Result<T, RaftError>) -> Result<T, RaftError> {
+        match &*self.0.read() {
+            Some((engine, _)) => act(engine),
+            None => Err(RaftError::Closed),
+        }
+    }
+}
+
+/// own thread: open this node's replicated state. The node begins alone; `name` is its Erlang name.
+#[rustler::nif]
+fn state_open<'a>(env: Env<'a>, base: ResourceArc<BaseHandle>, reference: Term<'a>, name: String) -> Term<'a> {
+    let opened = match base.get() {
+        Ok(opened) => opened,
+        Err(failure) => return failure.encode(env),
+    };
+    let of = opened.clone();
+    opened.runtime.io(env, reference, move |reply| {
+        let state = of.state(&name);
+        reply.send_result(state.map(|state| ResourceArc::new(StateHandle::new(state))));
+    })
+}
+
+/// own thread: have a command applied. `timeout_ms` 0: without a deadline.
+#[rustler::nif]
+fn state_command<'a>(
+    env: Env<'a>,
+    state: ResourceArc<StateHandle>,
+    reference: Term<'a>,
+    command: Term<'a>,
+    timeout_ms: u64,
+) -> Term<'a> {
+    let (state, command) = match state.get().and_then(|state| Ok((state, command_of(command)?))) {
+        Ok(found) => found,
+        Err(failure) => return failure.encode(env),
+    };
+    owe(env, reference, |reply| {
+        let cancel = reply.call().cancel_token();
+        state.with(|engine| {
+            engine.propose(command, span(timeout_ms), cancel, move |answer| {
+                reply.send_result(answer.map(ResponseTerm).map_err(Failure::from));
+            })
+        })
+    })
+}
+
+/// own thread: read; `linearizable` or `local`.
+#[rustler::nif]
+fn state_query<'a>(
+    env: Env<'a>,
+    state: ResourceArc<StateHandle>,
+    reference: Term<'a>,
+    query: Term<'a>,
+    consistency: Atom,
+    timeout_ms: u64,
+) -> Term<'a> {
+    let (state, query) = match state.get().and_then(|state| Ok((state, query_of(query)?))) {
+        Ok(found) => found,
+        Err(failure) => return failure.encode(env),
+    };
+    let consistency = match consistency == atoms::local() {
+        true => Consistency::Local,
+        false => Consistency::Linearizable,
+    };
+    owe(env, reference, |reply| {
+        let cancel = reply.call().cancel_token();
+        state.with(|engine| {
+            engine.query(query, consistency, span(timeout_ms), cancel, move |found| {
+                reply.send_result(found.map(FoundTerm).map_err(Failure::from));
+            })
+        })
+    })
+}
+
+/// dirty io: read one node, or figures, of what this node has.
+#[rustler::nif(schedule = "DirtyIo")]
+fn state_query_here<'a>(env: Env<'a>, state: ResourceArc<StateHandle>, query: Term<'a>) -> Term<'a> {
+    let found = state.get().and_then(|state| {
+        let query = query_of(query)?;
+        Ok(state.with(|engine| engine.query_here(&query))?)
+    });
+    error::result(env, found.map(FoundTerm))
+}
+
+/// own thread: close this node's replicated state. Opened again, it goes on.
+#[rustler::nif]
+fn state_close<'a>(env: Env<'a>, base: ResourceArc<BaseHandle>, reference: Term<'a>) -> Term<'a> {
+    let opened = match base.get() {
+        Ok(opened) => opened,
+        Err(failure) => return failure.encode(env),
+    };
+    let of = opened.clone();
+    opened.runtime.io(env, reference, move |reply| {
+        of.close_state();
+        reply.send_done(Ok::<_, Failure>(()));
+    })
+}
+
+/// Elixir should have refused it.
+fn invalid(what: &'static str) -> Failure {
+    Failure::invalid(format!("not a {what} of the replicated state"))
+}
