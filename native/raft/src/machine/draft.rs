@@ -1,0 +1,118 @@
+//! What one command would change, over the rows as they are.
+//!
+//! Reads see what the draft has written. Invariant: the table is not touched before the command has
+//! succeeded as a whole, so that what is refused leaves nothing behind.
+
+use super::response::Refusal;
+use super::row::{Meta, NodeRef};
+use super::{Event, TableError, View, Visit};
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::{Bound, ControlFlow};
+
+/// Why a command ends early.
+pub(super) enum Stop {
+    /// An answer: nothing is changed.
+    Refused(Refusal),
+    /// The node stops.
+    Table(TableError),
+}
+
+impl From<Refusal> for Stop {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+impl From<TableError> for Stop {
+    fn from(error: TableError) -> Self {
+        Self::Table(error)
+    }
+}
+
+pub(super) type Rows = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
+
+pub(super) struct Draft<'a> {
+    view: &'a dyn View,
+    /// Rows to write, or to remove.
+    pub rows: Rows,
+    pub meta: Meta,
+    pub events: Vec<Event>,
+    /// Nodes kept by a condition on something that was touched, by their rows.
+    pub doubtful: BTreeSet<Vec<u8>>,
+    pub written_bytes: usize,
+}
+
+impl<'a> Draft<'a> {
+    pub fn new(view: &'a dyn View, meta: Meta) -> Self {
+        let (rows, events, doubtful) = (Rows::new(), Vec::new(), BTreeSet::new());
+        Self { view, rows, meta, events, doubtful, written_bytes: 0 }
+    }
+
+    pub fn set(&mut self, key: Vec<u8>, row: Vec<u8>) {
+        self.rows.insert(key, Some(row));
+    }
+
+    pub fn clear(&mut self, key: Vec<u8>) {
+        self.rows.insert(key, None);
+    }
+
+    /// A node's row, to be written over.
+    pub fn set_node(&mut self, key: &[u8], node: &NodeRef<'_>) {
+        self.set(key.to_vec(), node.encode());
+    }
+
+    /// All keys in a range, copied.
+    pub fn keys(&self, range: &(Vec<u8>, Vec<u8>), count_max: usize) -> Result<Vec<Vec<u8>>, TableError> {
+        let mut keys = Vec::new();
+        if count_max > 0 {
+            self.scan(&range.0, &range.1, false, &mut |key, _| {
+                keys.push(key.to_vec());
+                match keys.len() < count_max {
+                    true => ControlFlow::Continue(()),
+                    false => ControlFlow::Break(()),
+                }
+            })?;
+        }
+        Ok(keys)
+    }
+}
+
+impl View for Draft<'_> {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, TableError> {
+        match self.rows.get(key) {
+            Some(row) => Ok(row.clone()),
+            None => self.view.get(key),
+        }
+    }
+
+    fn scan(&self, from: &[u8], to: &[u8], reverse: bool, visit: Visit<'_>) -> Result<(), TableError> {
+        if from >= to {
+            return Ok(());
+        }
+        let mut range = self.rows.range::<[u8], _>((Bound::Included(from), Bound::Excluded(to)));
+        let mut next = move || if reverse { range.next_back() } else { range.next() };
+        let mut ours = next();
+        let mut flow = ControlFlow::Continue(());
+        let is_before = |a: &[u8], b: &[u8]| if reverse { a > b } else { a < b };
+        self.view.scan(from, to, reverse, &mut |key, row| {
+            while let Some((our_key, our_row)) = ours.filter(|ours| !is_before(key, ours.0)) {
+                ours = next();
+                if let Some(row) = our_row {
+                    flow = visit(our_key, row);
+                }
+                if flow.is_break() || our_key.as_slice() == key {
+                    return flow;
+                }
+            }
+            flow = visit(key, row);
+            flow
+        })?;
+        while let (Some((key, row)), ControlFlow::Continue(())) = (ours, flow) {
+            ours = next();
+            if let Some(row) = row {
+                flow = visit(key, row);
+            }
+        }
+        Ok(())
+    }
+}
