@@ -189,7 +189,7 @@ fn unchanged(draft: &Draft<'_>, pattern: &Pattern, since: u64) -> Result<bool, T
     Ok(unchanged)
 }
 
-/// When something above the node was last removed, if the node is not there.
+/// Since when the node has not been there, at the latest, if it is not.
 fn last_loss(draft: &Draft<'_>, base: &[u8]) -> Result<u64, TableError> {
     if base.len() == 1 {
         return Ok(draft.meta.root_pruned);
@@ -200,7 +200,9 @@ fn last_loss(draft: &Draft<'_>, base: &[u8]) -> Result<u64, TableError> {
     let mut child = base;
     while let Some(parent) = key::parent(child) {
         if let Some(row) = draft.get(parent)? {
-            return Ok(NodeRef::parse(&row)?.head.pruned);
+            let head = NodeRef::parse(&row)?.head;
+            // made anew, it does not know what an earlier one lost
+            return Ok(head.pruned.max(head.created));
         }
         child = parent;
     }
