@@ -7,7 +7,7 @@ use super::matching::{walk, Conditions, Next};
 use super::response::{Limit, OpResult, Refusal, Response};
 use super::row::{Meta, NodeRef};
 use super::{history, keep, key, lease, read};
-use super::{Event, EventKind, Pattern, Table, TableError, View, KEEP_WHILE_MAX};
+use super::{Event, EventKind, Part, Pattern, Table, TableError, View, KEEP_WHILE_MAX};
 
 /// When and where in the log a command stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -174,13 +174,16 @@ fn unchanged(draft: &Draft<'_>, pattern: &Pattern, since: u64) -> Result<bool, T
     if last_loss(draft, &base)? > since {
         return Ok(false);
     }
+    // what is put in a node on the way may open or close it
+    let on_the_way = pattern.parts().iter().any(|part| matches!(part, Part::Any(Some(_))));
     let mut unchanged = true;
     walk(draft, pattern, Conditions::Ignored, None, &mut |met| {
         let head = &met.node.head;
         let lost = met.goes_on && head.pruned > since;
         // what was beneath an earlier node of that path went with it
         let made = met.key == base && head.created > since;
-        unchanged = !(lost || made || (met.matches && head.modified > since));
+        let put = (met.matches || on_the_way) && head.modified > since;
+        unchanged = !(lost || made || put);
         match unchanged {
             true => Next::On,
             false => Next::Stop,

@@ -103,7 +103,7 @@ impl Given<'_> {
     /// Conditions that mostly hold at the time.
     fn keep_while(&mut self) -> Vec<(Path, Condition)> {
         let count = if self.rng.u8(0..3) == 0 { self.rng.usize(1..3) } else { 0 };
-        let mut kept = |this: &mut Self| {
+        let kept = |this: &mut Self| {
             for _ in 0..20 {
                 let (place, condition) = (this.place(), this.condition(0));
                 if this.naive.holds(&place, &condition) {

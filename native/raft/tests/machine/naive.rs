@@ -46,7 +46,7 @@ pub fn path_of(place: &[Term]) -> Path {
 }
 
 /// What a pattern of the tests matches: an integer, `_`, or a pair of those.
-fn fits(pattern: &Term, value: &Term) -> bool {
+pub fn fits(pattern: &Term, value: &Term) -> bool {
     match (pattern, value) {
         (Term::Atom(hole), _) if hole == "_" => true,
         (Term::Pair(a, b), Term::Pair(c, d)) => fits(a, c) && fits(b, d),
