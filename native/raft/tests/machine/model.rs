@@ -204,7 +204,7 @@ fn lives(from: u64, lives: u64) -> Tally {
 
 /// Two halves, because a machine has two processors.
 fn half(which: u64) {
-    let each = count(150, 15_000);
+    let each = count(150, 5_000);
     let tally = lives((seed() >> 8).wrapping_add(which * each), each);
     eprintln!("{tally:?}");
     let rare = [tally.refused, tally.expired, tally.settled, tally.unchanged, tally.changed, tally.moved];

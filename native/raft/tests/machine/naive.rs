@@ -56,7 +56,12 @@ pub fn fits(pattern: &Term, value: &Term) -> bool {
 
 impl Naive {
     pub fn children(&self, at: &[Term]) -> u64 {
-        self.nodes.keys().filter(|place| place.len() == at.len() + 1 && place.starts_with(at)).count() as u64
+        self.under(at).filter(|place| place.len() == at.len() + 1).count() as u64
+    }
+
+    /// The node and those beneath it: they stand together.
+    fn under<'a>(&'a self, at: &'a [Term]) -> impl Iterator<Item = &'a Place> {
+        self.nodes.range(at.to_vec()..).map(|(place, _)| place).take_while(move |place| place.starts_with(at))
     }
 
     pub fn node(&self, at: &[Term]) -> Option<Node> {
@@ -148,7 +153,7 @@ impl Naive {
     }
 
     fn remove(&mut self, at: &Place, kind: EventKind) -> u64 {
-        let gone: Vec<Place> = self.nodes.keys().filter(|place| place.starts_with(at)).cloned().collect();
+        let gone: Vec<Place> = self.under(at).cloned().collect();
         let before = self.nodes.len();
         for place in gone {
             if self.nodes[&place].value.is_some() {
