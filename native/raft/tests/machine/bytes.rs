@@ -91,6 +91,7 @@ fn responses() -> Vec<(&'static str, Response)> {
         ("01010000ac0202", too_large(Limit::ValueBytes)),
         ("01010001ac0202", too_large(Limit::WriteBytes)),
         ("01010002ac0202", too_large(Limit::KeepWhile)),
+        ("01010003ac0202", too_large(Limit::ResultBytes)),
         ("01010109", refused(Refusal::LeaseUnknown { id: 9 })),
         ("010102", refused(Refusal::LeaseWithoutEnd)),
         ("010103052061010001", refused(Refusal::KeepWhileNotMet { watched: path("a") })),

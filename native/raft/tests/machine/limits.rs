@@ -127,6 +127,14 @@ fn pages_end_at_their_limits() {
     let page = read::get_many(&machine.table, &pattern("a/*"), None, 100).expect("reads");
     assert!(page.more);
     assert_eq!(page.nodes.len(), 7, "7 values and 8 paths are below 64 MiB");
+    // one transaction reads two such pages, not three
+    let read = |machine: &mut Machine, count| {
+        machine.txn((0..count).map(|_| Op::GetMany { pattern: pattern("a/*"), limit: 100 }).collect())
+    };
+    assert!(matches!(read(&mut machine, 2), Response::Txn { .. }));
+    let refused = read(&mut machine, 3);
+    assert!(matches!(refused, Response::Refused(Refusal::TooLarge { what: Limit::ResultBytes, .. })));
+
     let after = &page.nodes[6].0;
     let rest = read::get_many(&machine.table, &pattern("a/*"), Some(after), 100).expect("reads");
     assert_eq!((rest.nodes.len(), rest.more), (2, false));

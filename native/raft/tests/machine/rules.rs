@@ -136,8 +136,7 @@ fn many_are_put_and_deleted() {
 
 #[test]
 fn time_never_goes_back_and_only_a_tick_removes() {
-    let mut machine = Machine::default();
-    machine.time_ms = 1000;
+    let mut machine = Machine { time_ms: 1000, ..Machine::default() };
     machine.txn(vec![put_with("a", Some(50), None, &[]), put("a/b", "1")]);
     assert_eq!(next_expiry(&machine.table), Ok(Some(1050)));
     machine.time_ms = 2000;
