@@ -300,6 +300,34 @@ fn many_that_were_read() {
     assert!(!unchanged(&mut machine, "a/*", since));
 }
 
+/// What the pattern found went with a node that is there again, and nothing that it finds is new.
+#[test]
+fn what_went_with_the_first_node_of_a_pattern() {
+    let mut machine = Machine::default();
+    machine.txn(vec![put("a/x/w", "1")]);
+    let guard = || vec![Guard::Unchanged { pattern: pattern("a/*/w"), since: 1 }];
+    assert!(machine.asks(guard()));
+    machine.txn(vec![delete("a")]);
+    machine.txn(vec![put("a/q", "1")]);
+    assert!(!machine.asks(guard()));
+}
+
+/// A model test found this: data put in a node on the way opened it.
+#[test]
+fn a_condition_on_the_way_is_part_of_what_was_read() {
+    let mut machine = Machine::default();
+    machine.txn(vec![put("a/m/k", "1")]);
+    let a = Part::Exact(Component::new(&value("a")).expect("a component"));
+    let parts = vec![a, Part::Any(Some(HasData)), Part::Any(None)];
+    let with_data = Pattern::new(parts, None).expect("a pattern");
+    assert_eq!(found(&machine, &with_data), [""; 0]);
+    let guard = || vec![Guard::Unchanged { pattern: with_data.clone(), since: 1 }];
+    assert!(machine.asks(guard()));
+    machine.txn(vec![put("a/m", "1")]);
+    assert_eq!(found(&machine, &with_data), ["a/m/k"]);
+    assert!(!machine.asks(guard()));
+}
+
 #[test]
 fn import_puts_with_the_time_of_the_export() {
     let mut machine = Machine::default();
