@@ -7,7 +7,7 @@ use super::matching::{walk, Conditions, Next};
 use super::response::{Limit, OpResult, Refusal, Response};
 use super::row::{Meta, NodeRef};
 use super::{history, keep, key, lease, read};
-use super::{Event, EventKind, Pattern, Table, TableError, View, KEEP_WHILE_MAX};
+use super::{Event, EventKind, Part, Pattern, Table, TableError, View, KEEP_WHILE_MAX, RESULT_BYTES_MAX};
 
 /// When and where in the log a command stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,7 +86,17 @@ fn txn(draft: &mut Draft<'_>, conditions: &[Guard], then: &[Op], otherwise: &[Op
         succeeded = succeeded && holds(draft, guard)?;
     }
     let ops = if succeeded { then } else { otherwise };
-    let results = ops.iter().map(|op| op_result(draft, op)).collect::<Result<_, _>>()?;
+    let mut results = Vec::with_capacity(ops.len());
+    let mut bytes = 0;
+    for op in ops {
+        let result = op_result(draft, op)?;
+        bytes += result.bytes();
+        if bytes > RESULT_BYTES_MAX {
+            let (len, len_max) = (bytes as u64, RESULT_BYTES_MAX as u64);
+            return Err(Refusal::TooLarge { what: Limit::ResultBytes, len, len_max }.into());
+        }
+        results.push(result);
+    }
     Ok(Response::Txn { succeeded, results })
 }
 
@@ -174,13 +184,16 @@ fn unchanged(draft: &Draft<'_>, pattern: &Pattern, since: u64) -> Result<bool, T
     if last_loss(draft, &base)? > since {
         return Ok(false);
     }
+    // what is put in a node on the way may open or close it
+    let on_the_way = pattern.parts().iter().any(|part| matches!(part, Part::Any(Some(_))));
     let mut unchanged = true;
     walk(draft, pattern, Conditions::Ignored, None, &mut |met| {
         let head = &met.node.head;
         let lost = met.goes_on && head.pruned > since;
         // what was beneath an earlier node of that path went with it
         let made = met.key == base && head.created > since;
-        unchanged = !(lost || made || (met.matches && head.modified > since));
+        let put = (met.matches || on_the_way) && head.modified > since;
+        unchanged = !(lost || made || put);
         match unchanged {
             true => Next::On,
             false => Next::Stop,

@@ -116,3 +116,54 @@ impl View for Draft<'_> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{MemoryTable, Table};
+    use super::*;
+
+    type Pairs = Vec<(Vec<u8>, Vec<u8>)>;
+
+    fn scanned(view: &dyn View, from: &[u8], to: &[u8], reverse: bool, count_max: usize) -> Pairs {
+        let mut rows = Pairs::new();
+        let mut visit = |key: &[u8], row: &[u8]| {
+            rows.push((key.to_vec(), row.to_vec()));
+            match rows.len() < count_max {
+                true => ControlFlow::Continue(()),
+                false => ControlFlow::Break(()),
+            }
+        };
+        view.scan(from, to, reverse, &mut visit).expect("scans");
+        rows
+    }
+
+    /// A draft over a table reads as the table will once it is written.
+    #[test]
+    fn a_draft_reads_as_the_table_that_comes_of_it() {
+        for seed in 0..3_000 {
+            let mut rng = fastrand::Rng::with_seed(seed);
+            let mut key = |len: usize| -> Vec<u8> { (0..rng.usize(..len)).map(|_| rng.u8(0..3)).collect() };
+            let mut below = MemoryTable::default();
+            (0..20).for_each(|n| below.put(&key(4), &[n]).expect("puts"));
+            let mut after = below.clone();
+            let mut draft = Draft::new(&below, Meta::default());
+            for n in 0..12 {
+                let key = key(4);
+                if n % 3 == 0 {
+                    draft.clear(key.clone());
+                    after.remove(&key).expect("removes");
+                } else {
+                    draft.set(key.clone(), vec![100 + n]);
+                    after.put(&key, &[100 + n]).expect("puts");
+                }
+            }
+            for reverse in [false, true] {
+                let (from, to, count_max) = (key(4), key(4), 1 + key(9).len());
+                let expected = scanned(&after, &from, &to, reverse, count_max);
+                assert_eq!(scanned(&draft, &from, &to, reverse, count_max), expected, "seed={seed} reverse={reverse}");
+            }
+            let key = key(4);
+            assert_eq!(draft.get(&key), after.get(&key));
+        }
+    }
+}

@@ -74,7 +74,8 @@ pub(super) fn walk(
             };
             match next {
                 Next::Stop => return ControlFlow::Break(()),
-                Next::On if goes_on || node.head.children == 0 => return ControlFlow::Continue(()),
+                Next::On if goes_on => return ControlFlow::Continue(()),
+                _ if node.head.children == 0 => return ControlFlow::Continue(()),
                 Next::On | Next::Past => past = Some(key::behind(key)),
             }
             ControlFlow::Break(())

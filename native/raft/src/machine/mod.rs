@@ -46,5 +46,8 @@ pub const VALUE_BYTES_MAX: usize = 8 << 20;
 /// What one command may write at most, keys and values of nodes together.
 pub const WRITE_BYTES_MAX: usize = 64 << 20;
 
+/// What the results of one command hold at most, paths and values together; a page of nodes is cut at half of it.
+pub const RESULT_BYTES_MAX: usize = 128 << 20;
+
 /// The most conditions that keep one node.
 pub const KEEP_WHILE_MAX: usize = 64;

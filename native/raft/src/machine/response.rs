@@ -158,6 +158,8 @@ pub enum Limit {
     WriteBytes,
     /// Conditions that keep one node.
     KeepWhile,
+    /// Bytes that one command's results hold.
+    ResultBytes,
 }
 
 /// What became of a key's data.
@@ -202,6 +204,10 @@ impl Response {
 }
 
 impl Node {
+    fn bytes(&self) -> usize {
+        self.value.as_ref().map_or(0, Vec::len)
+    }
+
     pub(super) fn of(node: &NodeRef<'_>) -> Self {
         Self {
             value: node.payload.map(<[u8]>::to_vec),
@@ -211,6 +217,19 @@ impl Node {
             children: node.head.children,
             expires_ms: node.head.expires_ms,
             lease: node.head.lease,
+        }
+    }
+}
+
+impl OpResult {
+    /// Bytes of the nodes in it, as a page counts them.
+    pub(super) fn bytes(&self) -> usize {
+        match self {
+            Self::Put { previous: node, .. } | Self::Deleted { previous: node, .. } | Self::Got { node } => {
+                node.as_ref().map_or(0, Node::bytes)
+            }
+            Self::GotMany { nodes, .. } => nodes.iter().map(|(path, node)| path.key().len() + node.bytes()).sum(),
+            Self::PutMany { .. } | Self::DeletedMany { .. } => 0,
         }
     }
 }

@@ -1,0 +1,10 @@
+//! The state machine: by rule, beside a naive model, by its bytes.
+
+mod bytes;
+mod common;
+mod data;
+mod given;
+mod limits;
+mod model;
+mod naive;
+mod rules;
