@@ -27,6 +27,8 @@ const BATCH_LEN: usize = 64 << 10;
 const INLINE_LEN_MAX: usize = 16 << 10;
 /// What one side of a connection handles before the other side of it gets its turn.
 const TURN_LEN: usize = 256 << 10;
+/// And reads in it: fewer than tokio's budget of a task, or nothing would be left for the other side.
+const READS_MAX: usize = 64;
 
 /// What a frame is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -216,6 +218,7 @@ impl<R: AsyncRead + Unpin> Incoming<R> {
             0 => Err(NetError::Lost("the other side ended it".into())),
             len => {
                 self.traffic.bytes_in.fetch_add(len as u64, Ordering::Relaxed);
+                self.turn += TURN_LEN / READS_MAX;
                 Ok(())
             }
         }

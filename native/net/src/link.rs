@@ -8,7 +8,6 @@ use crate::live::{Driver, Live};
 use crate::{greet, Net, NetError, NodeName, Purpose};
 use bytes::Bytes;
 use parking_lot::Mutex;
-use std::future::Future;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Arc;
 use std::time::Duration;
@@ -272,19 +271,17 @@ impl Shared {
         }
     }
 
-    fn establish(&self) -> impl Future<Output = Result<Running, NetError>> + Send + '_ {
-        async {
-            let net = &self.net;
-            let address = self.address.lock().clone();
-            let tcp = net.transport.connect(&address, Duration::from_millis(net.options.connect_ms_max)).await?;
-            let greeting = greet::send(net, tcp, &self.node, self.purpose);
-            let wait = Duration::from_millis(net.options.handshake_ms_max);
-            let greeted = crate::frame::within(wait, "it does not shake hands", greeting).await??;
-            let driver = Driver::new(greeted);
-            let live = driver.live.clone();
-            let task = net.runtime.spawn(driver.run(net.clone()));
-            Ok(Running { live, task, since: net.clock.monotonic() })
-        }
+    async fn establish(&self) -> Result<Running, NetError> {
+        let net = &self.net;
+        let address = self.address.lock().clone();
+        let tcp = net.transport.connect(&address, Duration::from_millis(net.options.connect_ms_max)).await?;
+        let greeting = greet::send(net, tcp, &self.node, self.purpose);
+        let wait = Duration::from_millis(net.options.handshake_ms_max);
+        let greeted = crate::frame::within(wait, "it does not shake hands", greeting).await??;
+        let driver = Driver::new(greeted);
+        let live = driver.live.clone();
+        let task = net.runtime.spawn(driver.run(net.clone()));
+        Ok(Running { live, task, since: net.clock.monotonic() })
     }
 
     fn publish(&self, live: &Arc<Live>, since: Duration) {

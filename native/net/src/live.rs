@@ -74,6 +74,8 @@ impl Driver {
         let Greeted { incoming, outgoing, purpose, .. } = &mut self.greeted;
         let pinged = Pinged::default();
         let ended: Result<Infallible, NetError> = tokio::select! {
+            // what was read is answered in the same turn; reading gives way by itself
+            biased;
             ended = live.read(incoming, &net, *purpose, &pinged) => ended,
             ended = live.queue.write_all(&mut self.receiver, outgoing) => ended,
             ended = live.ping(&net, &pinged) => ended,

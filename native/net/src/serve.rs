@@ -59,6 +59,8 @@ impl Serving {
         };
         let mut stopping = self.stopping.clone();
         let ended: Result<Infallible, NetError> = tokio::select! {
+            // what was read is answered in the same turn; reading gives way by itself
+            biased;
             ended = session.read(&mut incoming) => ended,
             ended = session.queue.write_all(&mut receiver, &mut outgoing) => ended,
             ended = session.watch() => ended,

@@ -204,6 +204,7 @@ pub async fn refused(link: &Link) -> NetError {
     link.status().last_error.expect("an error")
 }
 
+#[allow(clippy::disallowed_methods)] // no configuration of ours
 pub fn seed() -> u64 {
     let given = std::env::var("MACULA_SEED").ok().and_then(|seed| seed.parse().ok());
     let seed = given.unwrap_or_else(|| fastrand::u64(..1_000_000));
@@ -212,6 +213,7 @@ pub fn seed() -> u64 {
 }
 
 /// How often, in `bin/test` and in `bin/torture`.
+#[allow(clippy::disallowed_methods)]
 pub fn count(slice: u64, torture: u64) -> u64 {
     if std::env::var("MACULA_TORTURE").is_ok() {
         torture

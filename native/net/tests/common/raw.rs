@@ -69,6 +69,7 @@ pub fn config(disk: &dyn Disk, dir: Option<&RelPath>) -> Arc<ClientConfig> {
 
 pub async fn connect(config: Arc<ClientConfig>, address: SocketAddr) -> io::Result<Tls> {
     let tcp = TcpStream::connect(address).await?;
+    tcp.set_nodelay(true)?;
     TlsConnector::from(config).connect(ServerName::try_from("x").expect("a name"), tcp).await
 }
 
