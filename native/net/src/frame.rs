@@ -22,6 +22,8 @@ pub(crate) const WORD_LEN_MAX: u32 = 1024;
 
 /// A payload up to this is copied out, so that it does not keep the buffer that it came in.
 const COPY_LEN_MAX: usize = 32 << 10;
+/// Kept by an idle connection.
+const READ_LEN_MIN: usize = 16 << 10;
 const READ_LEN: usize = 64 << 10;
 const BATCH_LEN: usize = 64 << 10;
 const INLINE_LEN_MAX: usize = 16 << 10;
@@ -212,7 +214,7 @@ impl<R: AsyncRead + Unpin> Incoming<R> {
     async fn read(&mut self, needed: usize, wait: Duration) -> Result<(), NetError> {
         let missing = needed.saturating_sub(self.buffer.len());
         // doubles with what is there
-        self.buffer.reserve(missing.clamp(1, self.buffer.len().max(READ_LEN)));
+        self.buffer.reserve(missing.clamp(READ_LEN_MIN, self.buffer.len().max(READ_LEN)));
         let read = within(wait, "nothing arrived", self.io.read_buf(&mut self.buffer)).await?;
         match read.map_err(|error| NetError::of_stream("read from a link", error))? {
             0 => Err(NetError::Lost("the other side ended it".into())),

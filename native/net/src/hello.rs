@@ -51,13 +51,23 @@ impl Hello {
         Frame::new(Type::Hello, 0, bytes)
     }
 
-    /// Of a frame's payload. Another version may have more of it than this one knows.
+    /// Of a frame's payload. A dialler that speaks later versions, too, may say more than this one knows.
+    ///
+    /// # Errors
+    /// [`NetError::Refused`] when there is no common version; [`NetError::Malformed`].
     pub fn decode(payload: &[u8]) -> Result<Self, NetError> {
         let mut bytes = Fields(payload);
         if bytes.take::<8>()? != *MAGIC {
             return Err(NetError::Malformed("no hello".into()));
         }
-        let [version_min, version_max, purpose] = bytes.take()?;
+        let [version_min, version_max] = bytes.take()?;
+        if !(version_min..=version_max).contains(&VERSION) {
+            // what follows is of a version that we do not know
+            let message =
+                format!("another version of the protocol: theirs={version_min}..{version_max} ours={VERSION}");
+            return Err(NetError::Refused(Refusal::new(Reason::Version, message)));
+        }
+        let [purpose] = bytes.take()?;
         let hello = Self {
             version_min,
             version_max,
@@ -80,13 +90,6 @@ impl Hello {
         }
         if self.from != *proven {
             return refused(Reason::Node, format!("not the node that its certificate names: {}", proven.node));
-        }
-        if !(self.version_min..=self.version_max).contains(&VERSION) {
-            let theirs = format!("{}..{}", self.version_min, self.version_max);
-            return refused(
-                Reason::Version,
-                format!("another version of the protocol: theirs={theirs} ours={VERSION}"),
-            );
         }
         if self.to != own.node {
             return refused(Reason::Target, format!("dialled another node: dialled={} this={}", self.to, own.node));
@@ -230,6 +233,8 @@ mod tests {
             assert!(Welcome::decode(&other[..len]).is_err(), "{len}");
         }
         assert!(Hello::decode(&[&bytes[..], b"x"].concat()).is_err());
+        let later = Hello::decode(b"MACULALN\x02\x03what a later version says");
+        assert!(matches!(later, Err(NetError::Refused(refusal)) if refusal.reason == Reason::Version));
         let refusal = Refusal::new(Reason::Stale, "ä".repeat(150));
         let back = decode_refusal(&encode_refusal(&refusal).payload);
         assert_eq!((back.reason, back.message), (Reason::Stale, "ä".repeat(100)));
@@ -251,7 +256,6 @@ mod tests {
             (&|hello| hello.from.cluster = ClusterId([2; 16]), &a, Reason::Cluster),
             (&|_| (), &peer(b"c", Role::Member, 1), Reason::Node),
             (&|_| (), &client, Reason::Node),
-            (&|hello| (hello.version_min, hello.version_max) = (2, 3), &a, Reason::Version),
             (&|hello| hello.to = NodeName::new(b"c").expect("allowed"), &a, Reason::Target),
             (&|hello| hello.purpose = 9, &a, Reason::Purpose),
             (&|hello| hello.from.role = Role::Client, &client, Reason::Purpose),
