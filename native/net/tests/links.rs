@@ -124,6 +124,25 @@ fn a_lost_connection_answers_every_call_on_it() {
 }
 
 #[test]
+fn a_handler_that_panics_ends_the_link_of_its_caller_only() {
+    runtime().block_on(async {
+        let cluster = Cluster::new();
+        let node = listen(cluster.member("b"));
+        let (one, other) = (cluster.member("a"), cluster.member("c"));
+        let links = [node.link(&one, "b", Purpose::Raft), node.link(&other, "b", Purpose::Raft)];
+        assert!(links[0].connected(SOON).await && links[1].connected(SOON).await);
+        let lost = links[0].call(PANIC, &b"x"[..], SOON).await;
+        assert!(matches!(lost, Err(NetError::Lost(_))), "{lost:?}");
+        assert!(links[0].connected(SOON).await);
+        for link in &links {
+            assert_eq!(echo(link, b"on").await.expect("answered"), &b"on"[..]);
+        }
+        assert_eq!((links[0].status().connections, links[1].status().connections), (2, 1));
+        until("its place is free", || node.listener.stats().links_now == 2).await;
+    });
+}
+
+#[test]
 fn an_answer_is_bounded_by_what_the_caller_takes() {
     runtime().block_on(async {
         let cluster = Cluster::new();

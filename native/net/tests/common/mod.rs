@@ -128,6 +128,7 @@ pub const ECHO: u8 = 1;
 pub const DROP: u8 = 2;
 pub const KEEP: u8 = 3;
 pub const LONG: u8 = 4;
+pub const PANIC: u8 = 5;
 
 /// Answers with what it got, at once; drops, keeps, or answers with as many bytes as asked.
 #[derive(Default)]
@@ -150,6 +151,7 @@ impl Handler for Echo {
                 let len = u32::from_le_bytes(payload[..4].try_into().expect("four")) as usize;
                 reply.send(vec![7; len]);
             }
+            PANIC => panic!("a defect of the handler's"),
             _ => drop(reply),
         }
     }
