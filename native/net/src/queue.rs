@@ -119,3 +119,24 @@ impl Drop for Reply {
         self.settle(Frame::new(Type::Failed, self.id, &b"its handler gave none"[..]));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Answers that nobody takes are bounded, and each request still gets exactly one frame.
+    #[test]
+    fn beyond_what_may_wait_an_answer_is_a_failure() {
+        let (queue, mut receiver) = Queue::new();
+        let (queue, open) = (Arc::new(queue), Arc::new(Open::default()));
+        let replies: Vec<_> = (1..=5).map(|id| Reply::new(id, 10, (700, 1000), &queue, &open)).collect();
+        assert_eq!((open.calls.load(Ordering::Relaxed), open.bytes.load(Ordering::Relaxed)), (5, 50));
+        for (reply, len) in replies.into_iter().zip([600, 600, 701, 100, 0]) {
+            reply.send(vec![0; len]);
+        }
+        let types: Vec<_> = std::iter::from_fn(|| receiver.try_recv().ok()).map(|frame| (frame.id, frame.of)).collect();
+        let failed = [(2, Type::Failed), (3, Type::Failed)];
+        assert_eq!(types, [&[(1, Type::Answer)], &failed[..], &[(4, Type::Answer), (5, Type::Answer)]].concat());
+        assert_eq!((open.calls.load(Ordering::Relaxed), open.bytes.load(Ordering::Relaxed)), (0, 0));
+    }
+}
