@@ -47,8 +47,8 @@ struct Calls {
 /// What moves a [`Live`]; dropped, it ends it.
 pub(crate) struct Driver {
     pub live: Arc<Live>,
-    greeted: Greeted,
-    receiver: mpsc::UnboundedReceiver<Frame>,
+    /// Taken when it runs.
+    parts: Option<(Greeted, mpsc::UnboundedReceiver<Frame>)>,
 }
 
 impl Driver {
@@ -65,25 +65,27 @@ impl Driver {
             rtt_us: AtomicU64::new(0),
             generation: greeted.generation,
         });
-        Self { live, greeted, receiver }
+        Self { live, parts: Some((greeted, receiver)) }
     }
 
     /// Until the connection ends, and why it did.
     pub async fn run(mut self, net: Net) -> NetError {
         let live = self.live.clone();
-        let Greeted { incoming, outgoing, purpose, .. } = &mut self.greeted;
+        let Some((greeted, mut receiver)) = self.parts.take() else { return NetError::Closed };
+        let Greeted { mut incoming, mut outgoing, purpose, .. } = greeted;
         let pinged = Pinged::default();
         let ended: Result<Infallible, NetError> = tokio::select! {
             // what was read is answered in the same turn; reading gives way by itself
             biased;
-            ended = live.read(incoming, &net, *purpose, &pinged) => ended,
-            ended = live.queue.write_all(&mut self.receiver, outgoing) => ended,
+            ended = live.read(&mut incoming, &net, purpose, &pinged) => ended,
+            ended = live.queue.write_all(&mut receiver, &mut outgoing) => ended,
             ended = live.ping(&net, &pinged) => ended,
         };
         let Err(error) = ended;
-        // callers first: the farewell may take its time
         live.end(&error.to_string());
-        farewell(incoming, outgoing, &error).await;
+        // a farewell may take its time: nobody waits for it, neither callers nor the next connection
+        let why = error.clone();
+        net.runtime.spawn(async move { farewell(&mut incoming, &mut outgoing, &why).await });
         error
     }
 }
