@@ -41,6 +41,10 @@ defmodule MaculaStorage.House do
     # testkit: the disk that forgets, under SQLite
     "rusqlite" => ~w(sqlite testkit),
     "openraft" => ~w(raft),
+    "rustls" => ~w(net),
+    "rustls-webpki" => ~w(net),
+    "tokio-rustls" => ~w(net),
+    "rcgen" => ~w(net),
     "tar" => ~w(archive),
     "zstd" => ~w(archive kv)
   }
