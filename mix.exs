@@ -18,7 +18,12 @@ defmodule MaculaStorage.MixProject do
   end
 
   def application do
-    [mod: {MaculaStorage.Application, []}, extra_applications: [:logger]]
+    # Included: a release has mnesia along and does not start it; MaculaStorage.Mnesia.setup/1 does.
+    [
+      mod: {MaculaStorage.Application, []},
+      extra_applications: [:logger],
+      included_applications: [:mnesia]
+    ]
   end
 
   defp elixirc_paths(:test), do: ["lib", "test/support"]

@@ -1,0 +1,276 @@
+defmodule MaculaStorage.Mnesia.Cluster do
+  @moduledoc false
+  # Makes several nodes one mnesia, and brings the halves of a split together again.
+  #
+  # Invariant: one such work at a time in the cluster (a lock of `:global` on all its nodes that are
+  # connected), and each looks at every node before it changes the first.
+
+  alias MaculaStorage.Error
+  alias MaculaStorage.Mnesia.{Local, SetAside}
+
+  @doc false
+  @spec setup([node], pos_integer) :: :ok | {:error, term}
+  def setup(nodes, timeout_ms) do
+    deadline = now() + timeout_ms
+    connect(nodes)
+
+    with {:ok, known} <- locked(nodes, fn -> bring_together(nodes) end) do
+      # outside of the lock: a table may wait for a node that wants to be set up too
+      first_error(known, &on(&1, Local, :ready, [left(deadline)], left(deadline) + 5_000))
+    end
+  end
+
+  # Answers the nodes whose tables are to be waited for.
+  defp bring_together(nodes) do
+    with {:ok, mine} <- Local.prepare() do
+      if mine.schema and nodes -- mine.nodes == [],
+        do: start_known(nodes),
+        else: form(nodes)
+    end
+  end
+
+  # All are members already. Those that are away come by themselves, when they are set up.
+  defp start_known(nodes) do
+    here = Enum.filter(nodes, &connected?/1)
+
+    with {:ok, states} <- look(here) do
+      case for {node, %{schema: false}} <- states, do: node do
+        [] -> with :ok <- start(here), do: {:ok, [node()]}
+        _wiped -> form(here)
+      end
+    end
+  end
+
+  defp form(nodes) do
+    with :ok <- all_connected(nodes), {:ok, states} <- look(nodes) do
+      case Enum.filter(states, fn {_node, state} -> state.schema end) do
+        [] -> create(nodes, states)
+        founded -> join(states, founded)
+      end
+    end
+  end
+
+  defp create(nodes, states) do
+    case for {node, %{running: true}} <- states, do: node do
+      [] ->
+        case :mnesia.create_schema(nodes) do
+          :ok ->
+            with :ok <- first_error(nodes, &on(&1, Local, :sync, [])),
+                 :ok <- start(nodes),
+                 do: {:ok, nodes}
+
+          {:error, reason} ->
+            error(:io, "mnesia made no schema reason=#{inspect(reason)}")
+        end
+
+      running ->
+        error(
+          :conflict,
+          "mnesia runs without a schema nodes=#{inspect(running)}",
+          "stop it there; setup starts it"
+        )
+    end
+  end
+
+  defp join(states, founded) do
+    [{first, %{nodes: members}} | _] = founded
+    strangers = for {node, state} <- founded, state.nodes != members, do: node
+
+    if strangers != [] do
+      error(
+        :conflict,
+        "these nodes hold data of different clusters, and nothing was changed " <>
+          "cluster_of_#{first}=#{inspect(members)} others=#{inspect(strangers)}",
+        "set aside the state/mnesia directory of those that shall join, and set up again"
+      )
+    else
+      here = for {node, _} <- founded, do: node
+      new = for {node, %{schema: false}} <- states, do: node
+
+      with :ok <- start(here), :ok <- first_error(new, &add(&1, here, members)) do
+        {:ok, here ++ new}
+      end
+    end
+  end
+
+  # A member that lost its disk: what the others know of it is taken back first, and its copies made anew.
+  defp add(node, [member | _] = here, members) do
+    with {:ok, tables} <- forget(node, member, node in members),
+         :ok <- on(node, Local, :start, [[]]),
+         {:ok, _} <- changed(on(member, :mnesia, :change_config, [:extra_db_nodes, [node]])),
+         :ok <- copy(member, :change_table_copy_type, [:schema, node, :disc_copies]),
+         :ok <- first_error(tables, &add_table(&1, node, member)) do
+      first_error([node | here], &on(&1, Local, :sync, []))
+    end
+  end
+
+  defp forget(_node, _member, false), do: {:ok, []}
+
+  defp forget(node, member, true) do
+    tables = on(member, __MODULE__, :tables_of, [node])
+
+    with true <- is_list(tables) or tables,
+         :ok <- copy(member, :del_table_copy, [:schema, node]),
+         do: {:ok, tables}
+  end
+
+  defp add_table({table, storage}, node, member),
+    do: copy(member, :add_table_copy, [table, node, storage])
+
+  @doc "What a node held, as this one knows it, and others hold too."
+  @spec tables_of(node) :: [{atom, atom}]
+  def tables_of(node) do
+    for table <- :mnesia.system_info(:tables) -- [:schema],
+        storage <- MaculaStorage.Mnesia.Table.storages(),
+        node in :mnesia.table_info(table, storage),
+        do: {table, storage}
+  end
+
+  defp copy(member, fun, args) do
+    case on(member, :mnesia, fun, args, :infinity) do
+      {:atomic, :ok} -> :ok
+      {:aborted, reason} -> {:error, {:aborted, reason}}
+      {:error, _} = error -> error
+    end
+  end
+
+  defp changed({:ok, [_ | _]} = joined), do: joined
+  defp changed({:ok, []}), do: error(:io, "the node that joins did not connect to mnesia")
+  defp changed({:error, %Error{}} = error), do: error
+
+  defp changed({:error, reason}),
+    do: error(:io, "the node cannot join reason=#{inspect(reason)}")
+
+  @doc "See `MaculaStorage.Mnesia.resolve/2`."
+  @spec resolve(node, pos_integer) :: {:ok, %{node => Path.t()}} | {:error, term}
+  def resolve(master, timeout_ms) do
+    connect([master])
+
+    with :ok <- all_connected([master]),
+         {:ok, members, _winners} <- sides(master) do
+      connect(members)
+      # the sides again: someone else may have had the lock before
+      locked(members, fn ->
+        with {:ok, members, winners} <- sides(master),
+             do: yield(losers(members -- winners), winners, timeout_ms)
+      end)
+    end
+  end
+
+  defp sides(master) do
+    case on(master, :mnesia, :system_info, [:is_running]) do
+      :yes ->
+        {:ok, on(master, :mnesia, :system_info, [:db_nodes]),
+         on(master, :mnesia, :system_info, [:running_db_nodes])}
+
+      {:error, _} = error ->
+        error
+
+      _no ->
+        error(:invalid, "mnesia does not run on the node that shall be right node=#{master}")
+    end
+  end
+
+  defp losers(nodes) do
+    Enum.filter(nodes, fn node ->
+      connected?(node) and on(node, :mnesia, :system_info, [:is_running]) == :yes
+    end)
+  end
+
+  # Step by step on all of them: one that starts while another still runs would take that one's side.
+  defp yield(losers, winners, timeout_ms) do
+    stamp = SetAside.stamp()
+
+    with {:ok, paths} <- each(losers, SetAside, :save, [stamp], :infinity),
+         :ok <- stop_all(losers, Map.new(paths), winners),
+         :ok <- first_error(losers, &on(&1, SetAside, :rejoin, [timeout_ms], timeout_ms + 60_000)) do
+      {:ok, Map.new(paths)}
+    end
+  end
+
+  defp stop_all(losers, paths, winners) do
+    stopped =
+      first_error(losers, fn loser ->
+        on(loser, SetAside, :stop_and_yield, [paths[loser], winners], :infinity)
+      end)
+
+    with {:error, _} = error <- stopped do
+      # as they were: apart from each other, and serving
+      Enum.each(losers, &on(&1, SetAside, :take_back, []))
+      error
+    end
+  end
+
+  defp start(nodes), do: first_error(nodes, &on(&1, Local, :start, [[]], 60_000))
+
+  defp look(nodes), do: each(nodes, Local, :prepare, [], 60_000, fn {:ok, state} -> state end)
+
+  defp each(nodes, module, fun, args, timeout_ms, of \\ fn {:ok, value} -> value end) do
+    Enum.reduce_while(nodes, {:ok, []}, fn node, {:ok, done} ->
+      case on(node, module, fun, args, timeout_ms) do
+        {:ok, _} = answer -> {:cont, {:ok, [{node, of.(answer)} | done]}}
+        {:error, _} = error -> {:halt, error}
+      end
+    end)
+    |> in_order()
+  end
+
+  defp in_order({:ok, done}), do: {:ok, Enum.reverse(done)}
+  defp in_order(error), do: error
+
+  defp first_error(list, fun) do
+    Enum.reduce_while(list, :ok, fn one, :ok ->
+      case fun.(one) do
+        :ok -> {:cont, :ok}
+        {:error, _} = error -> {:halt, error}
+      end
+    end)
+  end
+
+  @doc "Runs a function on a node; that it cannot be reached, or failed there, is an error with a name."
+  @spec on(node, module, atom, list, timeout) :: term
+  def on(node, module, fun, args, timeout_ms \\ 60_000)
+  def on(node, module, fun, args, _timeout_ms) when node == node(), do: apply(module, fun, args)
+
+  def on(node, module, fun, args, timeout_ms) do
+    :erpc.call(node, module, fun, args, timeout_ms)
+  catch
+    :error, {:erpc, :timeout} ->
+      {:error, :timeout}
+
+    :error, {:erpc, reason} ->
+      unreachable([node], reason)
+
+    kind, reason ->
+      error(:internal, "failed there node=#{node} #{kind}=#{inspect(reason, limit: 20)}")
+  end
+
+  defp locked(nodes, fun) do
+    here = Enum.filter(nodes, &connected?/1)
+    :global.trans({__MODULE__, self()}, fun, Enum.uniq([node() | here]))
+  end
+
+  defp connect(nodes), do: Enum.each(nodes -- [node()], &Node.connect/1)
+
+  defp connected?(node), do: node == node() or node in Node.list()
+
+  defp all_connected(nodes) do
+    case Enum.reject(nodes, &connected?/1) do
+      [] -> :ok
+      away -> unreachable(away, :noconnection)
+    end
+  end
+
+  defp unreachable(nodes, reason) do
+    error(
+      :unreachable,
+      "cannot reach nodes=#{inspect(nodes)} reason=#{inspect(reason)}",
+      "all of them must run macula_storage and be reachable over Erlang distribution"
+    )
+  end
+
+  defp error(kind, message, hint \\ nil), do: Local.error(kind, message, hint)
+
+  defp now, do: System.monotonic_time(:millisecond)
+  defp left(deadline), do: max(deadline - now(), 1)
+end
