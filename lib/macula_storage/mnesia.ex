@@ -32,7 +32,8 @@ defmodule MaculaStorage.Mnesia do
 
   Errors: `{:error, :not_found}`, `{:error, {:aborted, reason}}` with mnesia's reason (`{:no_exists, table}`,
   `{:node_not_running, node}`, `{:no_majority, table}`), `{:error, :unknown_result}` (committed, and a disk
-  did not say that it has it), `{:error, :poisoned}` (a sync failed; start mnesia anew),
+  did not say that it has it), `{:error, :poisoned}` (a sync failed earlier: nothing was written, nor is until
+  mnesia is started anew), `{:error, :closed}` (the application does not run),
   `{:error, :exists}`, or a `MaculaStorage.Error`.
   """
 
@@ -51,8 +52,9 @@ defmodule MaculaStorage.Mnesia do
   changed. A mnesia that runs, or is configured, in another directory is an error and stays as it is.
   A member that is away is no error: it comes by itself, when it calls.
 
-  Options: `:timeout` (default 60,000 ms) for the tables, which may have to wait for the node that
-  was the last to go down: a `MaculaStorage.Error` of kind `:timeout` names it.
+  Options: `:timeout` (default 60,000 ms), for nodes that are not there yet, where they are needed, and for the
+  tables, which may have to wait for the node that was the last to go down: a `MaculaStorage.Error` of kind
+  `:timeout` names it.
 
   Durability: `:ok` means that the schema is synced on all of them. Cost: starts mnesia; loads the tables into
   memory. Other errors are of kind `:unreachable`, `:conflict`, `:corrupt`, `:permission`.
@@ -62,10 +64,13 @@ defmodule MaculaStorage.Mnesia do
     Table.nodes!(nodes, "the nodes")
     %{timeout: timeout} = Options.validate!(options, timeout: {60_000, :positive})
 
-    if node() in nodes,
-      do: Cluster.setup(nodes, timeout),
-      else: raise(ArgumentError, "expected this node among the nodes, got: #{inspect(nodes)}")
+    unless node() in nodes,
+      do: raise(ArgumentError, "expected this node among the nodes, got: #{inspect(nodes)}")
+
+    with :ok <- there(), do: Cluster.setup(nodes, timeout)
   end
+
+  defp there, do: if(Local.there?(), do: :ok, else: {:error, :closed})
 
   @doc """
   Creates an app's table; one that is there already gets the copies that are missing.
@@ -210,7 +215,9 @@ defmodule MaculaStorage.Mnesia do
     if durability == :async or :mnesia.is_transaction() do
       with {:ok, :ok} <- answer(:mnesia.transaction(fun)), do: :ok
     else
-      with {:ok, :ok} <- answer(:mnesia.sync_transaction(fun)), do: sync(table)
+      with :ok <- Syncer.ready(),
+           {:ok, :ok} <- answer(:mnesia.sync_transaction(fun)),
+           do: sync(table)
     end
   end
 
@@ -397,7 +404,7 @@ defmodule MaculaStorage.Mnesia do
   def resolve(master_node, options \\ []) do
     Table.nodes!([master_node], "the node that is right")
     %{timeout: timeout} = Options.validate!(options, timeout: {60_000, :positive})
-    Cluster.resolve(master_node, timeout)
+    with :ok <- there(), do: Cluster.resolve(master_node, timeout)
   end
 
   @doc """
@@ -417,8 +424,8 @@ defmodule MaculaStorage.Mnesia do
       iex> MaculaStorage.Mnesia.unsubscribe(ref)
       :ok
   """
-  @spec subscribe() :: {:ok, reference}
-  def subscribe, do: Watch.subscribe()
+  @spec subscribe() :: {:ok, reference} | failure
+  def subscribe, do: with(:ok <- there(), do: Watch.subscribe())
 
   @doc """
   Ends a subscription. Again is fine; messages that were sent stay in the mailbox.

@@ -2,7 +2,7 @@ defmodule MaculaStorage.Cluster.MnesiaTest do
   @moduledoc """
   Mnesia on several real nodes: set up together, killed, wiped, and parted from each other while both write.
   """
-  use MaculaStorage.Case, async: true
+  use MaculaStorage.Case, async: false
 
   import MaculaStorage.MnesiaNode
   alias MaculaStorage.{Error, Mnesia, MnesiaListener, Wait}
@@ -11,11 +11,8 @@ defmodule MaculaStorage.Cluster.MnesiaTest do
 
   defp nodes(count) do
     port = port()
-    1..count |> Enum.map(&Task.async(fn -> {&1, unique()} end)) |> Task.await_many()
-    for n <- 1..count, do: start(n, port, unique_dir("mnesia#{n}"))
+    start_all(for n <- 1..count, do: {n, port, unique_dir("mnesia#{n}")})
   end
-
-  defp unique, do: System.unique_integer([:positive])
 
   defp names(nodes), do: Enum.map(nodes, & &1.name)
 
@@ -26,9 +23,9 @@ defmodule MaculaStorage.Cluster.MnesiaTest do
     |> Task.await_many(120_000)
   end
 
-  defp together(nodes, options \\ []) do
+  defp together(nodes) do
     assert Enum.uniq(on_each(nodes, :setup, [names(nodes)])) == [:ok]
-    assert Enum.uniq(on_each(nodes, :create_app_table, [@app, options])) == [:ok]
+    assert Enum.uniq(on_each(nodes, :create_app_table, [@app])) == [:ok]
     nodes
   end
 
@@ -60,7 +57,7 @@ defmodule MaculaStorage.Cluster.MnesiaTest do
 
     assert error.message =~ "shared_data"
     assert error.message =~ to_string(a.name)
-    [a, c] = Enum.map([a, c], &restart/1)
+    [a, c] = restart_all([a, c])
     assert [:ok, :ok, :ok] = on_each([a, b, c], :setup, [names(all)])
 
     for node <- [a, b, c],
@@ -89,12 +86,21 @@ defmodule MaculaStorage.Cluster.MnesiaTest do
       end)
     end
 
+    # nothing is taken over when the loser cannot set aside
+    in_the_way = Path.join(b.base, "state/mnesia-set-aside")
+    File.write!(in_the_way, "")
+    assert {:error, %Error{} = error} = mnesia(a, :resolve, [a.name])
+    assert error.message =~ in_the_way
+    File.rm!(in_the_way)
+    assert {:ok, :of_b} = mnesia(b, :get, [@app, :both])
+    assert :ok = mnesia(b, :put, [@app, :later, :of_b])
+
     # from the one that gives way
     assert {:ok, set_aside} = mnesia(b, :resolve, [a.name])
     assert [{loser, dir}] = Map.to_list(set_aside)
     assert loser == b.name
     assert String.starts_with?(dir, Path.join(b.base, "state/mnesia-set-aside/"))
-    assert set_aside(dir) == %{before: 1, both: :of_b, only: :of_b}
+    assert set_aside(dir) == %{before: 1, both: :of_b, only: :of_b, later: :of_b}
     assert File.regular?(Path.join(dir, "mnesia/schema.DAT"))
 
     for node <- [a, b] do
@@ -124,13 +130,17 @@ defmodule MaculaStorage.Cluster.MnesiaTest do
     assert {:ok, 1} = mnesia(b, :get, [@app, :alone])
   end
 
-  test "of three, two give way to one, or one to two" do
+  test "of three, two give way to one, or one to two; with a majority, one alone does not write" do
     [a, b, c] = together(nodes(3))
+    assert :ok = mnesia(a, :create_app_table, ["whole", [majority: true]])
 
     for {round, master, losers} <- [{1, a, [b, c]}, {2, b, [a]}] do
       for other <- [b, c], do: part(a, other)
       for node <- [a, b], do: :ok = mnesia(node, :put, [@app, {round, node.name}, 1])
       assert {:ok, 1} = mnesia(c, :get, [@app, {round, b.name}])
+      assert {:error, {:aborted, {:no_majority, _}}} = mnesia(a, :put, ["whole", round, 1])
+      assert :ok = mnesia(b, :put, ["whole", round, 1])
+      assert {:ok, 1} = mnesia(c, :get, ["whole", round])
       for other <- [b, c], do: join(a, other)
       for other <- [b, c], do: until_split(other, a)
 
@@ -144,27 +154,6 @@ defmodule MaculaStorage.Cluster.MnesiaTest do
         assert {:error, :not_found} = mnesia(node, :get, [@app, {round, lost.name}])
       end
     end
-  end
-
-  test "nothing is taken over when the loser cannot set aside" do
-    [a, b] = together(nodes(2))
-    part(a, b)
-    for node <- [a, b], do: :ok = mnesia(node, :put, [@app, :k, node.name])
-    join(a, b)
-    until_split(b, a)
-    File.write!(Path.join(b.base, "state/mnesia-set-aside"), "a file is in the way")
-    assert {:error, %Error{}} = mnesia(a, :resolve, [a.name])
-    assert {:ok, name} = mnesia(b, :get, [@app, :k])
-    assert name == b.name
-    assert :ok = mnesia(b, :put, [@app, :k2, 1])
-  end
-
-  test "with a majority, the smaller side of a split does not write" do
-    [a, b, c] = together(nodes(3), majority: true)
-    for other <- [b, c], do: part(a, other)
-    assert {:error, {:aborted, {:no_majority, :shared_data}}} = mnesia(a, :put, [@app, :k, 1])
-    assert :ok = mnesia(b, :put, [@app, :k, 2])
-    assert {:ok, 2} = mnesia(c, :get, [@app, :k])
   end
 
   test "an acknowledged put survives SIGKILL at once; a node that was away gets what it missed" do
@@ -191,6 +180,18 @@ defmodule MaculaStorage.Cluster.MnesiaTest do
     assert :ok = mnesia(c, :create_app_table, [@app])
     assert c.name in call(c, :mnesia, :table_info, [:shared_data, :disc_copies])
 
+    # what only it holds is not forgotten by itself
+    :ok = mnesia(a, :create_app_table, ["only_b", [replicas: [b.name]]])
+    kill(b)
+    File.rm_rf!(Path.join(b.base, "state"))
+    b = restart(b)
+    assert {:error, %Error{kind: :conflict} = error} = mnesia(b, :setup, [names([a, b, c])])
+    assert error.message =~ "[:only_b_data]"
+    {:atomic, :ok} = call(a, :mnesia, :del_table_copy, [:schema, b.name])
+    assert :ok = mnesia(b, :setup, [names([a, b, c])])
+    # its tables were forgotten with it
+    assert :ok = mnesia(b, :create_app_table, [@app])
+
     kill(b)
     File.rm_rf!(Path.join(b.base, "state"))
     b = restart(b)
@@ -210,7 +211,10 @@ defmodule MaculaStorage.Cluster.MnesiaTest do
   test "what setup refuses stays as it was" do
     [a, b] = nodes(2)
     absent = name(9)
-    assert {:error, %Error{kind: :unreachable} = error} = mnesia(a, :setup, [[a.name, absent]])
+
+    assert {:error, %Error{kind: :unreachable} = error} =
+             mnesia(a, :setup, [[a.name, absent], [timeout: 500]])
+
     assert error.message =~ to_string(absent)
     refute File.exists?(Path.join(a.base, "state/mnesia/schema.DAT"))
 
@@ -231,9 +235,9 @@ defmodule MaculaStorage.Cluster.MnesiaTest do
     end
 
     # a mnesia of someone else's
-    c = start(3, a.port, unique_dir("mnesia3"))
+    [c, d] = start_all(for n <- [3, 4], do: {n, a.port, unique_dir("mnesia#{n}")})
     elsewhere = Path.join(c.base, "elsewhere")
-    :ok = call(c, :application, :load, [:mnesia])
+    call(c, :application, :load, [:mnesia])
     :ok = call(c, :application, :set_env, [:mnesia, :dir, to_charlist(elsewhere)])
     assert {:error, %Error{kind: :conflict} = error} = mnesia(c, :setup, [[c.name]])
     assert error.message =~ elsewhere
@@ -244,9 +248,11 @@ defmodule MaculaStorage.Cluster.MnesiaTest do
     assert call(c, :mnesia, :system_info, [:directory]) == to_charlist(elsewhere)
 
     # our application is not there
-    d = start(4, a.port, unique_dir("mnesia4"))
     :ok = call(d, Application, :stop, [:macula_storage])
-    assert {:error, %Error{kind: :closed} = error} = mnesia(a, :setup, [names([a, d])])
+
+    assert {:error, %Error{kind: :closed} = error} =
+             mnesia(a, :setup, [names([a, d]), [timeout: 500]])
+
     assert error.message =~ to_string(d.name)
   end
 end

@@ -122,7 +122,7 @@ defmodule MaculaStorage.MnesiaTest do
     :gone_data
     assert {:error, {:aborted, {:no_exists, _}}} = Mnesia.get(:gone, 1)
     assert {:error, {:aborted, {:no_exists, _}}} = Mnesia.get(:gone, 1, consistency: :local)
-    assert {:error, {:aborted, {:no_exists, _}}} = Mnesia.restore(:gone, "/nowhere")
+    assert {:error, {:aborted, {:no_exists, :gone_data, _}}} = Mnesia.restore(:gone, "/nowhere")
   end
 
   test "within a transaction of mnesia's own a put is a part of it" do
@@ -185,6 +185,7 @@ defmodule MaculaStorage.MnesiaTest do
     ExUnit.CaptureLog.capture_log(fn ->
       send(Watch, split)
       assert_receive {Mnesia, ^ref, ^told}
+      :ok = Watch.watch()
     end)
 
     refute_received {Mnesia, ^other, _}
@@ -252,9 +253,13 @@ defmodule MaculaStorage.MnesiaTest do
       size = byte_size(good)
       bad_path = Path.join(dir, "bad.backup")
 
+      # every so many of them, from another one each time (by ExUnit's seed)
+      step = if System.get_env("MACULA_TORTURE"), do: 1, else: 11
+      places = (:rand.uniform(step) - 1)..(size - 1)//step
+
       damaged =
-        for(at <- 0..(size - 1), do: flipped(good, at)) ++
-          for(at <- 0..(size - 1), do: binary_part(good, 0, at)) ++ [good <> "x"]
+        for(at <- places, do: flipped(good, at)) ++
+          for(at <- places, do: binary_part(good, 0, at)) ++ [good <> "x"]
 
       for {bad, n} <- Enum.with_index(damaged) do
         File.write!(bad_path, bad)
@@ -310,6 +315,14 @@ defmodule MaculaStorage.MnesiaTest do
     end
   end
 
+  test "from Erlang" do
+    source = to_charlist("test/support/facade_user.erl")
+    {:ok, user, beam} = :compile.file(source, [:binary, :return_errors])
+    {:module, ^user} = :code.load_binary(user, source, beam)
+    app = table()
+    assert :ok = apply(user, :mnesia, [app, Path.join(unique_dir(), "a.backup")])
+  end
+
   test "a sync that fails is told, and everyone after it until mnesia was started anew" do
     app = table()
     :ok = Mnesia.put(app, 1, 1)
@@ -318,9 +331,20 @@ defmodule MaculaStorage.MnesiaTest do
     assert {:error, :unknown_result} = Syncer.sync([node()])
     :ok = :disk_log.unblock(:latest_log)
     assert {:error, :poisoned} = Mnesia.put(app, 2, 2)
-    assert {:ok, 2} = Mnesia.get(app, 2)
+    assert {:error, :poisoned} = Mnesia.delete(app, 1)
+    assert {:error, :not_found} = Mnesia.get(app, 2)
     assert Mnesia.status().poisoned
+    restart(app)
 
+    # the part of the log that is being emptied counts too: this one cannot be synced
+    previous = Path.join(Mnesia.status().directory, "PREVIOUS.LOG")
+    File.mkdir!(previous)
+    assert {:error, :unknown_result} = Mnesia.put(app, 3, 3)
+    File.rmdir!(previous)
+    restart(app)
+  end
+
+  defp restart(app) do
     ExUnit.CaptureLog.capture_log(fn ->
       :mnesia.stop()
       assert {:error, {:aborted, {:node_not_running, _}}} = Mnesia.put(app, 2, 2)

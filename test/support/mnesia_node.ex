@@ -28,18 +28,19 @@ defmodule MaculaStorage.MnesiaNode do
   @spec name(pos_integer) :: node
   def name(n), do: :"n#{n}@127.0.0.#{n}"
 
-  @doc "Starts the n-th node of a test on its base directory."
-  @spec start(pos_integer, :inet.port_number(), Path.t()) :: struct
-  def start(n, port, base) do
-    args =
-      for(dir <- :code.get_path(), arg <- ["-pa", dir], do: to_charlist(arg)) ++
-        Enum.map(
-          ~w(-start_epmd false -erl_epmd_port #{port} -setcookie #{port} -kernel dist_auto_connect never
-             -kernel prevent_overlapping_partitions false -kernel logger_level emergency
-             -kernel inet_dist_use_interface {127,0,0,#{n}}),
-          &to_charlist/1
-        )
+  @doc "Starts nodes, each the n-th of a test, on a port and a base directory."
+  @spec start_all([{pos_integer, :inet.port_number(), Path.t()}]) :: [struct]
+  def start_all(nodes) do
+    nodes = nodes |> Enum.map(&Task.async(fn -> boot(&1) end)) |> Task.await_many(@call_ms)
 
+    for %{peer: peer} <- nodes do
+      ExUnit.Callbacks.on_exit(fn -> if Process.alive?(peer), do: :peer.stop(peer) end)
+    end
+
+    nodes
+  end
+
+  defp boot({n, port, base}) do
     {:ok, peer, name} =
       :peer.start(%{
         name: :"n#{n}",
@@ -47,15 +48,23 @@ defmodule MaculaStorage.MnesiaNode do
         longnames: true,
         connection: :standard_io,
         wait_boot: @call_ms,
-        args: args,
+        args: Enum.map(args(n, port), &to_charlist/1),
         env: [{to_charlist("MACULA_STORAGE_BASE"), to_charlist(base)}]
       })
 
-    ExUnit.Callbacks.on_exit(fn -> if Process.alive?(peer), do: :peer.stop(peer) end)
     os_pid = :peer.call(peer, :os, :getpid, [])
     node = %__MODULE__{name: name, n: n, port: port, base: base, peer: peer, os_pid: os_pid}
     {:ok, _} = call(node, Application, :ensure_all_started, [:macula_storage])
     node
+  end
+
+  defp args(n, port) do
+    code = for dir <- :code.get_path(), arg <- ["-pa", to_string(dir)], do: arg
+
+    code ++
+      ~w(-start_epmd false -erl_epmd_port #{port} -setcookie #{port} -kernel dist_auto_connect never
+         -kernel prevent_overlapping_partitions false -kernel logger_level emergency
+         -kernel inet_dist_use_interface {127,0,0,#{n}})
   end
 
   @doc "A call on a node, whatever it is connected to."
@@ -66,7 +75,7 @@ defmodule MaculaStorage.MnesiaNode do
   @spec mnesia(struct, atom, list) :: term
   def mnesia(node, fun, args \\ []), do: call(node, Mnesia, fun, args)
 
-  @doc "SIGKILL, and the same node started again on what is left."
+  @doc "SIGKILL."
   @spec kill(struct) :: :ok
   def kill(node) do
     monitor = Process.monitor(node.peer)
@@ -75,9 +84,13 @@ defmodule MaculaStorage.MnesiaNode do
     :ok
   end
 
+  @doc "Nodes that were killed, started again on what they left."
+  @spec restart_all([struct]) :: [struct]
+  def restart_all(nodes), do: start_all(for node <- nodes, do: {node.n, node.port, node.base})
+
   @doc false
   @spec restart(struct) :: struct
-  def restart(node), do: start(node.n, node.port, node.base)
+  def restart(node), do: [node] |> restart_all() |> hd()
 
   @doc "Ends the connection of two nodes, as both see it."
   @spec part(struct, struct) :: :ok

@@ -6,17 +6,37 @@ defmodule MaculaStorage.Mnesia.Cluster do
   # connected), and each looks at every node before it changes the first.
 
   alias MaculaStorage.Error
-  alias MaculaStorage.Mnesia.{Local, SetAside}
+  alias MaculaStorage.Mnesia.{Local, SetAside, Table}
+
+  @again_ms 200
+  @lock_again_ms 50
 
   @doc false
   @spec setup([node], pos_integer) :: :ok | {:error, term}
   def setup(nodes, timeout_ms) do
     deadline = now() + timeout_ms
-    connect(nodes)
 
-    with {:ok, known} <- locked(nodes, fn -> bring_together(nodes) end) do
+    with {:ok, known} <- until_there(nodes, deadline) do
       # outside of the lock: a table may wait for a node that wants to be set up too
       first_error(known, &on(&1, Local, :ready, [left(deadline)], left(deadline) + 5_000))
+    end
+  end
+
+  # Machines that start together are not there at the same moment.
+  defp until_there(nodes, deadline) do
+    connect(nodes)
+
+    case locked(nodes, deadline, fn -> bring_together(nodes) end) do
+      {:error, %Error{kind: kind}} = error when kind in [:unreachable, :closed, :busy] ->
+        if now() + @again_ms < deadline do
+          pause(@again_ms)
+          until_there(nodes, deadline)
+        else
+          error
+        end
+
+      result ->
+        result
     end
   end
 
@@ -29,9 +49,10 @@ defmodule MaculaStorage.Mnesia.Cluster do
     end
   end
 
-  # All are members already. Those that are away come by themselves, when they are set up.
+  # All are members already. Those that are away come by themselves, when they are set up; also those whose
+  # application does not run yet.
   defp start_known(nodes) do
-    here = Enum.filter(nodes, &connected?/1)
+    here = Enum.filter(nodes, &(connected?(&1) and on(&1, Local, :there?, []) == true))
 
     with {:ok, states} <- look(here) do
       case for {node, %{schema: false}} <- states, do: node do
@@ -42,33 +63,38 @@ defmodule MaculaStorage.Mnesia.Cluster do
   end
 
   defp form(nodes) do
-    with :ok <- all_connected(nodes), {:ok, states} <- look(nodes) do
+    with :ok <- all_connected(nodes), {:ok, states} <- look(nodes), :ok <- none_without(states) do
       case Enum.filter(states, fn {_node, state} -> state.schema end) do
-        [] -> create(nodes, states)
+        [] -> create(nodes)
         founded -> join(states, founded)
       end
     end
   end
 
-  defp create(nodes, states) do
-    case for {node, %{running: true}} <- states, do: node do
+  # What such a mnesia holds is in memory only, and not ours to end.
+  defp none_without(states) do
+    case for {node, %{running: true, schema: false}} <- states, do: node do
       [] ->
-        case :mnesia.create_schema(nodes) do
-          :ok ->
-            with :ok <- first_error(nodes, &on(&1, Local, :sync, [])),
-                 :ok <- start(nodes),
-                 do: {:ok, nodes}
-
-          {:error, reason} ->
-            error(:io, "mnesia made no schema reason=#{inspect(reason)}")
-        end
+        :ok
 
       running ->
         error(
           :conflict,
-          "mnesia runs without a schema nodes=#{inspect(running)}",
+          "mnesia runs without a schema on disk nodes=#{inspect(running)}",
           "stop it there; setup starts it"
         )
+    end
+  end
+
+  defp create(nodes) do
+    case :mnesia.create_schema(nodes) do
+      :ok ->
+        with :ok <- first_error(nodes, &on(&1, Local, :sync, [])),
+             :ok <- start(nodes),
+             do: {:ok, nodes}
+
+      {:error, reason} ->
+        error(:io, "mnesia made no schema reason=#{inspect(reason)}")
     end
   end
 
@@ -96,7 +122,7 @@ defmodule MaculaStorage.Mnesia.Cluster do
   # A member that lost its disk: what the others know of it is taken back first, and its copies made anew.
   defp add(node, [member | _] = here, members) do
     with {:ok, tables} <- forget(node, member, node in members),
-         :ok <- on(node, Local, :start, [[]]),
+         :ok <- on(node, Local, :start, []),
          {:ok, _} <- changed(on(member, :mnesia, :change_config, [:extra_db_nodes, [node]])),
          :ok <- copy(member, :change_table_copy_type, [:schema, node, :disc_copies]),
          :ok <- first_error(tables, &add_table(&1, node, member)) do
@@ -107,23 +133,38 @@ defmodule MaculaStorage.Mnesia.Cluster do
   defp forget(_node, _member, false), do: {:ok, []}
 
   defp forget(node, member, true) do
-    tables = on(member, __MODULE__, :tables_of, [node])
+    case on(member, __MODULE__, :tables_of, [node]) do
+      {:error, _} = error ->
+        error
 
-    with true <- is_list(tables) or tables,
-         :ok <- copy(member, :del_table_copy, [:schema, node]),
-         do: {:ok, tables}
+      {tables, []} ->
+        with :ok <- copy(member, :del_table_copy, [:schema, node]), do: {:ok, tables}
+
+      {_tables, only} ->
+        error(
+          :conflict,
+          "a member has no schema on its disk, and held the only copy of tables " <>
+            "node=#{node} tables=#{inspect(only)}",
+          "bring its state/mnesia back; if that is lost, so are they: " <>
+            "`:mnesia.del_table_copy(:schema, node)` on another member forgets them"
+        )
+    end
   end
 
   defp add_table({table, storage}, node, member),
     do: copy(member, :add_table_copy, [table, node, storage])
 
-  @doc "What a node held, as this one knows it, and others hold too."
-  @spec tables_of(node) :: [{atom, atom}]
+  @doc "What a node held, as this one knows it: tables that others hold too, and those that none does."
+  @spec tables_of(node) :: {[{atom, atom}], [atom]}
   def tables_of(node) do
-    for table <- :mnesia.system_info(:tables) -- [:schema],
-        storage <- MaculaStorage.Mnesia.Table.storages(),
-        node in :mnesia.table_info(table, storage),
-        do: {table, storage}
+    held =
+      for table <- :mnesia.system_info(:tables) -- [:schema],
+          storage <- Table.storages(),
+          node in :mnesia.table_info(table, storage),
+          do: {table, storage}
+
+    {only, others} = Enum.split_with(held, fn {table, _} -> Local.copies(table) == [node] end)
+    {others, for({table, storage} <- only, storage != :ram_copies, do: table)}
   end
 
   defp copy(member, fun, args) do
@@ -150,7 +191,7 @@ defmodule MaculaStorage.Mnesia.Cluster do
          {:ok, members, _winners} <- sides(master) do
       connect(members)
       # the sides again: someone else may have had the lock before
-      locked(members, fn ->
+      locked(members, now() + timeout_ms, fn ->
         with {:ok, members, winners} <- sides(master),
              do: yield(losers(members -- winners), winners, timeout_ms)
       end)
@@ -201,7 +242,7 @@ defmodule MaculaStorage.Mnesia.Cluster do
     end
   end
 
-  defp start(nodes), do: first_error(nodes, &on(&1, Local, :start, [[]], 60_000))
+  defp start(nodes), do: first_error(nodes, &on(&1, Local, :start, [], 60_000))
 
   defp look(nodes), do: each(nodes, Local, :prepare, [], 60_000, fn {:ok, state} -> state end)
 
@@ -245,9 +286,33 @@ defmodule MaculaStorage.Mnesia.Cluster do
       error(:internal, "failed there node=#{node} #{kind}=#{inspect(reason, limit: 20)}")
   end
 
-  defp locked(nodes, fun) do
-    here = Enum.filter(nodes, &connected?/1)
-    :global.trans({__MODULE__, self()}, fun, Enum.uniq([node() | here]))
+  # `:global.trans/3` would do, if it waited less than seconds between its tries.
+  defp locked(nodes, deadline, fun) do
+    id = {__MODULE__, self()}
+    here = Enum.uniq([node() | Enum.filter(nodes, &connected?/1)])
+
+    cond do
+      :global.set_lock(id, here, 0) ->
+        try do
+          fun.()
+        after
+          :global.del_lock(id, here)
+        end
+
+      now() > deadline ->
+        error(:timeout, "another node sets up or resolves, and does not end")
+
+      true ->
+        pause(@lock_again_ms)
+        locked(nodes, deadline, fun)
+    end
+  end
+
+  defp pause(ms) do
+    receive do
+    after
+      ms -> :ok
+    end
   end
 
   defp connect(nodes), do: Enum.each(nodes -- [node()], &Node.connect/1)

@@ -6,7 +6,7 @@ defmodule MaculaStorage.Mnesia.Local do
   # Invariant: a mnesia that lies elsewhere than in our directory is never started, stopped or moved.
 
   alias MaculaStorage.{Config, Error}
-  alias MaculaStorage.Mnesia.{Copy, Watch}
+  alias MaculaStorage.Mnesia.{Copy, Table, Watch}
 
   @type state :: %{running: boolean, schema: boolean, nodes: [node]}
 
@@ -16,8 +16,12 @@ defmodule MaculaStorage.Mnesia.Local do
     with :ok <- application_runs(), :ok <- load(), :ok <- ours(running()), do: look()
   end
 
+  @doc "Whether the application runs on this node."
+  @spec there?() :: boolean
+  def there?, do: Process.whereis(Watch) != nil
+
   defp application_runs do
-    if Process.whereis(Watch),
+    if there?(),
       do: :ok,
       else: error(:closed, "the application macula_storage does not run on this node")
   end
@@ -84,9 +88,9 @@ defmodule MaculaStorage.Mnesia.Local do
   def directory, do: :directory |> :mnesia.system_info() |> to_string() |> Path.expand()
 
   @doc "Starts mnesia, as it lies in our directory, and listens."
-  @spec start(keyword) :: :ok | {:error, Error.t()}
-  def start(settings \\ []) do
-    case :mnesia.start(settings) do
+  @spec start() :: :ok | {:error, Error.t()}
+  def start do
+    case :mnesia.start() do
       :ok -> Watch.watch()
       {:error, reason} -> error(:io, "mnesia does not start reason=#{inspect(reason)}")
     end
@@ -123,7 +127,7 @@ defmodule MaculaStorage.Mnesia.Local do
   @doc "All nodes with a copy of a table."
   @spec copies(atom) :: [node]
   def copies(table) do
-    for storage <- MaculaStorage.Mnesia.Table.storages(),
+    for storage <- Table.storages(),
         node <- :mnesia.table_info(table, storage),
         do: node
   end

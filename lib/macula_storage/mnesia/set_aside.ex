@@ -6,7 +6,7 @@ defmodule MaculaStorage.Mnesia.SetAside do
   # on the disk: a backup that can be read entry by entry, and its directory as it was when it stopped.
 
   alias MaculaStorage.Config
-  alias MaculaStorage.Mnesia.{Backup, BackupFile, Copy, Local}
+  alias MaculaStorage.Mnesia.{Backup, BackupFile, Copy, Local, Watch}
 
   @doc "A name for what one resolve sets aside, the same on each node."
   @spec stamp() :: String.t()
@@ -49,7 +49,7 @@ defmodule MaculaStorage.Mnesia.SetAside do
   def take_back do
     if Local.running() == :no do
       _ = :mnesia.set_master_nodes([])
-      Local.start([])
+      Local.start()
     else
       :ok
     end
@@ -58,9 +58,11 @@ defmodule MaculaStorage.Mnesia.SetAside do
   @doc "Starts with the masters' data. They are masters for this once: later starts go by who was last."
   @spec rejoin(pos_integer) :: :ok | {:error, term}
   def rejoin(timeout_ms) do
-    with :ok <- Local.start([]),
+    with :ok <- Local.start(),
          :ok <- Local.ready(timeout_ms),
          :ok <- :mnesia.set_master_nodes([]),
+         # in step now, which the start did not wait for
+         :ok <- Watch.watch(),
          do: Local.sync()
   end
 end

@@ -3,8 +3,8 @@ defmodule MaculaStorage.Mnesia.Syncer do
   # Brings mnesia's log of this node to the disk for those who wait for it: all who came while one sync ran
   # share the next. Mnesia itself syncs at no commit, not at one of `sync_transaction` either.
   #
-  # Invariant: a caller is answered by a sync that began after it asked. After a sync that failed, all are
-  # told so until mnesia was started anew.
+  # Invariant: a caller is answered by a sync that began after it asked. After a sync that failed, nothing
+  # is written until mnesia was started anew.
 
   use GenServer
 
@@ -13,8 +13,25 @@ defmodule MaculaStorage.Mnesia.Syncer do
   @doc false
   def start_link(_options), do: GenServer.start_link(__MODULE__, nil, name: __MODULE__)
 
+  @doc "Whether a write may begin: nothing is committed that cannot become durable."
+  @spec ready() :: :ok | {:error, :poisoned | :closed}
+  def ready do
+    cond do
+      poisoned?() -> {:error, :poisoned}
+      Process.whereis(__MODULE__) == nil -> {:error, :closed}
+      true -> :ok
+    end
+  end
+
+  @doc "Whether a sync failed since mnesia was started."
+  @spec poisoned?() :: boolean
+  def poisoned? do
+    failed = :persistent_term.get(__MODULE__, nil)
+    failed != nil and failed == Process.whereis(:mnesia_sup)
+  end
+
   @doc "The log of each of these nodes is on its disk; `:unknown_result` when one did not say so."
-  @spec sync([node]) :: :ok | {:error, :unknown_result | :poisoned}
+  @spec sync([node]) :: :ok | {:error, :unknown_result}
   def sync([]), do: :ok
 
   def sync([only]) when only == node() do
@@ -27,44 +44,30 @@ defmodule MaculaStorage.Mnesia.Syncer do
     {answers, silent} = GenServer.multi_call(nodes, __MODULE__, :sync, Config.get().timeout_ms)
 
     # A node that is down holds nothing that a reader could see: the others' disks decide.
-    gone = silent -- :mnesia.system_info(:running_db_nodes)
+    still_there = for node <- silent, node in :mnesia.system_info(:running_db_nodes), do: node
 
-    cond do
-      silent -- gone != [] or answers == [] -> {:error, :unknown_result}
-      Enum.all?(answers, &match?({_, :ok}, &1)) -> :ok
-      true -> answers |> Enum.find(&(elem(&1, 1) != :ok)) |> elem(1)
-    end
+    if still_there == [] and answers != [] and Enum.all?(answers, &match?({_, :ok}, &1)),
+      do: :ok,
+      else: {:error, :unknown_result}
   end
-
-  @doc "Whether a sync failed since mnesia was started."
-  @spec poisoned?() :: boolean
-  def poisoned?, do: GenServer.call(__MODULE__, :poisoned?)
 
   @impl true
   def init(nil), do: {:ok, nil}
 
-  # `failed` is the mnesia whose log could not be synced
   @impl true
-  def handle_call(:sync, from, failed) do
+  def handle_call(:sync, from, nil) do
     waiting = [from | others()]
     mnesia = Process.whereis(:mnesia_sup)
+    result = if poisoned?(), do: {:error, :unknown_result}, else: sync_log()
 
-    result =
-      cond do
-        mnesia == nil -> {:error, :unknown_result}
-        mnesia == failed -> {:error, :poisoned}
-        true -> sync_log()
-      end
-
+    # That mnesia's log is not to be trusted any more. Kept where a crash of this process does not lose it.
+    if result != :ok and mnesia != nil, do: :persistent_term.put(__MODULE__, mnesia)
     Enum.each(waiting, &GenServer.reply(&1, result))
-    {:noreply, if(result == {:error, :unknown_result}, do: mnesia, else: failed)}
+    {:noreply, nil}
   end
 
-  def handle_call(:poisoned?, _from, failed),
-    do: {:reply, failed != nil and failed == Process.whereis(:mnesia_sup), failed}
-
   @impl true
-  def handle_info(_message, failed), do: {:noreply, failed}
+  def handle_info(_message, nil), do: {:noreply, nil}
 
   defp others do
     receive do

@@ -110,9 +110,13 @@ defmodule MaculaStorage.Mnesia.Watch do
   end
 
   defp look(state) do
-    split = Local.split_from()
-    state = Enum.reduce(state.inconsistent -- split, state, &healed(&2, &1))
-    Enum.reduce(split -- state.inconsistent, state, &split(&2, &1, :found))
+    if Local.running() == :yes do
+      split = Local.split_from()
+      state = Enum.reduce(state.inconsistent -- split, state, &healed(&2, &1))
+      Enum.reduce(split -- state.inconsistent, state, &split(&2, &1, :found))
+    else
+      state
+    end
   end
 
   defp tell(state, event) do
