@@ -117,7 +117,7 @@ defmodule MaculaStorage.Cluster.MnesiaTest do
 
       # told once: who gives way starts with a master, and so as no half of a split
       events = call(one, MnesiaListener, :events, [])
-      assert [_once] = for {:inconsistent_database, _, _} = event <- events, do: event
+      assert [_once] = for({:inconsistent_database, _, _} = event <- events, do: event)
     end
 
     assert {:ok, %{}} = mnesia(a, :resolve, [a.name])
@@ -212,6 +212,20 @@ defmodule MaculaStorage.Cluster.MnesiaTest do
     assert {:ok, 1} = mnesia(b, :get, [@app, :k])
   end
 
+  test "power lost on all, and a disk on one" do
+    [a, b, c] = all = together(nodes(3))
+    :ok = mnesia(a, :put, [@app, :k, 1])
+    # a is not the last of those that have their disks
+    kill(a)
+    Wait.until("two", fn -> mnesia(c, :status).running_nodes == names([b, c]) end)
+    :ok = mnesia(b, :put, [@app, :k, 2])
+    Enum.each([b, c], &kill/1)
+    File.rm_rf!(Path.join(b.base, "state"))
+    all = restart_all(all)
+    assert [:ok, :ok, :ok] = on_each(all, :setup, [names(all)])
+    for node <- all, do: assert({:ok, 2} = mnesia(node, :get, [@app, :k]))
+  end
+
   test "what setup refuses stays as it was" do
     [a, b] = nodes(2)
     absent = name(9)
@@ -238,6 +252,12 @@ defmodule MaculaStorage.Cluster.MnesiaTest do
       assert name == node.name
     end
 
+    # a node that got another name
+    kill(b)
+    [renamed] = start_all([{5, b.port, b.base}])
+    assert {:error, %Error{kind: :conflict} = error} = mnesia(renamed, :setup, [[renamed.name]])
+    assert error.message =~ to_string(b.name)
+
     # a mnesia of someone else's
     [c, d] = start_all(for n <- [3, 4], do: {n, a.port, unique_dir("mnesia#{n}")})
     elsewhere = Path.join(c.base, "elsewhere")
@@ -246,7 +266,8 @@ defmodule MaculaStorage.Cluster.MnesiaTest do
     assert {:error, %Error{kind: :conflict} = error} = mnesia(c, :setup, [[c.name]])
     assert error.message =~ elsewhere
     :ok = call(c, :mnesia, :start, [])
-    assert {:error, %Error{kind: :conflict}} = mnesia(c, :setup, [[c.name]])
+    assert {:error, %Error{kind: :conflict} = error} = mnesia(c, :setup, [[c.name]])
+    assert error.message =~ "runs in another directory"
     assert {:error, %Error{kind: :conflict}} = mnesia(a, :setup, [names([a, c])])
     assert call(c, :mnesia, :system_info, [:is_running]) == :yes
     assert call(c, :mnesia, :system_info, [:directory]) == to_charlist(elsewhere)

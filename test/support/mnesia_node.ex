@@ -55,6 +55,8 @@ defmodule MaculaStorage.MnesiaNode do
     os_pid = :peer.call(peer, :os, :getpid, [])
     node = %__MODULE__{name: name, n: n, port: port, base: base, peer: peer, os_pid: os_pid}
     {:ok, _} = call(node, Application, :ensure_all_started, [:macula_storage])
+    # what Elixir's logger takes for the level is not the kernel's in every version
+    :ok = call(node, :logger, :set_primary_config, [:level, :emergency])
     node
   end
 

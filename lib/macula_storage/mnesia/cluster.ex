@@ -5,6 +5,8 @@ defmodule MaculaStorage.Mnesia.Cluster do
   # Invariant: one such work at a time in the cluster (a lock of `:global` on all its nodes that are
   # connected), and each looks at every node before it changes the first.
 
+  require Logger
+
   alias MaculaStorage.Error
   alias MaculaStorage.Mnesia.{Local, SetAside, Table}
 
@@ -121,7 +123,7 @@ defmodule MaculaStorage.Mnesia.Cluster do
 
   # A member that lost its disk: what the others know of it is taken back first, and its copies made anew.
   defp add(node, [member | _] = here, members) do
-    with {:ok, tables} <- forget(node, member, node in members),
+    with {:ok, tables} <- forget(node, here, node in members),
          :ok <- on(node, Local, :start, []),
          {:ok, _} <- changed(on(member, :mnesia, :change_config, [:extra_db_nodes, [node]])),
          :ok <- copy(member, :change_table_copy_type, [:schema, node, :disc_copies]),
@@ -130,15 +132,17 @@ defmodule MaculaStorage.Mnesia.Cluster do
     end
   end
 
-  defp forget(_node, _member, false), do: {:ok, []}
+  defp forget(_node, _here, false), do: {:ok, []}
 
-  defp forget(node, member, true) do
+  defp forget(node, [member | _] = here, true) do
     case on(member, __MODULE__, :tables_of, [node]) do
       {:error, _} = error ->
         error
 
       {tables, []} ->
-        with :ok <- copy(member, :del_table_copy, [:schema, node]), do: {:ok, tables}
+        with :ok <- first_error(tables, &loaded(&1, node, here)),
+             :ok <- copy(member, :del_table_copy, [:schema, node]),
+             do: {:ok, tables}
 
       {_tables, only} ->
         error(
@@ -150,6 +154,34 @@ defmodule MaculaStorage.Mnesia.Cluster do
         )
     end
   end
+
+  # A table that nobody reads waits for the one that lost its disk, in case that one was the last that had it: it
+  # is not any more. The last of the others is who none of them saw go.
+  defp loaded({table, _storage}, node, [member | _] = here) do
+    with true <- on(member, :mnesia, :table_info, [table, :where_to_read]) == :nowhere,
+         [_ | _] = holders <- on(member, Local, :copies, [table]) -- [node],
+         [] <- holders -- here do
+      last =
+        Enum.find(holders, hd(holders), fn one -> not Enum.any?(holders, &saw_down?(&1, one)) end)
+
+      Logger.warning(
+        "mnesia: table=#{table} is loaded without node=#{node}, which lost it, from node=#{last}"
+      )
+
+      forced(on(last, :mnesia, :force_load_table, [table], :infinity))
+    else
+      false -> :ok
+      [_ | _] = away -> unreachable(away, {:needed_to_load, table})
+      {:error, _} = error -> error
+    end
+  end
+
+  defp saw_down?(node, other),
+    do: node != other and on(node, :mnesia_recover, :has_mnesia_down, [other]) == true
+
+  defp forced(:yes), do: :ok
+  defp forced({:error, %Error{}} = error), do: error
+  defp forced({:error, reason}), do: {:error, {:aborted, reason}}
 
   defp add_table({table, storage}, node, member),
     do: copy(member, :add_table_copy, [table, node, storage])
@@ -218,7 +250,7 @@ defmodule MaculaStorage.Mnesia.Cluster do
     end)
   end
 
-  # Step by step on all of them: one that starts while another still runs would take that one's side.
+  # Step by step on all of them, so that none starts beside one that still runs with the other data.
   defp yield(losers, winners, timeout_ms) do
     stamp = SetAside.stamp()
 

@@ -72,9 +72,21 @@ defmodule MaculaStorage.Mnesia.Local do
   defp look do
     schema = File.exists?(Path.join(Config.mnesia_dir(), "schema.DAT"))
     nodes = if schema, do: :mnesia.system_info(:db_nodes), else: []
-    {:ok, %{running: running() == :yes, schema: schema, nodes: Enum.sort(nodes)}}
+
+    if schema and node() not in nodes,
+      do: renamed(nodes),
+      else: {:ok, %{running: running() == :yes, schema: schema, nodes: Enum.sort(nodes)}}
   catch
     :exit, reason -> error(:corrupt, "mnesia's schema cannot be read reason=#{inspect(reason)}")
+  end
+
+  # mnesia would start with nothing, and take it for its own
+  defp renamed(nodes) do
+    error(
+      :conflict,
+      "the data is of other nodes, this one is not among them nodes=#{inspect(nodes)}",
+      "start the node under its old name, or set its state/mnesia directory aside"
+    )
   end
 
   @doc false
