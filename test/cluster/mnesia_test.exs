@@ -38,7 +38,7 @@ defmodule MaculaStorage.Cluster.MnesiaTest do
     entries
   end
 
-  test "three set each other up at the same time, and what one wrote is on all their disks" do
+  test "three set each other up at the same time, lose power, and lose a disk" do
     [a, b, c] = all = together(nodes(3))
     for node <- all, do: assert(:ok = mnesia(node, :put, [@app, node.name, 1]))
 
@@ -63,6 +63,17 @@ defmodule MaculaStorage.Cluster.MnesiaTest do
     for node <- [a, b, c],
         other <- all,
         do: assert({:ok, 1} = mnesia(node, :get, [@app, other.name]))
+
+    # power lost on all, and the disk of the last one; a is not the last of the others
+    :ok = mnesia(a, :put, [@app, :k, 1])
+    kill(a)
+    Wait.until("two", fn -> mnesia(c, :status).running_nodes == names([b, c]) end)
+    :ok = mnesia(b, :put, [@app, :k, 2])
+    Enum.each([b, c], &kill/1)
+    File.rm_rf!(Path.join(b.base, "state"))
+    all = restart_all([a, b, c])
+    assert [:ok, :ok, :ok] = on_each(all, :setup, [names(all)])
+    for node <- all, do: assert({:ok, 2} = mnesia(node, :get, [@app, :k]))
   end
 
   test "both halves of a split write; the way out keeps what the loser had" do
@@ -210,20 +221,6 @@ defmodule MaculaStorage.Cluster.MnesiaTest do
     b = restart(b)
     assert :ok = mnesia(b, :setup, [[b.name]])
     assert {:ok, 1} = mnesia(b, :get, [@app, :k])
-  end
-
-  test "power lost on all, and a disk on one" do
-    [a, b, c] = all = together(nodes(3))
-    :ok = mnesia(a, :put, [@app, :k, 1])
-    # a is not the last of those that have their disks
-    kill(a)
-    Wait.until("two", fn -> mnesia(c, :status).running_nodes == names([b, c]) end)
-    :ok = mnesia(b, :put, [@app, :k, 2])
-    Enum.each([b, c], &kill/1)
-    File.rm_rf!(Path.join(b.base, "state"))
-    all = restart_all(all)
-    assert [:ok, :ok, :ok] = on_each(all, :setup, [names(all)])
-    for node <- all, do: assert({:ok, 2} = mnesia(node, :get, [@app, :k]))
   end
 
   test "what setup refuses stays as it was" do

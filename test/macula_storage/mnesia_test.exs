@@ -270,6 +270,10 @@ defmodule MaculaStorage.MnesiaTest do
       assert {:ok, keys} = Mnesia.list_keys(app)
       assert Enum.sort(keys) == [1, 2, 3, :later]
       assert {:error, :not_found} = Mnesia.restore(app, Path.join(dir, "missing"))
+
+      assert {:error, :not_found} =
+               Mnesia.backup_fold(app, Path.join(dir, "missing"), 0, &{&1, &2})
+
       newer = "MACMNBUP" <> <<2::little-32>> <> binary_part(good, 12, size - 12)
       File.write!(bad_path, newer)
 
@@ -321,6 +325,29 @@ defmodule MaculaStorage.MnesiaTest do
     {:module, ^user} = :code.load_binary(user, source, beam)
     app = table()
     assert :ok = apply(user, :mnesia, [app, Path.join(unique_dir(), "a.backup")])
+  end
+
+  test "writers that wait together share one sync" do
+    app = table()
+    syncer = Process.whereis(Syncer)
+    :erlang.trace(syncer, true, [:call])
+    :erlang.trace_pattern({:mnesia, :sync_log, 0}, true, [])
+    :ok = :sys.suspend(syncer)
+    puts = for n <- 1..20, do: Task.async(fn -> Mnesia.put(app, n, n) end)
+
+    MaculaStorage.Wait.until("all wait", fn ->
+      {:message_queue_len, 20} == Process.info(syncer, :message_queue_len)
+    end)
+
+    :ok = :sys.resume(syncer)
+    assert Enum.uniq(Task.await_many(puts)) == [:ok]
+    assert_received {:trace, ^syncer, :call, {:mnesia, :sync_log, []}}
+    refute_received {:trace, ^syncer, :call, {:mnesia, :sync_log, []}}
+    assert :ok = Mnesia.put(app, 1, 2)
+    assert_received {:trace, ^syncer, :call, {:mnesia, :sync_log, []}}
+    assert :ok = Mnesia.put(app, 1, 3, durability: :async)
+    refute_received {:trace, ^syncer, :call, {:mnesia, :sync_log, []}}
+    :erlang.trace(syncer, false, [:call])
   end
 
   test "a sync that fails is told, and everyone after it until mnesia was started anew" do
