@@ -71,6 +71,10 @@ defmodule MaculaStorage.Config do
   @spec mnesia_set_aside_dir() :: String.t()
   def mnesia_set_aside_dir, do: mnesia_dir() <> "-set-aside"
 
+  @doc "There while this node has others as masters, see `MaculaStorage.Mnesia.resolve/2`."
+  @spec mnesia_yielding_file() :: String.t()
+  def mnesia_yielding_file, do: mnesia_dir() <> "-yields"
+
   @doc "The directory that someone else configured for mnesia, `nil` when nobody did or it is ours."
   @spec mnesia_dir_elsewhere() :: String.t() | nil
   def mnesia_dir_elsewhere do

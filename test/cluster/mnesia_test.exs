@@ -6,6 +6,7 @@ defmodule MaculaStorage.Cluster.MnesiaTest do
 
   import MaculaStorage.MnesiaNode
   alias MaculaStorage.{Error, Mnesia, MnesiaListener, Wait}
+  alias MaculaStorage.Mnesia.SetAside
 
   @app "shared"
 
@@ -134,6 +135,17 @@ defmodule MaculaStorage.Cluster.MnesiaTest do
     assert {:ok, %{}} = mnesia(a, :resolve, [a.name])
     :ok = mnesia(b, :put, [@app, :after, 1])
     assert {:ok, 1} = mnesia(a, :get, [@app, :after])
+
+    # and when whoever resolves dies half way
+    part(a, b)
+    for node <- [a, b], do: :ok = mnesia(node, :put, [@app, :half, node.name])
+    join(a, b)
+    until_split(b, a)
+    {:ok, dir} = call(b, SetAside, :save, ["half-way"])
+    :ok = call(b, SetAside, :stop_and_yield, [dir, [a.name]])
+    assert :ok = mnesia(b, :setup, [names([a, b])])
+    for node <- [a, b], do: assert({:ok, a.name} == mnesia(node, :get, [@app, :half]))
+    assert set_aside(dir).half == b.name
 
     # the master was one for once: the loser, the last one that was there, needs nobody later
     kill(a)

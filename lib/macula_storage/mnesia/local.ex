@@ -114,12 +114,28 @@ defmodule MaculaStorage.Mnesia.Local do
     tables = :mnesia.system_info(:local_tables)
 
     case :mnesia.wait_for_tables(tables, timeout_ms) do
-      :ok -> :ok
+      :ok -> end_yielding()
       {:timeout, missing} -> not_loaded(missing, timeout_ms)
       {:error, reason} -> {:error, {:aborted, reason}}
     end
   catch
     :exit, {:aborted, reason} -> {:error, {:aborted, reason}}
+  end
+
+  # The masters were for this one load: later ones go by who was last, as ever.
+  defp end_yielding do
+    path = Config.mnesia_yielding_file()
+
+    with true <- File.exists?(path),
+         :ok <- :mnesia.set_master_nodes([]),
+         :ok <- sync(),
+         :ok <- File.rm(path) do
+      :ok
+    else
+      false -> :ok
+      {:error, %Error{}} = error -> error
+      {:error, reason} -> error(:io, "mnesia keeps its masters reason=#{inspect(reason)}")
+    end
   end
 
   defp not_loaded(missing, timeout_ms) do

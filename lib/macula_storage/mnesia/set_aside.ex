@@ -36,11 +36,23 @@ defmodule MaculaStorage.Mnesia.SetAside do
   @spec stop_and_yield(Path.t(), [node]) :: :ok | {:error, term}
   def stop_and_yield(dir, winners) do
     with :ok <- Local.stop(),
-         :ok <- Copy.dir(Config.mnesia_dir(), Path.join(dir, "mnesia")) do
+         :ok <- Copy.dir(Config.mnesia_dir(), Path.join(dir, "mnesia")),
+         :ok <- mark() do
       case :mnesia.set_master_nodes(winners) do
         :ok -> :ok
         {:error, reason} -> Local.error(:io, "mnesia takes no master reason=#{inspect(reason)}")
       end
+    end
+  end
+
+  # Masters are kept on the disk. Should nobody be there to end that, the next setup does.
+  defp mark do
+    path = Config.mnesia_yielding_file()
+
+    with :ok <- File.write(path, ""), :ok <- Copy.sync_dir(Path.dirname(path)) do
+      :ok
+    else
+      {:error, reason} -> BackupFile.error(reason, path, :resolve, nil)
     end
   end
 
@@ -49,6 +61,7 @@ defmodule MaculaStorage.Mnesia.SetAside do
   def take_back do
     if Local.running() == :no do
       _ = :mnesia.set_master_nodes([])
+      File.rm(Config.mnesia_yielding_file())
       Local.start()
     else
       :ok
@@ -60,7 +73,6 @@ defmodule MaculaStorage.Mnesia.SetAside do
   def rejoin(timeout_ms) do
     with :ok <- Local.start(),
          :ok <- Local.ready(timeout_ms),
-         :ok <- :mnesia.set_master_nodes([]),
          # in step now, which the start did not wait for
          :ok <- Watch.watch(),
          do: Local.sync()
