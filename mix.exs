@@ -18,8 +18,13 @@ defmodule MaculaStorage.MixProject do
   end
 
   def application do
-    [mod: {MaculaStorage.Application, []}, extra_applications: [:logger]]
+    [mod: {MaculaStorage.Application, []}] ++ mnesia(System.get_env("MACULA_STORAGE_MNESIA", ""))
   end
+
+  # Included: a release has mnesia along and does not start it; MaculaStorage.Mnesia.setup/1 does. Mix builds no
+  # release where another application lists it as a regular one; then it has to be one here, too.
+  defp mnesia("regular"), do: [extra_applications: [:logger, :mnesia]]
+  defp mnesia(_), do: [extra_applications: [:logger], included_applications: [:mnesia]]
 
   defp elixirc_paths(:test), do: ["lib", "test/support"]
   defp elixirc_paths(_env), do: ["lib"]

@@ -4,10 +4,11 @@ defmodule MaculaStorage do
 
   | tier | what it holds | functions |
   |---|---|---|
-  | 1 hot state | what all nodes of a cluster share | `state_*`, `MaculaStorage.Khepri` |
+  | 1 hot state | what the nodes of a cluster share | `state_*`, `MaculaStorage.Khepri`, `MaculaStorage.Mnesia` |
   | 2 app data | key-value and relational data of one app | `data_*`, `MaculaStorage.CubDB`, `MaculaStorage.SQLite` |
   | 3 files | uploads, documents, media | `file_*` |
   | 4 archive | backups, cold data | `archive/3`, `restore/3`, `MaculaBackup` |
+
 
   An app is an atom or a string of `[a-z0-9_-]`, 1 to 64 long, beginning with a letter or digit. It is
   opened on first use, and owned by this VM from then on: another OS process gets `{:error, :locked}`,
@@ -15,7 +16,8 @@ defmodule MaculaStorage do
 
   Expected outcomes are `{:error, atom}`; what a person must read is `{:error, %MaculaStorage.Error{}}`;
   misuse raises `ArgumentError`. From Erlang the same functions are in the module `macula_storage`, with
-  those of `MaculaStorage.CubDB` and `MaculaStorage.SQLite` beneath `data_` and `sqlite_`.
+  those of `MaculaStorage.CubDB`, `MaculaStorage.SQLite` and `MaculaStorage.Mnesia` beneath `data_`, `sqlite_` and
+  `mnesia_`.
   """
 
   alias MaculaStorage.{Apps, Call, Config, CubDB, Error, Files, Khepri, Native, Options}

@@ -1,5 +1,6 @@
 %% MaculaStorage for Erlang: the same functions under the same names, and beneath a prefix those of its
-%% tiers: data_* is MaculaStorage.CubDB (`has_key?` is data_has_key), sqlite_* is MaculaStorage.SQLite.
+%% tiers: data_* is MaculaStorage.CubDB (`has_key?` is data_has_key), sqlite_* is MaculaStorage.SQLite,
+%% mnesia_* is MaculaStorage.Mnesia.
 %% A data_* function takes an app, a store's pid or name, or the transaction or snapshot that a function
 %% was given. What is a lazy stream in Elixir is a list (data_select, bounded by {limit, N}), a fold or an
 %% unfold here; options are lists of pairs; results are maps (sqlite: #{columns, rows, changes, ...}).
@@ -29,6 +30,10 @@
 -export([sqlite_subscribe/2, sqlite_subscribe/3, sqlite_unsubscribe/1]).
 -export([sqlite_transaction/2, sqlite_transaction/3, sqlite_rollback/2, sqlite_backup/2, sqlite_backup/3]).
 -export([sqlite_bridge_path/0, sqlite_bridge_status/0]).
+-export([mnesia_setup/1, mnesia_setup/2, mnesia_create_app_table/1, mnesia_create_app_table/2, mnesia_status/0]).
+-export([mnesia_put/3, mnesia_put/4, mnesia_get/2, mnesia_get/3, mnesia_delete/2, mnesia_delete/3, mnesia_list_keys/1]).
+-export([mnesia_backup/2, mnesia_backup/3, mnesia_restore/2, mnesia_backup_fold/4]).
+-export([mnesia_resolve/1, mnesia_resolve/2, mnesia_subscribe/0, mnesia_unsubscribe/1]).
 -export([file_write/3, file_write/4, file_read/2, file_read/3, file_delete/2, file_delete/3, file_list/1, file_list/2, file_stat/2]).
 -export([file_fold/4, file_fold/5, file_unfold/4]).
 -export([archive/2, archive/3, restore/2, restore/3]).
@@ -38,6 +43,7 @@
 -define(TX, 'Elixir.MaculaStorage.CubDB.Tx').
 -define(SNAPSHOT, 'Elixir.MaculaStorage.CubDB.Snapshot').
 -define(SQL, 'Elixir.MaculaStorage.SQLite').
+-define(MNESIA, 'Elixir.MaculaStorage.Mnesia').
 
 %% Directories and apps
 
@@ -165,6 +171,30 @@ sqlite_backup(Target, Dest) -> ?SQL:backup(Target, Dest).
 sqlite_backup(Target, Dest, Options) -> ?SQL:backup(Target, Dest, Options).
 sqlite_bridge_path() -> ?SQL:bridge_path().
 sqlite_bridge_status() -> ?SQL:bridge_status().
+
+%% Mnesia, set up by us. Messages are {'Elixir.MaculaStorage.Mnesia', Ref, Event}; paths are binaries.
+
+mnesia_setup(Nodes) -> ?MNESIA:setup(Nodes).
+mnesia_setup(Nodes, Options) -> ?MNESIA:setup(Nodes, Options).
+mnesia_create_app_table(App) -> ?MNESIA:create_app_table(App).
+mnesia_create_app_table(App, Options) -> ?MNESIA:create_app_table(App, Options).
+mnesia_put(App, Key, Value) -> ?MNESIA:put(App, Key, Value).
+mnesia_put(App, Key, Value, Options) -> ?MNESIA:put(App, Key, Value, Options).
+mnesia_get(App, Key) -> ?MNESIA:get(App, Key).
+mnesia_get(App, Key, Options) -> ?MNESIA:get(App, Key, Options).
+mnesia_delete(App, Key) -> ?MNESIA:delete(App, Key).
+mnesia_delete(App, Key, Options) -> ?MNESIA:delete(App, Key, Options).
+mnesia_list_keys(App) -> ?MNESIA:list_keys(App).
+mnesia_backup(App, Path) -> ?MNESIA:backup(App, Path).
+mnesia_backup(App, Path, Options) -> ?MNESIA:backup(App, Path, Options).
+mnesia_restore(App, Path) -> ?MNESIA:restore(App, Path).
+%% Fun({Key, Value}, Acc) -> Acc.
+mnesia_backup_fold(App, Path, Acc, Fun) -> ?MNESIA:backup_fold(App, Path, Acc, Fun).
+mnesia_status() -> ?MNESIA:status().
+mnesia_resolve(MasterNode) -> ?MNESIA:resolve(MasterNode).
+mnesia_resolve(MasterNode, Options) -> ?MNESIA:resolve(MasterNode, Options).
+mnesia_subscribe() -> ?MNESIA:subscribe().
+mnesia_unsubscribe(Ref) -> ?MNESIA:unsubscribe(Ref).
 
 %% Files
 

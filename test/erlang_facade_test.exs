@@ -72,7 +72,11 @@ defmodule MaculaStorage.ErlangFacadeTest do
 
   test "nothing of the front doors is missing" do
     tiers =
-      for {prefix, module} <- [data: MaculaStorage.CubDB, sqlite: MaculaStorage.SQLite],
+      for {prefix, module} <- [
+            data: MaculaStorage.CubDB,
+            sqlite: MaculaStorage.SQLite,
+            mnesia: MaculaStorage.Mnesia
+          ],
           {name, arity} <- documented(module),
           name = :"#{prefix}_#{name}",
           do: {Map.get(@renamed, name, name), arity}

@@ -108,6 +108,9 @@ defmodule MaculaStorage.HouseTest do
     assert [2, 3, 4, 7] =
              for({_, line, _} <- House.banned_calls([{"lib/config.ex", text}]), do: line)
 
+    table = House.banned_calls([{"lib/macula_storage/mnesia/table.ex", text}])
+    assert [3, 4, 5, 7] = for({_, line, _} <- table, do: line)
+
     erlang = "-module(a).\na(X) -> list_to_atom(X).\nb() ->\n  timer:sleep(5).\n"
     assert_breaks(House.banned_calls([{"src/a.erl", erlang}]), "src/a.erl", 2, "no list_to_atom")
     assert_breaks(House.banned_calls([{"src/a.erl", erlang}]), "src/a.erl", 4, "no :timer.sleep")

@@ -1,7 +1,7 @@
 defmodule MaculaStorage.Application do
   @moduledoc false
-  # Reads the configuration and supervises the owner of the apps. The base directory is opened on
-  # first use, so that a host application boots with a directory that is not there yet.
+  # Reads the configuration and supervises the owner of the apps, and what listens to a mnesia that is
+  # set up. The base directory is opened on first use, so that a host application boots with a directory that is not there yet.
 
   use Application
 
@@ -11,7 +11,8 @@ defmodule MaculaStorage.Application do
 
     children = [
       {Registry, keys: :unique, name: MaculaStorage.Stores},
-      MaculaStorage.Apps
+      MaculaStorage.Apps,
+      MaculaStorage.Mnesia.Supervisor
     ]
 
     Supervisor.start_link(children, strategy: :one_for_all, name: MaculaStorage.Supervisor)

@@ -63,6 +63,30 @@ defmodule MaculaStorage.Config do
     end
   end
 
+  @doc "Where mnesia lies. Touches no disk."
+  @spec mnesia_dir() :: String.t()
+  def mnesia_dir, do: Path.join(get().base_path, "state/mnesia")
+
+  @doc "Where a node of a split puts its data before it takes another's."
+  @spec mnesia_set_aside_dir() :: String.t()
+  def mnesia_set_aside_dir, do: mnesia_dir() <> "-set-aside"
+
+  @doc "There while this node has others as masters, see `MaculaStorage.Mnesia.resolve/2`."
+  @spec mnesia_yielding_file() :: String.t()
+  def mnesia_yielding_file, do: mnesia_dir() <> "-yields"
+
+  @doc "The directory that someone else configured for mnesia, `nil` when nobody did or it is ours."
+  @spec mnesia_dir_elsewhere() :: String.t() | nil
+  def mnesia_dir_elsewhere do
+    with dir when dir != nil <- Application.get_env(:mnesia, :dir),
+         dir = dir |> to_string() |> Path.expand(),
+         true <- dir != mnesia_dir() do
+      dir
+    else
+      _ours -> nil
+    end
+  end
+
   defp base_path do
     with nil <- System.get_env("MACULA_STORAGE_BASE"),
          nil <- Application.get_env(:macula_storage, :base_path) do

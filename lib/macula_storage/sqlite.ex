@@ -438,7 +438,8 @@ defmodule MaculaStorage.SQLite do
   What an app's database tells of itself, as counters since it was opened and what is the case now.
 
     * `holder`: `{what, ms, pid}` of who has the writer, or `nil`: `:requests`, a `:transaction` and whose, a
-      low-level `:connection` and who opened it, `:vacuum`; for how long already. `writes_waiting`, `reads_waiting`
+      low-level `:connection` and who opened it, `:vacuum`; for how long already. Free as soon as a commit is
+      answered, a moment later after other ends. `writes_waiting`, `reads_waiting`
     * `requests`, `commits` (each one sync, shared by `requests / commits` requests), `committed_ns` in all,
       `committed_ns_max`, `batch_len_max`
     * `hot_reads` that memory answered at once, `hot_reads_declined`

@@ -2,7 +2,7 @@
 %% failed match ends the test with the line.
 -module(facade_user).
 
--export([directories/1, key_value/1, many/1, transactions/1, snapshots/1, stores/1, directory/1, sqlite/2, files/1, chunks/1, backups/1, archives/2, misuse/1, atoms/1]).
+-export([directories/1, key_value/1, many/1, transactions/1, snapshots/1, stores/1, directory/1, sqlite/2, files/1, chunks/1, backups/1, archives/2, misuse/1, atoms/1, mnesia/2]).
 
 directories(App) ->
     ok = macula_storage:ensure_app_dirs(App),
@@ -203,6 +203,31 @@ sqlite(App, Dest) ->
     ok = macula_storage:sqlite_close(Again),
     {error, #{kind := sql}} = macula_storage:sqlite_query(App, "SELEC 1"),
     ok.
+
+mnesia(App, Path) ->
+    ok = macula_storage:mnesia_setup([node()]),
+    ok = macula_storage:mnesia_setup([node()], [{timeout, 30000}]),
+    ok = macula_storage:mnesia_create_app_table(App),
+    ok = macula_storage:mnesia_create_app_table(App, [{replicas, [node()]}]),
+    {ok, Ref} = macula_storage:mnesia_subscribe(),
+    ok = macula_storage:mnesia_put(App, {user, 1}, #{name => "Ada"}),
+    ok = macula_storage:mnesia_put(App, 2, two, [{durability, async}]),
+    {ok, #{name := "Ada"}} = macula_storage:mnesia_get(App, {user, 1}),
+    {ok, two} = macula_storage:mnesia_get(App, 2, [{consistency, local}]),
+    ok = macula_storage:mnesia_backup(App, Path),
+    {error, exists} = macula_storage:mnesia_backup(App, Path),
+    ok = macula_storage:mnesia_backup(App, Path, [{overwrite, true}]),
+    ok = macula_storage:mnesia_delete(App, 2),
+    ok = macula_storage:mnesia_delete(App, {user, 1}, [{durability, async}]),
+    {error, not_found} = macula_storage:mnesia_get(App, 2),
+    {ok, 2} = macula_storage:mnesia_backup_fold(App, Path, 0, fun({_Key, _Value}, N) -> N + 1 end),
+    ok = macula_storage:mnesia_restore(App, Path),
+    {ok, [_, _]} = macula_storage:mnesia_list_keys(App),
+    #{running := true, inconsistent := []} = macula_storage:mnesia_status(),
+    {ok, None} = macula_storage:mnesia_resolve(node()),
+    {ok, None} = macula_storage:mnesia_resolve(node(), [{timeout, 1000}]),
+    0 = map_size(None),
+    ok = macula_storage:mnesia_unsubscribe(Ref).
 
 files(App) ->
     ok = macula_storage:file_write(App, "a/b.txt", ["io", <<"data">>]),

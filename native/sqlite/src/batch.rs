@@ -203,6 +203,8 @@ impl Writer {
         drop(pass);
         let Err(error) = result else {
             self.shared.counters.commit(requests, self.now().saturating_sub(begun));
+            // before the answers: who got one and asks finds the writer free
+            self.shared.counters.let_go();
             self.committed = true;
             self.collector.settle(&self.shared.feed);
             return self.still_there();
