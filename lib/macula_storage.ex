@@ -9,7 +9,6 @@ defmodule MaculaStorage do
   | 3 files | uploads, documents, media | `file_*` |
   | 4 archive | backups, cold data | `archive/3`, `restore/3`, `MaculaBackup` |
 
-
   An app is an atom or a string of `[a-z0-9_-]`, 1 to 64 long, beginning with a letter or digit. It is
   opened on first use, and owned by this VM from then on: another OS process gets `{:error, :locked}`,
   and reaches it through the control socket for backups and figures.

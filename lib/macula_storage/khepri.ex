@@ -92,7 +92,8 @@ defmodule MaculaStorage.Khepri do
       {:error, :exists}
   """
   @spec create(path, term, [write_option]) :: :ok | failure
-  def create(path, value, options \\ []), do: put_if(path, value, [has_data: false], :exists, options)
+  def create(path, value, options \\ []),
+    do: put_if(path, value, [has_data: false], :exists, options)
 
   @doc """
   Puts a value where one is. Options and the rest as `put/3`; `{:error, :not_found}` where there is none.
@@ -116,7 +117,8 @@ defmodule MaculaStorage.Khepri do
       iex> MaculaStorage.Khepri.compare_and_swap([:doc, :swap], 2, :newer, by: :version)
       :ok
   """
-  @spec compare_and_swap(path, term, term, [write_option | {:by, :value | :version}]) :: :ok | failure
+  @spec compare_and_swap(path, term, term, [write_option | {:by, :value | :version}]) ::
+          :ok | failure
   def compare_and_swap(path, expected, value, options \\ []) do
     {by, options} = Keyword.pop(options, :by, :value)
     unless by in [:value, :version], do: raise(ArgumentError, "expected by: :value or :version")
@@ -207,7 +209,8 @@ defmodule MaculaStorage.Khepri do
       iex> MaculaStorage.Khepri.list([:doc_list])
       {:ok, [:a, :b]}
   """
-  @spec list(path | [], [read_option | {:limit, pos_integer | :infinity}]) :: {:ok, [term]} | failure
+  @spec list(path | [], [read_option | {:limit, pos_integer | :infinity}]) ::
+          {:ok, [term]} | failure
   def list(path, options \\ []) do
     options = Options.validate!(options, [limit: {:infinity, :ttl}] ++ @read_options)
     path = if path != [], do: Wire.path!(path)
@@ -243,10 +246,15 @@ defmodule MaculaStorage.Khepri do
       iex> MaculaStorage.Khepri.get_many([:doc_many, :*, :port])
       {:ok, %{[:doc_many, 1, :port] => 80, [:doc_many, 2, :port] => 443}}
   """
-  @spec get_many(pattern, [read_option | {:where, conditions}]) :: {:ok, %{path => term}} | failure
+  @spec get_many(pattern, [read_option | {:where, conditions}]) ::
+          {:ok, %{path => term}} | failure
   def get_many(pattern, options \\ []) do
     details = Keyword.get(options, :details, false)
-    keep = fn path, node, found -> Map.put(found, path, if(details, do: node, else: node.value)) end
+
+    keep = fn path, node, found ->
+      Map.put(found, path, if(details, do: node, else: node.value))
+    end
+
     fold(pattern, %{}, keep, options)
   end
 
@@ -333,7 +341,8 @@ defmodule MaculaStorage.Khepri do
   end
 
   @doc "Deletes all nodes that match and what is beneath them, at once; how many went. As `put_many/3`."
-  @spec delete_many(pattern, where: conditions, timeout: timeout) :: {:ok, non_neg_integer} | failure
+  @spec delete_many(pattern, where: conditions, timeout: timeout) ::
+          {:ok, non_neg_integer} | failure
   def delete_many(pattern, options \\ []) do
     options = Options.validate!(options, where: {[], :any}, timeout: {5_000, :timeout})
     op = {:delete_many, Wire.pattern!(pattern, options.where)}
@@ -449,9 +458,14 @@ defmodule MaculaStorage.Khepri do
     start = &Native.state_command(&1, &2, {:txn, guards, then, otherwise}, rust_ms(timeout))
 
     case on_state(:txn, timeout, start) do
-      {:ok, {:refused, {:keep_while_not_met, path}}} -> {:error, {:keep_while_not_met, Wire.path(path)}}
-      {:ok, {:refused, why}} -> {:error, why}
-      answer -> answer
+      {:ok, {:refused, {:keep_while_not_met, path}}} ->
+        {:error, {:keep_while_not_met, Wire.path(path)}}
+
+      {:ok, {:refused, why}} ->
+        {:error, why}
+
+      answer ->
+        answer
     end
   end
 
@@ -463,7 +477,8 @@ defmodule MaculaStorage.Khepri do
   end
 
   def query(query, %{consistency: consistency, timeout: timeout}),
-    do: on_state(:query, timeout, &Native.state_query(&1, &2, query, consistency, rust_ms(timeout)))
+    do:
+      on_state(:query, timeout, &Native.state_query(&1, &2, query, consistency, rust_ms(timeout)))
 
   defp on_state(op, timeout, start) do
     # Rust's deadline first: it knows more of what happened

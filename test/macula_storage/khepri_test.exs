@@ -15,10 +15,27 @@ defmodule MaculaStorage.KhepriTest do
   end
 
   test "any term is a name and a value", %{root: root} do
-    terms = [nil, 1, 1.0, -0.0, :a, "a", {:a, 1}, %{a: [1]}, [], [1 | 2], <<1::3>>, self(), make_ref()]
+    terms = [
+      nil,
+      1,
+      1.0,
+      -0.0,
+      :a,
+      "a",
+      {:a, 1},
+      %{a: [1]},
+      [],
+      [1 | 2],
+      <<1::3>>,
+      self(),
+      make_ref()
+    ]
 
     for {term, n} <- Enum.with_index(terms), do: assert(:ok = Khepri.put([root, term], {n, term}))
-    for {term, n} <- Enum.with_index(terms), do: assert({:ok, {^n, ^term}} = Khepri.get([root, term]))
+
+    for {term, n} <- Enum.with_index(terms),
+        do: assert({:ok, {^n, ^term}} = Khepri.get([root, term]))
+
     assert {:ok, names} = Khepri.list([root])
     assert length(names) == length(terms)
     assert Enum.all?(terms, fn term -> Enum.any?(names, &(&1 === term)) end)
@@ -30,7 +47,10 @@ defmodule MaculaStorage.KhepriTest do
     assert Khepri.exists([root, :a]) == true
     assert Khepri.has_data([root, :a]) == false
     assert {:error, :not_found} = Khepri.get([root, :a])
-    assert {:ok, %{has_data: false, children: 1, version: 0}} = Khepri.get([root, :a], details: true)
+
+    assert {:ok, %{has_data: false, children: 1, version: 0}} =
+             Khepri.get([root, :a], details: true)
+
     assert :ok = Khepri.delete([root, :a, :b])
     assert Khepri.exists([root]) == false
   end
@@ -58,7 +78,10 @@ defmodule MaculaStorage.KhepriTest do
     assert map_size(found) == 3
     assert {:ok, 3} = Khepri.count([root, {:*, children: {:>=, 3}}])
     assert {:ok, 0} = Khepri.count([root, {:*, has_data: true}])
-    assert {:ok, 1} = Khepri.put_many([root, :**], :changed, where: [any: [[value: {:a, 1}], [value: 0]]])
+
+    assert {:ok, 1} =
+             Khepri.put_many([root, :**], :changed, where: [any: [[value: {:a, 1}], [value: 0]]])
+
     assert {:ok, :changed} = Khepri.get([root, :a, 1])
     # the node :b and its three children
     assert {:ok, 4} = Khepri.delete_many([root, :b])
@@ -73,7 +96,12 @@ defmodule MaculaStorage.KhepriTest do
 
     assert {:ok, names} = Khepri.list([root])
     assert names == Enum.to_list(1..2500)
-    assert {:ok, paths} = Khepri.fold([root, :*], [], fn [_, n], node, acc when node.value == n -> [n | acc] end)
+
+    assert {:ok, paths} =
+             Khepri.fold([root, :*], [], fn [_, n], node, acc when node.value == n ->
+               [n | acc]
+             end)
+
     assert Enum.reverse(paths) == Enum.to_list(1..2500)
   end
 
@@ -87,11 +115,17 @@ defmodule MaculaStorage.KhepriTest do
 
     assert :ok = Khepri.delete([root, :leader])
     assert {:error, :not_found} = Khepri.get([root, :follows])
-    MaculaStorage.Wait.until("it expires", fn -> Khepri.get([root, :short]) == {:error, :not_found} end)
+
+    MaculaStorage.Wait.until("it expires", fn ->
+      Khepri.get([root, :short]) == {:error, :not_found}
+    end)
   end
 
-  test "transactions commit at once, see their own writes, and run again on a conflict", %{root: root} do
+  test "transactions commit at once, see their own writes, and run again on a conflict", %{
+    root: root
+  } do
     Khepri.put([root, :n], 0)
+
     add = fn tx ->
       {:ok, n} = Tx.get(tx, [root, :n])
       :ok = Tx.put(tx, [root, :n], n + 1)
@@ -99,7 +133,11 @@ defmodule MaculaStorage.KhepriTest do
       m
     end
 
-    results = 1..40 |> Enum.map(fn _ -> Task.async(fn -> Khepri.transaction(add, timeout: 60_000) end) end) |> Task.await_many(60_000)
+    results =
+      1..40
+      |> Enum.map(fn _ -> Task.async(fn -> Khepri.transaction(add, timeout: 60_000) end) end)
+      |> Task.await_many(60_000)
+
     assert Enum.sort(results) == for(n <- 1..40, do: {:ok, n})
     assert {:ok, 40} = Khepri.get([root, :n])
 

@@ -37,7 +37,8 @@ defmodule MaculaStorage.Khepri.Tx do
 
   @doc "Deletes a node and everything beneath it, at the commit."
   @spec delete(t, Khepri.path()) :: :ok
-  def delete(%__MODULE__{} = tx, path), do: write(tx, {:delete, Wire.path!(path)}, {:delete, path})
+  def delete(%__MODULE__{} = tx, path),
+    do: write(tx, {:delete, Wire.path!(path)}, {:delete, path})
 
   @doc false
   def run(fun, options) do

@@ -14,13 +14,17 @@ defmodule MaculaStorage.Khepri.Wire do
   @spec path!(term) :: [binary]
   def path!([_ | _] = path) do
     Enum.map(path, fn
-      part when part in [:*, :**] -> raise ArgumentError, "a path here names one node: #{inspect(path)}"
-      part -> :erlang.term_to_binary(part)
+      part when part in [:*, :**] ->
+        raise ArgumentError, "a path here names one node: #{inspect(path)}"
+
+      part ->
+        :erlang.term_to_binary(part)
     end)
   end
 
   def path!(path) do
-    raise ArgumentError, "expected a path (a list of terms, not empty), got: #{inspect(path, limit: 10)}"
+    raise ArgumentError,
+          "expected a path (a list of terms, not empty), got: #{inspect(path, limit: 10)}"
   end
 
   @doc false
@@ -56,7 +60,9 @@ defmodule MaculaStorage.Khepri.Wire do
   defp one!({:has_data, false}), do: {:not, :has_data}
   defp one!({:value, value}), do: {:value, :erlang.term_to_binary(value)}
   defp one!({:matches, pattern}), do: {:matches, :erlang.term_to_binary(pattern)}
-  defp one!({figure, n}) when figure in @figures and is_integer(n) and n >= 0, do: {figure, :eq, n}
+
+  defp one!({figure, n}) when figure in @figures and is_integer(n) and n >= 0,
+    do: {figure, :eq, n}
 
   defp one!({figure, {by, n}})
        when figure in @figures and is_map_key(@compare, by) and is_integer(n) and n >= 0,
@@ -68,7 +74,8 @@ defmodule MaculaStorage.Khepri.Wire do
   defp one!(condition), do: bad!(condition)
 
   defp bad!(condition) do
-    raise ArgumentError, "expected conditions (see MaculaStorage.Khepri), got: #{inspect(condition, limit: 10)}"
+    raise ArgumentError,
+          "expected conditions (see MaculaStorage.Khepri), got: #{inspect(condition, limit: 10)}"
   end
 
   @doc false
