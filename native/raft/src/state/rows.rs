@@ -1,8 +1,7 @@
 //! The machine's rows in redb, for reading and for writing.
 
-use crate::machine::{Table, TableError, View};
+use crate::machine::{Table, TableError, View, Visit};
 use redb::{ReadOnlyTable, ReadTransaction, ReadableTable, TableDefinition};
-use std::ops::ControlFlow;
 
 pub(super) const ROWS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("rows");
 
@@ -20,7 +19,7 @@ fn scan(
     table: &impl ReadableTable<Key, Key>,
     (from, to): (&[u8], &[u8]),
     reverse: bool,
-    visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    visit: Visit<'_>,
 ) -> Result<(), TableError> {
     if from >= to {
         return Ok(());
@@ -43,13 +42,7 @@ impl View for Writing<'_> {
         get(&self.0, key)
     }
 
-    fn scan(
-        &self,
-        from: &[u8],
-        to: &[u8],
-        reverse: bool,
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-    ) -> Result<(), TableError> {
+    fn scan(&self, from: &[u8], to: &[u8], reverse: bool, visit: Visit<'_>) -> Result<(), TableError> {
         scan(&self.0, (from, to), reverse, visit)
     }
 }
@@ -81,13 +74,7 @@ impl View for Reading {
         get(&self.table, key)
     }
 
-    fn scan(
-        &self,
-        from: &[u8],
-        to: &[u8],
-        reverse: bool,
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-    ) -> Result<(), TableError> {
+    fn scan(&self, from: &[u8], to: &[u8], reverse: bool, visit: Visit<'_>) -> Result<(), TableError> {
         scan(&self.table, (from, to), reverse, visit)
     }
 }
