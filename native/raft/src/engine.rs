@@ -3,15 +3,17 @@
 //! Invariant: an accepted call is answered exactly once, also when its work panics or the engine is closed
 //! meanwhile. Callbacks run on our threads.
 
+use crate::links::{Links, Listening};
 use crate::machine::{self, read, Command, Component, Event, Path, Pattern, Response, View};
 use crate::node::{Node, Options, Seams, Stage};
 use crate::types::Member;
 use crate::{RaftError, Reading};
 use macula_core::Cancel;
+use macula_net::Net;
 use std::collections::BTreeMap;
 use std::future::Future;
-use std::io;
 use std::marker::PhantomData;
+use std::net::SocketAddr;
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
@@ -25,6 +27,8 @@ const WORKERS: usize = 2;
 const CALLS_MAX: usize = 16 << 10;
 /// How long a node that begins may take to lead itself or to find who does.
 const LEADER_WAIT: Duration = Duration::from_secs(10);
+/// For a change of the members: a node that joins has to catch up first.
+const CHANGE_WAIT: Duration = Duration::from_secs(60);
 /// Longest between two looks for what has expired.
 const TICK_MAX: Duration = Duration::from_secs(1);
 /// Shortest, so that many short lives are ended together.
@@ -76,32 +80,98 @@ pub enum Found {
 /// Who hears what was changed here.
 pub type Listener = Box<dyn Fn(&[Event]) + Send + Sync>;
 
+/// How a node is reached by others, and reaches them.
+pub struct LinkOptions {
+    /// Where it listens; port 0 lets the system choose.
+    pub listen: SocketAddr,
+    /// Who it is, and how it proves it.
+    pub transport: macula_net::Transport,
+    /// Limits and times.
+    pub options: macula_net::Options,
+}
+
+type Linked = Arc<tokio::sync::Mutex<Option<(Listening, Arc<Links>)>>>;
+
 /// A node that runs.
 pub struct Engine {
     runtime: Option<Runtime>,
     node: Arc<Node>,
+    listening: Linked,
+    address: Option<SocketAddr>,
     calls: Arc<AtomicUsize>,
     closing: watch::Sender<bool>,
 }
 
 impl Engine {
-    /// Open a node and wait until it has a leader. Blocks: for threads that may wait.
+    /// Open a node that has no links, or those of its seams. Blocks: for threads that may wait.
     pub fn open(seams: Seams, options: Options, listener: Listener) -> Result<Self, RaftError> {
-        let threads = |error: io::Error| RaftError::Internal(format!("no threads could be started: {error}"));
-        let mut builder = tokio::runtime::Builder::new_multi_thread();
-        let builder = builder.worker_threads(WORKERS).thread_name("macula-raft").enable_time();
-        let runtime = builder.build().map_err(threads)?;
+        let runtime = runtime()?;
+        Self::start(runtime, seams, options, listener, None)
+    }
+
+    /// Open a node with links of its own. Blocks.
+    pub fn open_linked(
+        seams: Seams,
+        options: Options,
+        listener: Listener,
+        links: LinkOptions,
+    ) -> Result<Self, RaftError> {
+        let runtime = runtime()?;
+        let net = Net {
+            runtime: runtime.handle().clone(),
+            clock: seams.clock.clone(),
+            chance: seams.chance.clone(),
+            transport: links.transport,
+            options: links.options,
+        };
+        let listening = {
+            let _entered = runtime.enter();
+            Listening::open(&net, links.listen)?
+        };
+        let links = Arc::new(Links::new(net));
+        let seams = Seams { transport: links.clone(), ..seams };
+        Self::start(runtime, seams, options, listener, Some((listening, links)))
+    }
+
+    fn start(
+        runtime: Runtime,
+        seams: Seams,
+        options: Options,
+        listener: Listener,
+        linked: Option<(Listening, Arc<Links>)>,
+    ) -> Result<Self, RaftError> {
         let (closing, closed) = watch::channel(false);
-        let waits = options.begins_alone;
         let node = runtime.block_on(async {
             let node = Arc::new(Node::open(seams, options, listener).await?);
-            if waits {
+            // one that is not may go on with what it has
+            if node.is_alone() {
                 node.wait_for_leader(LEADER_WAIT).await?;
             }
             Ok::<_, RaftError>(node)
         })?;
-        runtime.spawn(expire(node.clone(), closed));
-        Ok(Self { runtime: Some(runtime), node, calls: Arc::default(), closing })
+        let address = linked.as_ref().and_then(|(listening, _)| listening.address());
+        if let Some((listening, links)) = &linked {
+            links.learn(&node.members());
+            listening.serve(&node);
+        }
+        let listening = Arc::new(tokio::sync::Mutex::new(linked));
+        runtime.spawn(keep(node.clone(), listening.clone(), closed));
+        Ok(Self { runtime: Some(runtime), node, listening, address, calls: Arc::default(), closing })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.address
+    }
+
+    /// The members that it knows, by number.
+    pub fn members(&self) -> BTreeMap<u64, Member> {
+        self.node.members()
+    }
+
+    /// Tell the others where a member is; on the leader. Blocks.
+    pub fn set_member(&self, number: u64, member: Member) -> Result<(), RaftError> {
+        self.wait(self.node.set_member(number, member))
     }
 
     /// Have a command applied. [`RaftError::Timeout`] may have happened.
@@ -158,7 +228,7 @@ impl Engine {
     pub fn serve(&self, request: Vec<u8>, reply: impl FnOnce(Vec<u8>) + Send + 'static) -> Result<(), RaftError> {
         let Some(runtime) = &self.runtime else { return Err(RaftError::Closed) };
         let node = self.node.clone();
-        runtime.spawn(async move { reply(node.serve(&request).await) });
+        runtime.spawn(async move { reply(node.serve(None, &request).await) });
         Ok(())
     }
 
@@ -198,10 +268,9 @@ impl Engine {
     }
 
     fn wait<T>(&self, work: impl Future<Output = Result<T, RaftError>>) -> Result<T, RaftError> {
-        match &self.runtime {
-            Some(runtime) => runtime.block_on(work),
-            None => Err(RaftError::Closed),
-        }
+        let Some(runtime) = &self.runtime else { return Err(RaftError::Closed) };
+        let in_time = async { tokio::time::timeout(CHANGE_WAIT, work).await };
+        runtime.block_on(in_time).unwrap_or(Err(RaftError::Timeout))
     }
 
     fn run<T: Send + 'static>(
@@ -233,7 +302,12 @@ impl Engine {
     pub fn close(&mut self) {
         let Some(runtime) = self.runtime.take() else { return };
         let _ = self.closing.send(true);
-        runtime.block_on(self.node.close());
+        runtime.block_on(async {
+            if let Some((mut listening, _links)) = self.listening.lock().await.take() {
+                listening.close().await;
+            }
+            self.node.close().await;
+        });
         // what waited got its answer when Raft stopped; what did not is answered by being dropped
         runtime.shutdown_timeout(Duration::from_secs(5));
     }
@@ -243,6 +317,12 @@ impl Drop for Engine {
     fn drop(&mut self) {
         self.close();
     }
+}
+
+fn runtime() -> Result<Runtime, RaftError> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    let built = builder.worker_threads(WORKERS).thread_name("macula-raft").enable_all().build();
+    built.map_err(|error| RaftError::Internal(format!("no threads could be started: {error}")))
 }
 
 /// One of the calls under way.
@@ -321,8 +401,9 @@ fn history(view: &dyn View, from: u64, limit: usize) -> Result<Found, RaftError>
     Ok(Found::Events(events, more))
 }
 
-/// While this node leads, end what has expired.
-async fn expire(node: Arc<Node>, mut closed: watch::Receiver<bool>) {
+/// While this node leads, end what has expired; and let its links know who the members are.
+async fn keep(node: Arc<Node>, listening: Linked, mut closed: watch::Receiver<bool>) {
+    let mut members = node.members();
     loop {
         let pause = match node.next_expiry() {
             Ok(Some(left)) => left.clamp(TICK_MIN, TICK_MAX),
@@ -331,6 +412,15 @@ async fn expire(node: Arc<Node>, mut closed: watch::Receiver<bool>) {
         tokio::select! {
             _ = tokio::time::sleep(pause) => {}
             _ = closed.changed() => return,
+        }
+        let members_now = node.members();
+        if members_now != members {
+            members = members_now;
+            if let Some((listening, links)) = &*listening.lock().await {
+                links.learn(&members);
+                // who left is cut off
+                listening.look_again();
+            }
         }
         if node.is_leader() && matches!(node.next_expiry(), Ok(Some(Duration::ZERO))) {
             // who leads next tries again

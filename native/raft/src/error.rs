@@ -2,6 +2,7 @@
 
 use crate::machine::{MachineError, TableError};
 use macula_core::{Kind, Kinded};
+use macula_net::NetError;
 use macula_wal::WalError;
 
 /// An error of the replicated state.
@@ -59,6 +60,9 @@ pub enum RaftError {
     /// The node was closed.
     #[error("the replicated state was closed")]
     Closed,
+    /// A link or listener failed.
+    #[error(transparent)]
+    Net(#[from] NetError),
     /// Another member leads; its name, if one is known.
     #[error("another member leads: {0:?}")]
     NotLeader(Option<String>),
@@ -87,6 +91,7 @@ impl Kinded for RaftError {
             Self::Log(error) => error.kind(),
             Self::Table(_) => Kind::Io,
             Self::Machine(error) => error.kind(),
+            Self::Net(error) => error.kind(),
             Self::Busy { .. } => Kind::Busy,
             Self::Timeout | Self::Unknown => Kind::Timeout,
             Self::Begun => Kind::Exists,
@@ -103,6 +108,7 @@ impl Kinded for RaftError {
         match self {
             Self::Log(error) => error.hint(),
             Self::Machine(error) => error.hint(),
+            Self::Net(error) => error.hint(),
             Self::NewerFormat { .. } => Some("use the version that wrote it, or a newer one".into()),
             _ => None,
         }

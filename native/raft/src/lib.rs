@@ -5,6 +5,7 @@
 mod engine;
 mod entry;
 mod error;
+mod links;
 mod log;
 pub mod machine;
 mod network;
@@ -16,7 +17,9 @@ mod state;
 mod suite;
 mod types;
 
-pub use engine::{Consistency, Engine, Found, Listener, Query};
+pub use engine::{Consistency, Engine, Found, LinkOptions, Listener, Query};
+pub use macula_net as net;
+
 pub use error::RaftError;
 pub use network::{Alone, Transport, Unreached};
 pub use node::{Node, Options, Seams};

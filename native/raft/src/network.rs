@@ -4,7 +4,7 @@
 //! arrived, and openraft goes on from that.
 
 use crate::entry::Place;
-use crate::rpc::{Request, Response};
+use crate::rpc::{Envelope, Request, Response};
 use crate::state::{piece, SnapshotData};
 use crate::types::{Blob, LeaderId, Member, Types, Vote};
 use crate::RaftError;
@@ -65,33 +65,42 @@ impl Transport for Alone {
 }
 
 /// Makes a [`Peer`] for each member.
-pub(crate) struct Peers(pub(crate) Arc<dyn Transport>);
+pub(crate) struct Peers {
+    pub(crate) transport: Arc<dyn Transport>,
+    /// This node's number.
+    pub(crate) own: u64,
+}
 
 impl RaftNetworkFactory<Types> for Peers {
     type Network = Peer;
 
     async fn new_client(&mut self, target: u64, node: &Member) -> Peer {
-        Peer { transport: self.0.clone(), number: target, member: node.clone() }
+        Peer {
+            transport: self.transport.clone(),
+            envelope: Envelope { from: self.own, to: target },
+            member: node.clone(),
+        }
     }
 }
 
 /// Another member, as openraft sees it.
 pub(crate) struct Peer {
     transport: Arc<dyn Transport>,
-    number: u64,
+    envelope: Envelope,
     member: Member,
 }
 
 /// Ask a member, outside of openraft too.
 pub(crate) async fn ask(
     transport: &dyn Transport,
-    to: u64,
+    envelope: Envelope,
     member: &Member,
     request: &Request,
     wait: Duration,
 ) -> Result<Response, Unreached> {
     let defect = |error: RaftError| Unreached::NotSent(error.to_string());
-    let answer = transport.call(to, member, request.encode().map_err(defect)?, wait).await?;
+    let request = request.encode(envelope).map_err(defect)?;
+    let answer = transport.call(envelope.to, member, request, wait).await?;
     Response::decode(&answer).map_err(|error| Unreached::Lost(error.to_string()))
 }
 
@@ -110,7 +119,7 @@ fn unexpected(response: &Response) -> RPCError<Types> {
 
 impl Peer {
     async fn ask(&self, request: &Request, wait: Duration) -> Result<Response, RPCError<Types>> {
-        ask(&*self.transport, self.number, &self.member, request, wait).await.map_err(rpc_error)
+        ask(&*self.transport, self.envelope, &self.member, request, wait).await.map_err(rpc_error)
     }
 
     async fn ask_vote(

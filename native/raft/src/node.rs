@@ -8,7 +8,7 @@ use crate::engine::Listener;
 use crate::log::{LogThread, Opened};
 use crate::machine::{self, Command};
 use crate::network::{ask, Peers, Transport, Unreached};
-use crate::rpc::{Request, Response};
+use crate::rpc::{Envelope, Request, Response};
 use crate::state::{Machine, Reading, State};
 use crate::types::{Member, Proposal, Types};
 use crate::{Blob, RaftError};
@@ -19,6 +19,7 @@ use openraft::errors::{
 };
 use openraft::{ChangeMembers, Config, Instant, RaftMetrics, ReadPolicy, SnapshotPolicy};
 use std::collections::BTreeMap;
+use std::future::Future;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
@@ -31,6 +32,8 @@ const LOG_DIR: &str = "log";
 const FORWARD_WAIT: Duration = Duration::from_secs(10);
 /// Between two looks for who leads.
 const LEADER_PAUSE: Duration = Duration::from_millis(20);
+/// Tries to change the members, a pause apart.
+const CHANGE_TRIES: u32 = 500;
 /// A leader that heard of no majority for so long takes no more commands.
 const QUORUM_AGE_MAX: Duration = Duration::from_secs(1);
 
@@ -112,7 +115,7 @@ impl Node {
         let state = State::open(disk)?;
         let machine = Machine { state: state.clone(), listener };
         let config = Arc::new(config(options.checkpoint_entries, options.kept_entries));
-        let peers = Peers(transport.clone());
+        let peers = Peers { transport: transport.clone(), own: number };
         let raft = Raft::new(number, config, peers, log, machine).await.map_err(stopped)?;
         let node = Self { raft, state, arriving: Default::default(), transport, clock, is_full, number };
         if options.begins_alone {
@@ -148,17 +151,13 @@ impl Node {
 
     /// Take a node in, to vote once it has caught up. On the leader.
     pub async fn join(&self, number: u64, member: Member) -> Result<(), RaftError> {
-        self.raft.add_learner(number, member, true).await.map_err(changed)?;
-        let voters = ChangeMembers::AddVoterIds([number].into());
-        self.raft.change_membership(voters, false).await.map_err(changed)?;
-        Ok(())
+        self.change(|| async { self.raft.add_learner(number, member.clone(), true).await.map(drop) }).await?;
+        self.change_members(ChangeMembers::AddVoterIds([number].into())).await
     }
 
     /// Let a node go. On the leader.
     pub async fn remove(&self, number: u64) -> Result<(), RaftError> {
-        let voters = ChangeMembers::RemoveVoters([number].into());
-        self.raft.change_membership(voters, false).await.map_err(changed)?;
-        Ok(())
+        self.change_members(ChangeMembers::RemoveVoters([number].into())).await
     }
 
     /// Have another member lead, once it has all that this one has.
@@ -228,10 +227,10 @@ impl Node {
             return Ok(None);
         }
         stage.send();
-        let answer = ask(&*self.transport, leader, &member, &Request::Propose(proposal), FORWARD_WAIT).await;
+        let answer = ask(&*self.transport, self.to(leader), &member, &Request::Propose(proposal), FORWARD_WAIT).await;
         match answer {
             Ok(Response::Applied(answer)) => Ok(Some(answer)),
-            Ok(Response::NotLeader { .. }) | Err(Unreached::NotSent(_)) => {
+            Ok(Response::NotLeader { .. } | Response::WrongNode) | Err(Unreached::NotSent(_)) => {
                 stage.0.store(false, Ordering::Release);
                 Ok(None)
             }
@@ -239,6 +238,49 @@ impl Node {
             Ok(Response::Failed(reason)) => Err(RaftError::Internal(reason)),
             Ok(_) | Err(Unreached::Lost(_)) => Err(RaftError::Unknown),
         }
+    }
+
+    /// Whether no other has a vote, and this one has.
+    pub(crate) fn is_alone(&self) -> bool {
+        self.raft.voter_ids().eq([self.number])
+    }
+
+    fn to(&self, number: u64) -> Envelope {
+        Envelope { from: self.number, to: number }
+    }
+
+    /// The members, by number.
+    pub fn members(&self) -> BTreeMap<u64, Member> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        metrics.membership_config.membership().nodes().map(|(number, member)| (*number, member.clone())).collect()
+    }
+
+    /// Tell the others where this node listens. On the leader.
+    pub async fn set_member(&self, number: u64, member: Member) -> Result<(), RaftError> {
+        self.change_members(ChangeMembers::SetNodes(BTreeMap::from([(number, member)]))).await
+    }
+
+    async fn change_members(&self, change: ChangeMembers<u64, Member>) -> Result<(), RaftError> {
+        self.change(|| async { self.raft.change_membership(change.clone(), false).await.map(drop) }).await
+    }
+
+    /// A leader that has just begun, or that nobody answered for a moment, asks to be asked again.
+    async fn change<F>(&self, mut act: impl FnMut() -> F) -> Result<(), RaftError>
+    where
+        F: Future<Output = Result<(), Refused<Types, ClientWriteError<Types>>>>,
+    {
+        for _ in 0..CHANGE_TRIES {
+            match act().await {
+                Err(Refused::APIError(ClientWriteError::ForwardToLeader(forward)))
+                    if forward.leader_id.is_none_or(|leader| leader == self.number) =>
+                {
+                    tokio::time::sleep(LEADER_PAUSE).await;
+                }
+                done => return done.map_err(changed),
+            }
+        }
+        Err(RaftError::NoQuorum)
     }
 
     /// The state as of some moment after this call.
@@ -266,7 +308,7 @@ impl Node {
         if leader == self.number {
             return Ok(None);
         }
-        match ask(&*self.transport, leader, &member, &Request::ReadIndex, FORWARD_WAIT).await {
+        match ask(&*self.transport, self.to(leader), &member, &Request::ReadIndex, FORWARD_WAIT).await {
             Ok(Response::ReadAt(place)) => Ok(Some(place.index)),
             Ok(Response::NoQuorum) => Err(RaftError::NoQuorum),
             // reads may be asked again

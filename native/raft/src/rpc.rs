@@ -63,7 +63,16 @@ pub(crate) enum Response {
     /// It may have happened.
     Unknown,
     NoQuorum,
+    /// Not for who got it, or not from who is wanted: nothing was done.
+    WrongNode,
     Failed(String),
+}
+
+/// From whom a request is, and for whom: a node's successor at the same address is somebody else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Envelope {
+    pub(crate) from: u64,
+    pub(crate) to: u64,
 }
 
 fn framed(value: &impl Serialize) -> Result<Vec<u8>, RaftError> {
@@ -81,11 +90,11 @@ fn unframed<'a, T: Deserialize<'a>>(what: &'static str, bytes: &'a [u8]) -> Resu
 }
 
 impl Request {
-    pub(crate) fn encode(&self) -> Result<Vec<u8>, RaftError> {
-        framed(self)
+    pub(crate) fn encode(&self, envelope: Envelope) -> Result<Vec<u8>, RaftError> {
+        framed(&(envelope, self))
     }
 
-    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, RaftError> {
+    pub(crate) fn decode(bytes: &[u8]) -> Result<(Envelope, Self), RaftError> {
         unframed("request of a member", bytes)
     }
 

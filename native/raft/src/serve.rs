@@ -5,7 +5,7 @@
 
 use crate::entry::{Ballot, Members, Place};
 use crate::node::{stopped, Node, Stage};
-use crate::rpc::{append_of, membership_of, Request, Response};
+use crate::rpc::{append_of, membership_of, Envelope, Request, Response};
 use crate::state::Arrival;
 use crate::types::{Types, Vote};
 use crate::RaftError;
@@ -25,13 +25,26 @@ pub(crate) struct Incoming {
 }
 
 impl Node {
-    /// Answer a member's request.
-    pub async fn serve(&self, request: &[u8]) -> Vec<u8> {
+    /// Answer the request of a member of that name, if its link told one.
+    pub async fn serve(&self, name: Option<&[u8]>, request: &[u8]) -> Vec<u8> {
         let answer = match Request::decode(request) {
-            Ok(request) => self.answer(request).await,
+            Ok((envelope, request)) if self.is_right(envelope, name) => self.answer(request).await,
+            Ok(_) => Ok(Response::WrongNode),
             Err(error) => Err(error),
         };
         answer.unwrap_or_else(|error| Response::Failed(error.to_string())).encode()
+    }
+
+    /// For this incarnation, and from one that its certificate may be: a member that was wiped is another one
+    /// under the same name.
+    fn is_right(&self, envelope: Envelope, name: Option<&[u8]>) -> bool {
+        let members = self.members();
+        let is_from = |name: &[u8]| match members.get(&envelope.from) {
+            Some(member) => member.name.as_bytes() == name,
+            // whom it follows does not know of it yet, or not any more
+            None => members.values().all(|member| member.name.as_bytes() != name),
+        };
+        envelope.to == self.number() && name.is_none_or(is_from)
     }
 
     async fn answer(&self, request: Request) -> Result<Response, RaftError> {
