@@ -61,7 +61,8 @@ pub enum BlockError {
 }
 
 impl BlockError {
-    pub(crate) fn io(verb: &'static str, source: io::Error) -> Self {
+    /// What the operating system said when `verb` was tried.
+    pub fn io(verb: &'static str, source: io::Error) -> Self {
         match source.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::DiskFull,
             _ => Self::Io { verb, source: Arc::new(source) },

@@ -35,6 +35,8 @@ pub struct BlockFile {
     len_logical: AtomicU64,
     /// What is taken from the disk; everything beyond was never written.
     len_physical: AtomicU64,
+    /// Held by who changes the length: room is taken by writers, and by who has some reserved for them.
+    room: Mutex<()>,
     /// Where the last block ends that was written.
     len_used: AtomicU64,
     /// Where something was written since the last sync, and how much: physical offset, bytes.
@@ -109,6 +111,7 @@ impl BlockFile {
             store_id,
             len_logical: len_logical.into(),
             len_physical: len_physical.into(),
+            room: Mutex::default(),
             len_used: len_physical.into(),
             written: Mutex::default(),
             blocks_read: AtomicU64::new(0),
@@ -294,7 +297,6 @@ impl BlockFile {
     fn write_blocks(&self, first: u64, bytes: &[u8]) -> io::Result<()> {
         let end = Place::Block(first).offset() + (bytes.len() / BLOCK * CELL) as u64;
         self.take_room(end)?;
-        self.len_used.fetch_max(end, Ordering::AcqRel);
         for (nth, part) in bytes.chunks(RUN_BLOCKS * BLOCK).enumerate() {
             let from = first + (nth * RUN_BLOCKS) as u64;
             let mut cells = vec![0; part.len() / BLOCK * CELL];
@@ -329,8 +331,10 @@ impl BlockFile {
 
     /// Have the disk's room up to `end`, and some more, so that a write does not meet a full disk.
     fn take_room(&self, end: u64) -> io::Result<()> {
+        let _room = self.room.lock();
         let have = self.len_physical.load(Ordering::Acquire);
         if end <= have {
+            self.len_used.fetch_max(end, Ordering::AcqRel);
             return Ok(());
         }
         let limit = physical_len(self.len_logical.load(Ordering::Acquire)).max(end);
@@ -342,6 +346,7 @@ impl BlockFile {
         }
         let len = self.note_full(taken)?;
         self.len_physical.store(len, Ordering::Release);
+        self.len_used.fetch_max(end, Ordering::AcqRel);
         Ok(())
     }
 
@@ -350,6 +355,7 @@ impl BlockFile {
     /// # Errors
     /// [`BlockError::DiskFull`]: nothing changed.
     pub fn reserve(&self, bytes: u64) -> Result<(), BlockError> {
+        let _room = self.room.lock();
         let wanted = self.len_used.load(Ordering::Acquire) + bytes;
         if wanted > self.len_physical.load(Ordering::Acquire) {
             let fail = |error| BlockError::io("make room for the store", error);
@@ -357,7 +363,7 @@ impl BlockFile {
                 // some of it may have been taken
                 let len = self.file.len().map_err(fail)?;
                 self.len_physical.fetch_max(len, Ordering::AcqRel);
-                self.give_room_back();
+                self.give_back();
                 return Err(fail(error));
             }
             self.len_physical.store(wanted, Ordering::Release);
@@ -367,6 +373,11 @@ impl BlockFile {
 
     /// Let go of room that was reserved and is not needed.
     pub fn give_room_back(&self) {
+        let _room = self.room.lock();
+        self.give_back();
+    }
+
+    fn give_back(&self) {
         let used = self.len_used.load(Ordering::Acquire);
         if self.len_physical.load(Ordering::Acquire) > used + ROOM_STEP[1] || self.is_full() {
             // what stays costs room only
@@ -461,6 +472,7 @@ impl StorageBackend for Backend {
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
+        let _room = self.0.room.lock();
         let physical = physical_len(len);
         if physical < self.0.len_physical.load(Ordering::Acquire) {
             self.0.file.set_len(physical)?;

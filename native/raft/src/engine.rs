@@ -17,6 +17,8 @@ use std::time::Duration;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
+/// The longest row that is read where nobody may wait, bytes.
+pub const HOT_BYTES_MAX: usize = 16 << 10;
 /// Threads that run Raft.
 const WORKERS: usize = 2;
 /// Calls under way at once; one more is [`RaftError::Busy`].
@@ -128,7 +130,7 @@ impl Engine {
         let work = async move {
             let rows = match consistency {
                 Consistency::Linearizable => node.read_latest().await?,
-                Consistency::Local => node.read_local()?,
+                Consistency::Local => node.read_local(),
             };
             // pages may come from the disk
             tokio::task::block_in_place(|| find(&rows, &query))
@@ -138,7 +140,14 @@ impl Engine {
 
     /// Read what this node has, on the caller's thread.
     pub fn query_here(&self, query: &Query) -> Result<Found, RaftError> {
-        find(&self.node.read_local()?, query)
+        find(&self.node.read_local(), query)
+    }
+
+    /// The same from memory, on a thread that must not wait; `None`: by [`Engine::query_here`] only. Of
+    /// [`Query::Get`], and of nodes up to [`HOT_BYTES_MAX`].
+    pub fn query_hot(&self, query: &Query) -> Result<Option<Found>, RaftError> {
+        let (Query::Get(path), Some(rows)) = (query, self.node.read_now()) else { return Ok(None) };
+        rows.look_now(HOT_BYTES_MAX, |rows| Ok(Found::Node(read::get(rows, path)?)))
     }
 
     fn run<T: Send + 'static>(
@@ -223,7 +232,10 @@ impl<T, F: FnOnce(Result<T, RaftError>)> Drop for Answering<T, F> {
 }
 
 fn find(rows: &Reading, query: &Query) -> Result<Found, RaftError> {
-    let view: &dyn View = rows;
+    rows.look(|view| find_in(view, query))
+}
+
+fn find_in(view: &dyn View, query: &Query) -> Result<Found, RaftError> {
     Ok(match query {
         Query::Get(path) => Found::Node(read::get(view, path)?),
         Query::GetMany(pattern, after, limit) => Found::Nodes(read::get_many(view, pattern, after.as_ref(), *limit)?),

@@ -14,7 +14,7 @@ mod state;
 mod suite;
 mod types;
 
-pub use engine::{Consistency, Engine, Found, Listener, Query};
+pub use engine::{Consistency, Engine, Found, Listener, Query, HOT_BYTES_MAX};
 pub use error::RaftError;
 pub use node::{Node, Options, Seams};
 pub use state::Reading;

@@ -60,6 +60,8 @@ pub struct Node {
     state: Arc<State>,
     clock: Arc<dyn Clock>,
     is_full: Arc<AtomicBool>,
+    /// What the log takes from the disk at a time, at most.
+    log_bytes: u64,
 }
 
 impl Node {
@@ -72,15 +74,16 @@ impl Node {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(fail(error)),
             _ => disk.sync_dir(&RelPath::root()).map_err(fail)?,
         }
+        let log_bytes = options.log.segment_bytes_max;
         let opened = Opened::open(disk.subtree(&log_dir).map_err(fail)?, clock.clone(), &*chance, options.log)?;
         let number = opened.number();
         let is_full = opened.is_full();
         let log = opened.start(LogThread::start).map_err(fail)?;
-        let state = State::open(disk)?;
+        let state = State::open(disk, chance)?;
         let machine = Machine { state: state.clone(), listener };
         let config = Arc::new(config(options.checkpoint_entries, options.kept_entries));
         let raft = Raft::new(number, config, Alone, log, machine).await.map_err(stopped)?;
-        let node = Self { raft, state, clock, is_full };
+        let node = Self { raft, state, clock, is_full, log_bytes };
         node.begin_alone(number, options.name).await?;
         Ok(node)
     }
@@ -103,8 +106,9 @@ impl Node {
             return Err(RaftError::Log(macula_wal::WalError::DiskFull));
         }
         command.check()?;
-        let command = Blob(command.encode().into());
-        let proposal = Proposal { time_ms: self.clock.wall_ms(), command };
+        let bytes = Blob(command.encode().into());
+        let _let_in = self.state.let_in(command, bytes.0.len(), self.log_bytes)?;
+        let proposal = Proposal { time_ms: self.clock.wall_ms(), command: bytes };
         match self.raft.client_write(proposal).await {
             Ok(written) => Ok(written.data.0),
             Err(Refused::APIError(ClientWriteError::ForwardToLeader(forward))) => {
@@ -116,9 +120,9 @@ impl Node {
     }
 
     /// The state as of some moment after this call.
-    pub async fn read_latest(&self) -> Result<Reading, RaftError> {
+    pub async fn read_latest(&self) -> Result<Arc<Reading>, RaftError> {
         match self.raft.ensure_linearizable(ReadPolicy::ReadIndex).await {
-            Ok(_) => self.read_local(),
+            Ok(_) => Ok(self.read_local()),
             Err(Refused::APIError(LinearizableReadError::ForwardToLeader(forward))) => {
                 Err(RaftError::NotLeader(forward.leader_node.map(|member| member.name)))
             }
@@ -128,8 +132,13 @@ impl Node {
     }
 
     /// The state that this node has.
-    pub fn read_local(&self) -> Result<Reading, RaftError> {
+    pub fn read_local(&self) -> Arc<Reading> {
         self.state.read()
+    }
+
+    /// The same for who must not wait; `None` when that is so.
+    pub(crate) fn read_now(&self) -> Option<Arc<Reading>> {
+        self.state.read_now()
     }
 
     /// Wait until there is a leader.
@@ -146,13 +155,14 @@ impl Node {
 
     /// How long until something expires; zero when it has.
     pub fn next_expiry(&self) -> Result<Option<Duration>, RaftError> {
-        let next_ms = machine::next_expiry(&self.state.read()?)?;
+        let next_ms = self.state.read().look(|rows| Ok(machine::next_expiry(rows)?))?;
         let now_ms = self.clock.wall_ms();
         Ok(next_ms.map(|next_ms| Duration::from_millis(next_ms.saturating_sub(now_ms))))
     }
 
     /// Stop. What was answered stays.
     pub async fn close(&self) {
+        self.state.begin_closing();
         // it stops, or it has
         let _ = self.raft.shutdown().await;
     }
