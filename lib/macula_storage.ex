@@ -141,15 +141,23 @@ defmodule MaculaStorage do
   @spec state_put(Khepri.path(), term, [Khepri.write_option()]) :: :ok | failure
   def state_put(path, value, options \\ []), do: Khepri.put(path, value, options)
 
-  @doc "The value at a path, or `{:error, :not_found}`; see `MaculaStorage.Khepri.get/2`."
+  @doc """
+  The value at a path, or `{:error, :not_found}`; see `MaculaStorage.Khepri.get/2`.
+
+  Cost: a message to and from a thread of ours, and a round among the members that reads share.
+  """
   @spec state_get(Khepri.path(), [Khepri.read_option()]) :: {:ok, term} | failure
   def state_get(path, options \\ []), do: Khepri.get(path, options)
 
-  @doc "Deletes a node and what is beneath it; see `MaculaStorage.Khepri.delete/2`."
+  @doc """
+  Deletes a node and what is beneath it; see `MaculaStorage.Khepri.delete/2`.
+
+  Durability: `:ok` means synced by a majority. Cost: one sync on each, shared.
+  """
   @spec state_delete(Khepri.path(), timeout: timeout) :: :ok | failure
   def state_delete(path, options \\ []), do: Khepri.delete(path, options)
 
-  @doc "The names of a node's children; see `MaculaStorage.Khepri.list/2`."
+  @doc "The names of a node's children; see `MaculaStorage.Khepri.list/2`. Cost: as `state_get/2`, for each thousand."
   @spec state_list(Khepri.path() | [], keyword) :: {:ok, [term]} | failure
   def state_list(path, options \\ []), do: Khepri.list(path, options)
 

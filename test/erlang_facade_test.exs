@@ -37,6 +37,7 @@ defmodule MaculaStorage.ErlangFacadeTest do
     assert :ok = apply(user, :chunks, [app])
     assert :ok = apply(user, :backups, [app])
     assert :ok = apply(user, :archives, [app, Path.join(dir, "a.tar.gz")])
+    assert :ok = apply(user, :state, [app])
     assert :ok = apply(user, :misuse, [app])
   end
 
@@ -60,7 +61,11 @@ defmodule MaculaStorage.ErlangFacadeTest do
     file_fold: 5,
     file_unfold: 4,
     data_refetch: 3,
-    sqlite_fold: 5
+    sqlite_fold: 5,
+    state_tx_get: 2,
+    state_tx_put: 3,
+    state_tx_put: 4,
+    state_tx_delete: 2
   ]
 
   # A word of Erlang's own, and what has its tier's name already.
@@ -75,7 +80,8 @@ defmodule MaculaStorage.ErlangFacadeTest do
       for {prefix, module} <- [
             data: MaculaStorage.CubDB,
             sqlite: MaculaStorage.SQLite,
-            mnesia: MaculaStorage.Mnesia
+            mnesia: MaculaStorage.Mnesia,
+            state: MaculaStorage.Khepri
           ],
           {name, arity} <- documented(module),
           name = :"#{prefix}_#{name}",

@@ -2,7 +2,7 @@
 %% failed match ends the test with the line.
 -module(facade_user).
 
--export([directories/1, key_value/1, many/1, transactions/1, snapshots/1, stores/1, directory/1, sqlite/2, files/1, chunks/1, backups/1, archives/2, misuse/1, atoms/1, mnesia/2]).
+-export([directories/1, key_value/1, many/1, transactions/1, snapshots/1, stores/1, directory/1, sqlite/2, files/1, chunks/1, backups/1, archives/2, misuse/1, atoms/1, mnesia/2, state/1]).
 
 directories(App) ->
     ok = macula_storage:ensure_app_dirs(App),
@@ -302,4 +302,35 @@ atoms(App) ->
     ok = macula_storage:data_put(App, key, value),
     value = macula_storage:data_get(App, key),
     value = macula_storage:data_get(atom_to_binary(App), key),
+    ok.
+
+state(Root) ->
+    ok = macula_storage:state_put([Root, port], 4000),
+    ok = macula_storage:state_put([Root, "short"], 1, [{ttl, 60000}]),
+    {ok, 4000} = macula_storage:state_get([Root, port]),
+    {ok, 4000} = macula_storage:state_get([Root, port], [{consistency, local}]),
+    {error, exists} = macula_storage:state_create([Root, port], 1),
+    {error, not_found} = macula_storage:state_update([Root, none], 1),
+    ok = macula_storage:state_compare_and_swap([Root, port], 4000, 4001),
+    {error, conflict} = macula_storage:state_compare_and_swap([Root, port], 1, 4002, [{by, version}]),
+    true = macula_storage:state_exists([Root]),
+    false = macula_storage:state_has_data([Root]),
+    {ok, [port, "short"]} = macula_storage:state_list([Root]),
+    {ok, 2} = macula_storage:state_count([Root, '*']),
+    {ok, #{[Root, port] := 4001}} = macula_storage:state_get_many([Root, '*'], [{where, [{value, 4001}]}]),
+    {ok, 4002} = macula_storage:state_fold([Root, '*'], 0, fun(_Path, #{value := V}, Sum) -> V + Sum end),
+    {ok, 4001} = macula_storage:state_transaction(fun(Tx) ->
+        {ok, Port} = macula_storage:state_tx_get(Tx, [Root, port]),
+        ok = macula_storage:state_tx_put(Tx, [Root, port], Port + 1),
+        ok = macula_storage:state_tx_delete(Tx, [Root, "short"]),
+        Port
+    end),
+    {error, {aborted, mine}} = macula_storage:state_transaction(fun(_Tx) -> macula_storage:state_abort(mine) end),
+    {ok, true, [ok]} = macula_storage:state_txn([{[Root, port], [{value, 4002}]}], [{delete, [Root, port]}]),
+    {ok, []} = macula_storage:state_list([Root]),
+    ok = macula_storage:state_app_put(Root, key, value),
+    {ok, value} = macula_storage:state_app_get(Root, key),
+    {ok, [key]} = macula_storage:state_app_list_keys(Root),
+    ok = macula_storage:state_delete([apps, Root]),
+    {ok, #{revision := _}} = macula_storage:state_status(),
     ok.

@@ -33,6 +33,7 @@ impl OpenState {
             disk: dir.disk(),
             clock: Arc::new(macula_core::SystemClock),
             chance: Arc::new(macula_core::SystemChance),
+            transport: Arc::new(macula_raft::Alone),
         };
         let engine = Engine::open(seams, macula_raft::Options::of(name), Box::new(|_| {}))?;
         Ok(Self(RwLock::new(Some((engine, dir)))))

@@ -4,9 +4,11 @@
 //! meanwhile. Callbacks run on our threads.
 
 use crate::machine::{self, read, Command, Component, Event, Path, Pattern, Response, View};
-use crate::node::{Node, Options, Seams};
+use crate::node::{Node, Options, Seams, Stage};
+use crate::types::Member;
 use crate::{RaftError, Reading};
 use macula_core::Cancel;
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
 use std::marker::PhantomData;
@@ -92,9 +94,12 @@ impl Engine {
         let builder = builder.worker_threads(WORKERS).thread_name("macula-raft").enable_time();
         let runtime = builder.build().map_err(threads)?;
         let (closing, closed) = watch::channel(false);
+        let waits = options.begins_alone;
         let node = runtime.block_on(async {
             let node = Arc::new(Node::open(seams, options, listener).await?);
-            node.wait_for_leader(LEADER_WAIT).await?;
+            if waits {
+                node.wait_for_leader(LEADER_WAIT).await?;
+            }
             Ok::<_, RaftError>(node)
         })?;
         runtime.spawn(expire(node.clone(), closed));
@@ -110,11 +115,15 @@ impl Engine {
         reply: impl FnOnce(Result<Response, RaftError>) + Send + 'static,
     ) -> Result<(), RaftError> {
         let node = self.node.clone();
+        let stage = Arc::new(Stage::default());
+        let sending = stage.clone();
         let work = async move {
-            let answer = node.propose(&command).await?;
+            let answer = node.propose(&command, &sending).await?;
             Ok(Response::decode(&answer.0)?)
         };
-        self.run(work, deadline, cancel, reply)
+        // by then it is known at least whether it can have happened
+        let over = move || if stage.is_sent() { RaftError::Timeout } else { RaftError::NoQuorum };
+        self.run(work, deadline, over, cancel, reply)
     }
 
     /// Read.
@@ -133,9 +142,13 @@ impl Engine {
                 Consistency::Local => node.read_local(),
             };
             // pages may come from the disk
-            tokio::task::block_in_place(|| find(&rows, &query))
+            blocking(|| find(&rows, &query))
         };
-        self.run(work, deadline, cancel, reply)
+        let over = move || match consistency {
+            Consistency::Linearizable => RaftError::NoQuorum,
+            Consistency::Local => RaftError::Timeout,
+        };
+        self.run(work, deadline, over, cancel, reply)
     }
 
     /// Read what this node has, on the caller's thread.
@@ -150,10 +163,61 @@ impl Engine {
         rows.look_now(HOT_BYTES_MAX, |rows| Ok(Found::Node(read::get(rows, path)?)))
     }
 
+    /// Answer another member's request.
+    pub fn serve(&self, request: Vec<u8>, reply: impl FnOnce(Vec<u8>) + Send + 'static) -> Result<(), RaftError> {
+        let Some(runtime) = &self.runtime else { return Err(RaftError::Closed) };
+        let node = self.node.clone();
+        runtime.spawn(async move { reply(node.serve(&request).await) });
+        Ok(())
+    }
+
+    /// This incarnation's number.
+    pub fn number(&self) -> u64 {
+        self.node.number()
+    }
+
+    /// Whether this node leads.
+    pub fn is_leader(&self) -> bool {
+        self.node.is_leader()
+    }
+
+    /// Begin a cluster of these. Blocks.
+    pub fn begin(&self, members: BTreeMap<u64, Member>) -> Result<(), RaftError> {
+        self.wait(self.node.begin(members))
+    }
+
+    /// Take a node in; on the leader. Blocks until it votes.
+    pub fn join(&self, number: u64, member: Member) -> Result<(), RaftError> {
+        self.wait(self.node.join(number, member))
+    }
+
+    /// Let a node go; on the leader. Blocks.
+    pub fn remove(&self, number: u64) -> Result<(), RaftError> {
+        self.wait(self.node.remove(number))
+    }
+
+    /// Have another member lead; on the leader.
+    pub fn transfer_leader(&self, to: u64) -> Result<(), RaftError> {
+        self.wait(self.node.transfer_leader(to))
+    }
+
+    /// Wait for a leader; its number. Blocks.
+    pub fn wait_for_leader(&self, wait: Duration) -> Result<u64, RaftError> {
+        self.wait(self.node.wait_for_leader(wait))
+    }
+
+    fn wait<T>(&self, work: impl Future<Output = Result<T, RaftError>>) -> Result<T, RaftError> {
+        match &self.runtime {
+            Some(runtime) => runtime.block_on(work),
+            None => Err(RaftError::Closed),
+        }
+    }
+
     fn run<T: Send + 'static>(
         &self,
         work: impl Future<Output = Result<T, RaftError>> + Send + 'static,
         deadline: Option<Duration>,
+        over: impl FnOnce() -> RaftError + Send + 'static,
         cancel: Cancel,
         reply: impl FnOnce(Result<T, RaftError>) + Send + 'static,
     ) -> Result<(), RaftError> {
@@ -167,7 +231,7 @@ impl Engine {
             }
             let result = match deadline {
                 None => work.await,
-                Some(deadline) => tokio::time::timeout(deadline, work).await.unwrap_or(Err(RaftError::Timeout)),
+                Some(deadline) => tokio::time::timeout(deadline, work).await.unwrap_or_else(|_| Err(over())),
             };
             answer.send(result);
         });
@@ -231,6 +295,15 @@ impl<T, F: FnOnce(Result<T, RaftError>)> Drop for Answering<T, F> {
     }
 }
 
+/// Work that may wait for the disk, without holding up what else the thread runs.
+pub(crate) fn blocking<T>(work: impl FnOnce() -> T) -> T {
+    match tokio::runtime::Handle::current().runtime_flavor() {
+        tokio::runtime::RuntimeFlavor::MultiThread => tokio::task::block_in_place(work),
+        // of a simulation, whose disk does not wait
+        _ => work(),
+    }
+}
+
 fn find(rows: &Reading, query: &Query) -> Result<Found, RaftError> {
     rows.look(|view| find_in(view, query))
 }
@@ -273,7 +346,7 @@ async fn expire(node: Arc<Node>, mut closed: watch::Receiver<bool>) {
         }
         if node.is_leader() && matches!(node.next_expiry(), Ok(Some(Duration::ZERO))) {
             // who leads next tries again
-            let _ = node.propose(&Command::Tick).await;
+            let _ = node.propose(&Command::Tick, &Stage::default()).await;
         }
     }
 }

@@ -45,6 +45,15 @@ pub enum RaftError {
         /// So many are allowed.
         len_max: usize,
     },
+    /// It may or may not have happened: whoever was to decide it was lost meanwhile.
+    #[error("nobody knows yet whether it happened")]
+    Unknown,
+    /// There is a cluster here already.
+    #[error("this node is of a cluster already")]
+    Begun,
+    /// The members cannot be changed so.
+    #[error("the members cannot be changed: {0}")]
+    Refused(String),
     /// The deadline passed; a write may or may not have happened.
     #[error("the deadline passed")]
     Timeout,
@@ -84,7 +93,9 @@ impl Kinded for RaftError {
             Self::Blocks(error) => error.kind(),
             Self::Machine(error) => error.kind(),
             Self::Busy { .. } => Kind::Busy,
-            Self::Timeout => Kind::Timeout,
+            Self::Timeout | Self::Unknown => Kind::Timeout,
+            Self::Begun => Kind::Exists,
+            Self::Refused(_) => Kind::Conflict,
             Self::Cancelled => Kind::Cancelled,
             Self::Closed => Kind::Closed,
             Self::NotLeader(_) | Self::NoQuorum => Kind::NoQuorum,

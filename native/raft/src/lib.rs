@@ -9,6 +9,8 @@ mod log;
 pub mod machine;
 mod network;
 mod node;
+mod rpc;
+mod serve;
 mod state;
 #[cfg(test)]
 mod suite;
@@ -16,6 +18,7 @@ mod types;
 
 pub use engine::{Consistency, Engine, Found, Listener, Query, HOT_BYTES_MAX};
 pub use error::RaftError;
+pub use network::{Alone, Transport, Unreached};
 pub use node::{Node, Options, Seams};
 pub use state::Reading;
 pub use types::{Answer, Blob, Member, Proposal};

@@ -1,59 +1,231 @@
-//! How openraft reaches other members: it is handed a [`Transport`], or nobody is there.
+//! How openraft reaches other members: over a [`Transport`], which links or a simulation implement.
 //!
-//! Invariant: what could not be sent for certain is unreachable; what may have arrived is a failure of
-//! the network, and openraft tries it again.
+//! Invariant: what could not be sent for certain is unreachable; whatever else happened, the request may have
+//! arrived, and openraft goes on from that.
 
-use crate::state::SnapshotData;
-use crate::types::{LeaderId, Member, Types, Vote};
-use openraft::errors::{RPCError, ReplicationClosed, StreamingError, Unreachable};
-use openraft::network::RPCOption;
-use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse};
+use crate::entry::Place;
+use crate::rpc::{Request, Response};
+use crate::state::{piece, SnapshotData};
+use crate::types::{Blob, LeaderId, Member, Types, Vote};
+use crate::RaftError;
+use futures_util::future::BoxFuture;
+use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
+use openraft::network::{Backoff, RPCOption};
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest, TransferLeaderResponse,
+    VoteRequest, VoteResponse,
+};
 use openraft::storage::Snapshot;
 use openraft::{OptionalSend, RaftNetworkFactory, RaftNetworkV2};
 use std::future::Future;
 use std::io;
+use std::sync::Arc;
+use std::time::Duration;
 
-/// A node without a listener has no peers.
-pub(crate) struct Alone;
+/// Rows of a snapshot in one message, bytes.
+const PIECE_BYTES: usize = 1 << 20;
+/// For a piece of a snapshot to be taken.
+const PIECE_WAIT: Duration = Duration::from_secs(30);
+/// And for the whole of it.
+const INSTALL_WAIT: Duration = Duration::from_secs(120);
+/// Between two tries to reach a member that is away.
+const BACKOFF: Duration = Duration::from_millis(200);
 
-impl RaftNetworkFactory<Types> for Alone {
-    type Network = Alone;
+/// Why a call has no answer.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Unreached {
+    /// It never left.
+    #[error("not sent: {0}")]
+    NotSent(String),
+    /// It may have arrived.
+    #[error("no answer: {0}")]
+    Lost(String),
+}
 
-    async fn new_client(&mut self, _target: u64, _node: &Member) -> Alone {
-        Alone
+/// Carries requests to members.
+pub trait Transport: Send + Sync + 'static {
+    /// Ask a member and wait for its answer at most so long. Requests of one caller that were sent arrive in
+    /// their order or not at all.
+    fn call(
+        &self,
+        to: u64,
+        member: &Member,
+        request: Vec<u8>,
+        wait: Duration,
+    ) -> BoxFuture<'static, Result<Vec<u8>, Unreached>>;
+}
+
+/// No links: a node that is alone.
+pub struct Alone;
+
+impl Transport for Alone {
+    fn call(&self, _: u64, _: &Member, _: Vec<u8>, _: Duration) -> BoxFuture<'static, Result<Vec<u8>, Unreached>> {
+        Box::pin(async { Err(Unreached::NotSent("this node has no links".into())) })
     }
 }
 
-fn unreachable() -> Unreachable<Types> {
-    Unreachable::new(&io::Error::other("this node has no links"))
+/// Makes a [`Peer`] for each member.
+pub(crate) struct Peers(pub(crate) Arc<dyn Transport>);
+
+impl RaftNetworkFactory<Types> for Peers {
+    type Network = Peer;
+
+    async fn new_client(&mut self, target: u64, node: &Member) -> Peer {
+        Peer { transport: self.0.clone(), number: target, member: node.clone() }
+    }
 }
 
-impl RaftNetworkV2<Types> for Alone {
+/// Another member, as openraft sees it.
+pub(crate) struct Peer {
+    transport: Arc<dyn Transport>,
+    number: u64,
+    member: Member,
+}
+
+/// Ask a member, outside of openraft too.
+pub(crate) async fn ask(
+    transport: &dyn Transport,
+    to: u64,
+    member: &Member,
+    request: &Request,
+    wait: Duration,
+) -> Result<Response, Unreached> {
+    let defect = |error: RaftError| Unreached::NotSent(error.to_string());
+    let answer = transport.call(to, member, request.encode().map_err(defect)?, wait).await?;
+    Response::decode(&answer).map_err(|error| Unreached::Lost(error.to_string()))
+}
+
+fn rpc_error(error: Unreached) -> RPCError<Types> {
+    match error {
+        Unreached::NotSent(_) => RPCError::Unreachable(Unreachable::new(&error)),
+        Unreached::Lost(_) => RPCError::Network(NetworkError::new(&error)),
+    }
+}
+
+/// The member said something that does not answer the question.
+fn unexpected(response: &Response) -> RPCError<Types> {
+    let error = io::Error::other(format!("an unexpected answer: {response:?}"));
+    RPCError::Network(NetworkError::new(&error))
+}
+
+impl Peer {
+    async fn ask(&self, request: &Request, wait: Duration) -> Result<Response, RPCError<Types>> {
+        ask(&*self.transport, self.number, &self.member, request, wait).await.map_err(rpc_error)
+    }
+
+    async fn ask_vote(
+        &self,
+        rpc: &VoteRequest<Types>,
+        is_pre: bool,
+        wait: Duration,
+    ) -> Result<VoteResponse<Types>, RPCError<Types>> {
+        match self.ask(&Request::vote(rpc, is_pre), wait).await? {
+            Response::Voted { vote, last, is_granted } => {
+                Ok(VoteResponse::new(Vote::from(vote), last.map(Into::into), is_granted))
+            }
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    async fn send(
+        &self,
+        vote: Vote,
+        snapshot: Snapshot<LeaderId, u64, Member, SnapshotData>,
+    ) -> Result<SnapshotResponse<Types>, RPCError<Types>> {
+        let SnapshotData::Here(rows) = snapshot.snapshot else {
+            let error = io::Error::other("a snapshot that arrived is not sent on");
+            return Err(RPCError::Network(NetworkError::new(&error)));
+        };
+        let last = snapshot.meta.last_log_id.as_ref().map(Place::from);
+        // one for each place: who sends it anew begins anew
+        let id = last.map_or(0, |last| last.index);
+        self.done(Request::Begin { id }).await?;
+        let (mut behind, mut number) = (Vec::new(), 0);
+        loop {
+            // pages may come from the disk
+            let next = crate::engine::blocking(|| piece(&rows, &behind, PIECE_BYTES));
+            let next = next.map_err(|error| RPCError::Network(NetworkError::new(&error)))?;
+            let Some((bytes, until)) = next else { break };
+            self.done(Request::Piece { id, number, rows: Blob(bytes.into()) }).await?;
+            (behind, number) = (until, number + 1);
+        }
+        let membership = &snapshot.meta.last_membership;
+        let since = membership.log_id().as_ref().map(Place::from);
+        let members = membership.membership().into();
+        let end = Request::End { id, pieces: number, vote: (&vote).into(), last, since, members };
+        match self.ask(&end, INSTALL_WAIT).await? {
+            Response::Installed { vote } => Ok(SnapshotResponse::new(vote.into())),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    async fn done(&self, request: Request) -> Result<(), RPCError<Types>> {
+        match self.ask(&request, PIECE_WAIT).await? {
+            Response::Done => Ok(()),
+            other => Err(unexpected(&other)),
+        }
+    }
+}
+
+impl RaftNetworkV2<Types> for Peer {
     type SnapshotData = SnapshotData;
 
     async fn append_entries(
         &mut self,
-        _rpc: AppendEntriesRequest<Types>,
-        _option: RPCOption,
+        rpc: AppendEntriesRequest<Types>,
+        option: RPCOption,
     ) -> Result<AppendEntriesResponse<Types>, RPCError<Types>> {
-        Err(unreachable().into())
+        let request = Request::append(&rpc).map_err(|error| RPCError::Network(NetworkError::new(&error)))?;
+        match self.ask(&request, option.hard_ttl()).await? {
+            Response::Appended => Ok(AppendEntriesResponse::Success),
+            Response::AppendedUpto(upto) => Ok(AppendEntriesResponse::PartialSuccess(upto.map(Into::into))),
+            Response::Conflict => Ok(AppendEntriesResponse::Conflict),
+            Response::HigherVote(vote) => Ok(AppendEntriesResponse::HigherVote(vote.into())),
+            other => Err(unexpected(&other)),
+        }
     }
 
     async fn vote(
         &mut self,
-        _rpc: VoteRequest<Types>,
-        _option: RPCOption,
+        rpc: VoteRequest<Types>,
+        option: RPCOption,
     ) -> Result<VoteResponse<Types>, RPCError<Types>> {
-        Err(unreachable().into())
+        self.ask_vote(&rpc, false, option.hard_ttl()).await
+    }
+
+    async fn pre_vote(
+        &mut self,
+        rpc: VoteRequest<Types>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<Types>, RPCError<Types>> {
+        self.ask_vote(&rpc, true, option.hard_ttl()).await
     }
 
     async fn full_snapshot(
         &mut self,
-        _vote: Vote,
-        _snapshot: Snapshot<LeaderId, u64, Member, SnapshotData>,
-        _cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        vote: Vote,
+        snapshot: Snapshot<LeaderId, u64, Member, SnapshotData>,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
         _option: RPCOption,
     ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
-        Err(unreachable().into())
+        tokio::select! {
+            sent = self.send(vote, snapshot) => Ok(sent?),
+            closed = cancel => Err(StreamingError::Closed(closed)),
+        }
+    }
+
+    async fn transfer_leader(
+        &mut self,
+        rpc: TransferLeaderRequest<Types>,
+        option: RPCOption,
+    ) -> Result<TransferLeaderResponse<Types>, RPCError<Types>> {
+        match self.ask(&Request::transfer(&rpc), option.hard_ttl()).await? {
+            Response::Done => Ok(Ok(())),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    fn backoff(&self) -> Option<Backoff> {
+        Some(Backoff::new(std::iter::repeat(BACKOFF)))
     }
 }

@@ -1,27 +1,39 @@
-//! One member: its Raft, its log, its table, and the threads that run them.
+//! One member: its Raft, its log and its table; whoever runs it brings the threads.
 //!
-//! Invariant: a command that was answered is durable on a quorum and applied here or where it was answered.
-//! [`RaftError::Timeout`] and [`RaftError::Stopped`] may have happened.
+//! Invariant: a command that was answered is durable on a majority and applied where the answer was made.
+//! [`RaftError::Unknown`] and [`RaftError::Stopped`] may have happened; any other error has not, and
+//! never will.
 
 use crate::engine::Listener;
 use crate::log::{LogThread, Opened};
 use crate::machine::{self, Command};
-use crate::network::Alone;
+use crate::network::{ask, Peers, Transport, Unreached};
+use crate::rpc::{Request, Response};
 use crate::state::{Machine, Reading, State};
 use crate::types::{Member, Proposal, Types};
 use crate::{Blob, RaftError};
 use macula_core::{Chance, Clock, Disk, RelPath};
-use openraft::errors::{ClientWriteError, Fatal, LinearizableReadError, RaftError as Refused};
-use openraft::{Config, ReadPolicy, SnapshotPolicy};
+use openraft::async_runtime::WatchReceiver;
+use openraft::errors::{
+    ClientWriteError, Fatal, ForwardToLeader, InitializeError, LinearizableReadError, RaftError as Refused,
+};
+use openraft::{ChangeMembers, Config, Instant, RaftMetrics, ReadPolicy, SnapshotPolicy};
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 use std::time::Duration;
 
-type Raft = openraft::Raft<Types, Machine>;
+pub(crate) type Raft = openraft::Raft<Types, Machine>;
 
 const LOG_DIR: &str = "log";
+/// For another member to apply a command of ours.
+const FORWARD_WAIT: Duration = Duration::from_secs(10);
+/// Between two looks for who leads.
+const LEADER_PAUSE: Duration = Duration::from_millis(20);
+/// A leader that heard of no majority for so long takes no more commands.
+const QUORUM_AGE_MAX: Duration = Duration::from_secs(1);
+
 /// How a node behaves.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -33,13 +45,15 @@ pub struct Options {
     pub checkpoint_entries: u64,
     /// Entries behind a checkpoint that stay, for followers that lag.
     pub kept_entries: u64,
+    /// Begin a cluster of one where there is none; otherwise wait to be invited.
+    pub begins_alone: bool,
 }
 
 impl Options {
     /// For a node of that name.
     pub fn of(name: impl Into<String>) -> Self {
         let (log, checkpoint_entries, kept_entries) = (macula_wal::Options::default(), 20_000, 2_000);
-        Self { name: name.into(), log, checkpoint_entries, kept_entries }
+        Self { name: name.into(), log, checkpoint_entries, kept_entries, begins_alone: true }
     }
 }
 
@@ -52,22 +66,41 @@ pub struct Seams {
     pub clock: Arc<dyn Clock>,
     /// Its chance.
     pub chance: Arc<dyn Chance>,
+    /// Its way to other members.
+    pub transport: Arc<dyn Transport>,
 }
 
 /// A running member.
 pub struct Node {
-    raft: Raft,
-    state: Arc<State>,
+    pub(crate) raft: Raft,
+    pub(crate) state: Arc<State>,
+    pub(crate) arriving: crate::serve::Arriving,
+    transport: Arc<dyn Transport>,
     clock: Arc<dyn Clock>,
     is_full: Arc<AtomicBool>,
     /// What the log takes from the disk at a time, at most.
     log_bytes: u64,
+    number: u64,
+}
+
+/// Whether a command left our hands.
+#[derive(Debug, Default)]
+pub(crate) struct Stage(AtomicBool);
+
+impl Stage {
+    pub(crate) fn is_sent(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+
+    fn send(&self) {
+        self.0.store(true, Ordering::Release);
+    }
 }
 
 impl Node {
-    /// Open what is in the directory, or begin there, alone. Call on a runtime that goes on as long as the node.
+    /// Open what is in the directory, or begin there. Call on a runtime that goes on as long as the node.
     pub async fn open(seams: Seams, options: Options, listener: Listener) -> Result<Self, RaftError> {
-        let Seams { disk, clock, chance } = seams;
+        let Seams { disk, clock, chance, transport } = seams;
         let fail = |error: io::Error| RaftError::Table(error.to_string());
         let log_dir = RelPath::literal(LOG_DIR);
         match disk.create_dir(&log_dir) {
@@ -82,52 +115,166 @@ impl Node {
         let state = State::open(disk, chance)?;
         let machine = Machine { state: state.clone(), listener };
         let config = Arc::new(config(options.checkpoint_entries, options.kept_entries));
-        let raft = Raft::new(number, config, Alone, log, machine).await.map_err(stopped)?;
-        let node = Self { raft, state, clock, is_full, log_bytes };
-        node.begin_alone(number, options.name).await?;
+        let peers = Peers(transport.clone());
+        let raft = Raft::new(number, config, peers, log, machine).await.map_err(stopped)?;
+        let node = Self { raft, state, arriving: Default::default(), transport, clock, is_full, log_bytes, number };
+        if options.begins_alone {
+            node.begin_alone(options.name).await?;
+        }
         Ok(node)
     }
 
+    /// This incarnation's number.
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
     /// A node of no cluster is a cluster of one; and one that is alone need not wait for a leader.
-    async fn begin_alone(&self, number: u64, name: String) -> Result<(), RaftError> {
+    async fn begin_alone(&self, name: String) -> Result<(), RaftError> {
         if !self.raft.is_initialized().await.map_err(stopped)? {
-            let members = BTreeMap::from([(number, Member { name, address: String::new() })]);
-            let begun = self.raft.initialize(members).await;
-            begun.map_err(|error| RaftError::Internal(format!("a cluster of one cannot begin: {error}")))?;
-        } else if self.raft.voter_ids().eq([number]) {
+            self.begin(BTreeMap::from([(self.number, Member { name, address: String::new() })])).await?;
+        } else if self.raft.voter_ids().eq([self.number]) {
             self.raft.trigger().elect(false).await.map_err(stopped)?;
         }
         Ok(())
     }
 
-    /// Have a command applied. Its answer, encoded.
-    pub async fn propose(&self, command: &Command) -> Result<Blob, RaftError> {
-        if self.is_full.load(Ordering::Acquire) {
-            return Err(RaftError::Log(macula_wal::WalError::DiskFull));
-        }
-        command.check()?;
-        let bytes = Blob(command.encode().into());
-        let _let_in = self.state.let_in(command, bytes.0.len(), self.log_bytes)?;
-        let proposal = Proposal { time_ms: self.clock.wall_ms(), command: bytes };
-        match self.raft.client_write(proposal).await {
-            Ok(written) => Ok(written.data.0),
-            Err(Refused::APIError(ClientWriteError::ForwardToLeader(forward))) => {
-                Err(RaftError::NotLeader(forward.leader_node.map(|member| member.name)))
-            }
+    /// Begin a cluster of these. The others wait, with nothing, for what this one tells them.
+    pub async fn begin(&self, members: BTreeMap<u64, Member>) -> Result<(), RaftError> {
+        match self.raft.initialize(members).await {
+            Ok(()) => Ok(()),
+            Err(Refused::APIError(InitializeError::NotAllowed(_))) => Err(RaftError::Begun),
             Err(Refused::APIError(error)) => Err(RaftError::Internal(error.to_string())),
             Err(Refused::Fatal(error)) => Err(stopped(error)),
         }
     }
 
-    /// The state as of some moment after this call.
-    pub async fn read_latest(&self) -> Result<Arc<Reading>, RaftError> {
-        match self.raft.ensure_linearizable(ReadPolicy::ReadIndex).await {
-            Ok(_) => Ok(self.read_local()),
-            Err(Refused::APIError(LinearizableReadError::ForwardToLeader(forward))) => {
-                Err(RaftError::NotLeader(forward.leader_node.map(|member| member.name)))
+    /// Take a node in, to vote once it has caught up. On the leader.
+    pub async fn join(&self, number: u64, member: Member) -> Result<(), RaftError> {
+        self.raft.add_learner(number, member, true).await.map_err(changed)?;
+        let voters = ChangeMembers::AddVoterIds([number].into());
+        self.raft.change_membership(voters, false).await.map_err(changed)?;
+        Ok(())
+    }
+
+    /// Let a node go. On the leader.
+    pub async fn remove(&self, number: u64) -> Result<(), RaftError> {
+        let voters = ChangeMembers::RemoveVoters([number].into());
+        self.raft.change_membership(voters, false).await.map_err(changed)?;
+        Ok(())
+    }
+
+    /// Have another member lead, once it has all that this one has.
+    pub async fn transfer_leader(&self, to: u64) -> Result<(), RaftError> {
+        self.raft.trigger().transfer_leader(to).await.map_err(stopped)
+    }
+
+    /// Have a command applied. Its answer, encoded. Ends when it is decided; who waits no longer drops it, and
+    /// learns from `stage` whether it may have happened.
+    pub(crate) async fn propose(&self, command: &Command, stage: &Stage) -> Result<Blob, RaftError> {
+        if self.is_full.load(Ordering::Acquire) {
+            return Err(RaftError::Log(macula_wal::WalError::DiskFull));
+        }
+        command.check()?;
+        let proposal = Proposal { time_ms: self.clock.wall_ms(), command: Blob(command.encode().into()) };
+        loop {
+            let forward = match self.write(proposal.clone(), stage).await? {
+                Ok(answer) => return Ok(answer),
+                Err(forward) => forward,
+            };
+            if let Some(answer) = self.forward(forward, proposal.clone(), stage).await? {
+                return Ok(answer);
             }
-            Err(Refused::APIError(LinearizableReadError::QuorumNotEnough(_))) => Err(RaftError::NoQuorum),
+            tokio::time::sleep(LEADER_PAUSE).await;
+        }
+    }
+
+    /// As the leader, or who it is.
+    pub(crate) async fn write(
+        &self,
+        proposal: Proposal,
+        stage: &Stage,
+    ) -> Result<Result<Blob, ForwardToLeader<Types>>, RaftError> {
+        if !self.has_quorum() {
+            return Err(RaftError::NoQuorum);
+        }
+        let _let_in = self.state.let_in(&proposal.command, self.log_bytes)?;
+        stage.send();
+        match self.raft.client_write(proposal).await {
+            Ok(written) => Ok(Ok(written.data.0)),
+            Err(Refused::APIError(ClientWriteError::ForwardToLeader(forward))) => {
+                stage.0.store(false, Ordering::Release);
+                Ok(Err(forward))
+            }
+            Err(Refused::APIError(ClientWriteError::LogEntryDiscarded(_))) => Err(RaftError::Unknown),
+            Err(Refused::APIError(error)) => Err(RaftError::Internal(error.to_string())),
             Err(Refused::Fatal(error)) => Err(stopped(error)),
+        }
+    }
+
+    /// A leader that nobody hears would keep what it takes for itself.
+    fn has_quorum(&self) -> bool {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let is_alone = metrics.membership_config.voter_ids().eq([self.number]);
+        is_alone || metrics.last_quorum_acked.as_ref().is_none_or(|acked| acked.elapsed() <= QUORUM_AGE_MAX)
+    }
+
+    /// Ask who leads. `None`: it was not done; ask again.
+    async fn forward(
+        &self,
+        forward: ForwardToLeader<Types>,
+        proposal: Proposal,
+        stage: &Stage,
+    ) -> Result<Option<Blob>, RaftError> {
+        let Some((leader, member)) = forward.leader_id.zip(forward.leader_node) else { return Ok(None) };
+        if leader == self.number {
+            return Ok(None);
+        }
+        stage.send();
+        let answer = ask(&*self.transport, leader, &member, &Request::Propose(proposal), FORWARD_WAIT).await;
+        match answer {
+            Ok(Response::Applied(answer)) => Ok(Some(answer)),
+            Ok(Response::NotLeader { .. }) | Err(Unreached::NotSent(_)) => {
+                stage.0.store(false, Ordering::Release);
+                Ok(None)
+            }
+            Ok(Response::NoQuorum) => Err(RaftError::NoQuorum),
+            Ok(Response::Failed(reason)) => Err(RaftError::Internal(reason)),
+            Ok(_) | Err(Unreached::Lost(_)) => Err(RaftError::Unknown),
+        }
+    }
+
+    /// The state as of some moment after this call.
+    pub(crate) async fn read_latest(&self) -> Result<Arc<Reading>, RaftError> {
+        loop {
+            let index = match self.raft.ensure_linearizable(ReadPolicy::ReadIndex).await {
+                Ok(_) => return Ok(self.read_local()),
+                Err(Refused::APIError(LinearizableReadError::ForwardToLeader(forward))) => {
+                    self.ask_read_index(forward).await?
+                }
+                Err(Refused::APIError(LinearizableReadError::QuorumNotEnough(_))) => return Err(RaftError::NoQuorum),
+                Err(Refused::Fatal(error)) => return Err(stopped(error)),
+            };
+            if let Some(index) = index {
+                let applied = self.raft.wait(None).applied_index_at_least(Some(index), "a read").await;
+                applied.map_err(|error| RaftError::Stopped(error.to_string()))?;
+                return Ok(self.read_local());
+            }
+            tokio::time::sleep(LEADER_PAUSE).await;
+        }
+    }
+
+    async fn ask_read_index(&self, forward: ForwardToLeader<Types>) -> Result<Option<u64>, RaftError> {
+        let Some((leader, member)) = forward.leader_id.zip(forward.leader_node) else { return Ok(None) };
+        if leader == self.number {
+            return Ok(None);
+        }
+        match ask(&*self.transport, leader, &member, &Request::ReadIndex, FORWARD_WAIT).await {
+            Ok(Response::ReadAt(place)) => Ok(Some(place.index)),
+            Ok(Response::NoQuorum) => Err(RaftError::NoQuorum),
+            // reads may be asked again
+            Ok(_) | Err(_) => Ok(None),
         }
     }
 
@@ -141,11 +288,11 @@ impl Node {
         self.state.read_now()
     }
 
-    /// Wait until there is a leader.
-    pub async fn wait_for_leader(&self, wait: Duration) -> Result<(), RaftError> {
-        let has_leader = |metrics: &openraft::RaftMetrics<Types>| metrics.current_leader.is_some();
+    /// Wait until there is a leader; its number.
+    pub async fn wait_for_leader(&self, wait: Duration) -> Result<u64, RaftError> {
+        let has_leader = |metrics: &RaftMetrics<Types>| metrics.current_leader.is_some();
         let waited = self.raft.wait(Some(wait)).metrics(has_leader, "a leader").await;
-        waited.map(|_| ()).map_err(|_| RaftError::NoQuorum)
+        waited.ok().and_then(|metrics| metrics.current_leader).ok_or(RaftError::NoQuorum)
     }
 
     /// Whether this node leads.
@@ -168,8 +315,18 @@ impl Node {
     }
 }
 
-fn stopped(error: Fatal<Types>) -> RaftError {
+pub(crate) fn stopped(error: Fatal<Types>) -> RaftError {
     RaftError::Stopped(error.to_string())
+}
+
+fn changed(error: Refused<Types, ClientWriteError<Types>>) -> RaftError {
+    match error {
+        Refused::APIError(ClientWriteError::ForwardToLeader(forward)) => {
+            RaftError::NotLeader(forward.leader_node.map(|member| member.name))
+        }
+        Refused::APIError(error) => RaftError::Refused(error.to_string()),
+        Refused::Fatal(error) => stopped(error),
+    }
 }
 
 fn config(checkpoint_entries: u64, kept_entries: u64) -> Config {

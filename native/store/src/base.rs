@@ -170,7 +170,7 @@ impl Base {
         let path = self.layout.absolute(&Layout::state_lock());
         let lock = OwnerLock::acquire(&path, &self.options.owner, &*self.seams.clock)?;
         let dir = Layout::state();
-        let failed = |error| StoreError::io("use", &self.layout.absolute(&dir), error);
+        let failed = |error| StoreError::io("use", self.layout.absolute(&dir), error);
         create_dir_all(&*self.disk, &dir).map_err(failed)?;
         Ok(StateDir { disk: self.disk.subtree(&dir).map_err(failed)?, _lock: lock })
     }

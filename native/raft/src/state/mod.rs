@@ -11,5 +11,5 @@ mod snapshot;
 mod store;
 
 pub use rows::Reading;
-pub(crate) use snapshot::SnapshotData;
+pub(crate) use snapshot::{piece, Arrival, SnapshotData};
 pub(crate) use store::{Machine, State};

@@ -4,8 +4,8 @@
 //! refuses everything. A command without room is refused before it is in the log; what is in the log waits.
 
 use super::store::State;
-use crate::machine::{Command, Op};
-use crate::types::Entry;
+use crate::machine::{self, Command, Op};
+use crate::types::{Blob, Entry};
 use crate::RaftError;
 use macula_blocks::BlockError;
 use openraft::EntryPayload;
@@ -46,15 +46,21 @@ impl Drop for LetIn {
 }
 
 impl State {
-    /// Let a command of so many bytes in, if there is room for what it and those before it may need, and what
-    /// the log may take at a time.
-    pub(crate) fn let_in(self: &Arc<Self>, command: &Command, len: usize, log_bytes: u64) -> Result<LetIn, RaftError> {
-        let bytes = len as u64;
+    /// Let a command in, if there is room for what it and those before it may need, and for what the log may take
+    /// at a time.
+    pub(crate) fn let_in(self: &Arc<Self>, command: &Blob, log_bytes: u64) -> Result<LetIn, RaftError> {
+        let bytes = command.0.len() as u64;
         let owed = &self.owed;
         let commands = owed.commands.fetch_add(1, Ordering::AcqRel) + 1;
         let all_bytes = owed.bytes.fetch_add(bytes, Ordering::AcqRel) + bytes;
         let entered = LetIn { state: self.clone(), bytes };
-        let removes = only_removes(command);
+        // without a look at what the command is, and more than enough for it
+        let enough = (all_bytes * 2 + commands * PAGES_BYTES + OWN_BYTES + LEFT_BYTES + log_bytes) * 2 + MUCH_BYTES;
+        match self.disk.space() {
+            Ok(space) if space.free <= enough => {}
+            _ => return Ok(entered),
+        }
+        let removes = machine::Command::decode(&command.0).is_ok_and(|command| only_removes(&command));
         self.make_room(commands, all_bytes, if removes { 0 } else { LEFT_BYTES })?;
         let left = if removes { 0 } else { log_bytes * 2 };
         match self.disk.space() {

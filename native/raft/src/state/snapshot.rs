@@ -22,10 +22,10 @@ pub(crate) enum SnapshotData {
     Arrived(Arc<Database>),
 }
 
-/// Rows as they travel, and the last key among them.
+/// Rows, and the last key in them.
 type Piece = (Vec<u8>, Vec<u8>);
 
-/// Rows behind a key as one piece of about so many bytes; `None` when there is none.
+/// Rows behind a key as one piece of about so many bytes, and the last key in it; `None` when there is none.
 pub(crate) fn piece(rows: &Reading, behind: &[u8], bytes_max: usize) -> Result<Option<Piece>, RaftError> {
     let (mut piece, mut last) = (Vec::new(), Vec::new());
     let mut from = behind.to_vec();

@@ -3,7 +3,7 @@
 
 use macula_core::{Cancel, Disk, SystemChance, SystemClock};
 use macula_raft::machine::{Command, Node, Op, Path, Response};
-use macula_raft::{Consistency, Engine, Found, Options, Query, RaftError, Seams};
+use macula_raft::{Alone, Consistency, Engine, Found, Options, Query, RaftError, Seams};
 use std::sync::{mpsc, Arc};
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ pub fn options() -> Options {
 }
 
 pub fn seams(disk: Arc<dyn Disk>) -> Seams {
-    Seams { disk, clock: Arc::new(SystemClock), chance: Arc::new(SystemChance) }
+    Seams { disk, clock: Arc::new(SystemClock), chance: Arc::new(SystemChance), transport: Arc::new(Alone) }
 }
 
 pub fn open(disk: Arc<dyn Disk>) -> Result<Engine, RaftError> {
@@ -40,8 +40,12 @@ pub fn put(names: &[&str], value: &[u8], ttl_ms: Option<u64>) -> Command {
 }
 
 pub fn propose(engine: &Engine, command: Command) -> Result<Response, RaftError> {
+    propose_within(engine, command, Duration::from_secs(5))
+}
+
+pub fn propose_within(engine: &Engine, command: Command, deadline: Duration) -> Result<Response, RaftError> {
     let (answer, answered) = mpsc::channel();
-    let deadline = Some(Duration::from_secs(5));
+    let deadline = Some(deadline);
     engine.propose(command, deadline, Cancel::new(), move |result| drop(answer.send(result)))?;
     answered.recv_timeout(Duration::from_secs(20)).expect("an answer")
 }

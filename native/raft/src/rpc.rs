@@ -1,0 +1,161 @@
+//! What members say to each other, as bytes. Format: docs/formats.md, "Replicated state: messages".
+//!
+//! Invariant: the shapes are ours, behind a version byte, so that members of two versions of openraft, or of
+//! this crate, understand each other or refuse each other by name.
+
+use crate::entry::{self, from_bytes, to_bytes, Ballot, Members, Place};
+use crate::types::{Blob, Entry, Proposal, StoredMembership, Types};
+use crate::RaftError;
+use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, TransferLeaderRequest, VoteRequest, VoteResponse};
+use serde::{Deserialize, Serialize};
+
+/// Of the bytes below.
+const VERSION: u8 = 1;
+
+/// Asked of a member.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Request {
+    /// Take entries behind `prev`; none of them: a heartbeat.
+    Append { vote: Ballot, prev: Option<Place>, committed: Option<Place>, entries: Vec<Blob> },
+    /// Grant leadership; `is_pre`: say whether you would.
+    Vote { vote: Ballot, last: Option<Place>, is_transfer: bool, is_pre: bool },
+    /// Lead, as soon as you have all this.
+    Transfer { from: Ballot, to: u64, last: Option<Place> },
+    /// A snapshot begins. Another one that was arriving is over.
+    Begin { id: u64 },
+    /// Its next piece.
+    Piece { id: u64, number: u64, rows: Blob },
+    /// It is whole: take it.
+    End { id: u64, pieces: u64, vote: Ballot, last: Option<Place>, since: Option<Place>, members: Members },
+    /// Apply this: you lead, as it seems.
+    Propose(Proposal),
+    /// Up to which entry must a read wait that begins now? You lead, as it seems.
+    ReadIndex,
+}
+
+/// A member's answer.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Response {
+    /// They are durable here.
+    Appended,
+    /// Up to there.
+    AppendedUpto(Option<Place>),
+    /// What is here before them is another.
+    Conflict,
+    /// There is a newer vote here.
+    HigherVote(Ballot),
+    Voted {
+        vote: Ballot,
+        last: Option<Place>,
+        is_granted: bool,
+    },
+    /// Of a transfer, a piece, a beginning.
+    Done,
+    Installed {
+        vote: Ballot,
+    },
+    Applied(Blob),
+    ReadAt(Place),
+    /// It was not done, and nothing of it is going to happen.
+    NotLeader {
+        leader: Option<u64>,
+    },
+    /// It may have happened.
+    Unknown,
+    NoQuorum,
+    Failed(String),
+}
+
+fn framed(value: &impl Serialize) -> Result<Vec<u8>, RaftError> {
+    let mut bytes = vec![VERSION];
+    bytes.extend(to_bytes(value)?);
+    Ok(bytes)
+}
+
+fn unframed<'a, T: Deserialize<'a>>(what: &'static str, bytes: &'a [u8]) -> Result<T, RaftError> {
+    match bytes {
+        [VERSION, rest @ ..] => from_bytes(what, rest),
+        [found, ..] => Err(RaftError::NewerFormat { what, found: (*found).into(), known: VERSION.into() }),
+        [] => Err(RaftError::corrupt(what, "empty")),
+    }
+}
+
+impl Request {
+    pub(crate) fn encode(&self) -> Result<Vec<u8>, RaftError> {
+        framed(self)
+    }
+
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, RaftError> {
+        unframed("request of a member", bytes)
+    }
+
+    pub(crate) fn append(rpc: &AppendEntriesRequest<Types>) -> Result<Self, RaftError> {
+        let entries = rpc.entries.iter().map(|entry| Ok(Blob(entry::encode(entry)?.into())));
+        Ok(Self::Append {
+            vote: (&rpc.vote).into(),
+            prev: rpc.prev_log_id.as_ref().map(Place::from),
+            committed: rpc.leader_commit.as_ref().map(Place::from),
+            entries: entries.collect::<Result<_, RaftError>>()?,
+        })
+    }
+
+    pub(crate) fn vote(rpc: &VoteRequest<Types>, is_pre: bool) -> Self {
+        let last = rpc.last_log_id.as_ref().map(Place::from);
+        Self::Vote { vote: (&rpc.vote).into(), last, is_transfer: rpc.leadership_transfer, is_pre }
+    }
+
+    pub(crate) fn transfer(rpc: &TransferLeaderRequest<Types>) -> Self {
+        let last = rpc.last_log_id().map(Place::from);
+        Self::Transfer { from: rpc.from_leader().into(), to: *rpc.to_node_id(), last }
+    }
+}
+
+/// openraft's request of ours.
+pub(crate) fn append_of(
+    vote: Ballot,
+    prev: Option<Place>,
+    committed: Option<Place>,
+    entries: &[Blob],
+) -> Result<AppendEntriesRequest<Types>, RaftError> {
+    let entries = entries.iter().map(|bytes| entry::decode(&bytes.0)).collect::<Result<Vec<Entry>, _>>()?;
+    Ok(AppendEntriesRequest {
+        vote: vote.into(),
+        prev_log_id: prev.map(Into::into),
+        entries,
+        leader_commit: committed.map(Into::into),
+    })
+}
+
+/// The members as of an entry.
+pub(crate) fn membership_of(since: Option<Place>, members: Members) -> Result<StoredMembership, RaftError> {
+    Ok(StoredMembership::new(since.map(Into::into), members.try_into()?))
+}
+
+impl Response {
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        // only what has no end cannot be encoded
+        framed(self).unwrap_or_default()
+    }
+
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, RaftError> {
+        unframed("answer of a member", bytes)
+    }
+}
+
+impl From<AppendEntriesResponse<Types>> for Response {
+    fn from(response: AppendEntriesResponse<Types>) -> Self {
+        match response {
+            AppendEntriesResponse::Success => Self::Appended,
+            AppendEntriesResponse::PartialSuccess(upto) => Self::AppendedUpto(upto.as_ref().map(Place::from)),
+            AppendEntriesResponse::Conflict => Self::Conflict,
+            AppendEntriesResponse::HigherVote(vote) => Self::HigherVote((&vote).into()),
+        }
+    }
+}
+
+impl From<VoteResponse<Types>> for Response {
+    fn from(response: VoteResponse<Types>) -> Self {
+        let last = response.last_log_id.as_ref().map(Place::from);
+        Self::Voted { vote: (&response.vote).into(), last, is_granted: response.vote_granted }
+    }
+}

@@ -1,0 +1,120 @@
+//! What a member does for others.
+//!
+//! Invariant: whatever bytes come, the node goes on; a snapshot takes effect only when all its pieces arrived,
+//! in their order, from one sender.
+
+use crate::entry::{Ballot, Members, Place};
+use crate::node::{stopped, Node, Stage};
+use crate::rpc::{append_of, membership_of, Request, Response};
+use crate::state::Arrival;
+use crate::types::{Types, Vote};
+use crate::RaftError;
+use openraft::errors::{LinearizableReadError, RaftError as Refused};
+use openraft::raft::{TransferLeaderRequest, VoteRequest};
+use openraft::storage::{Snapshot, SnapshotMeta};
+use openraft::ReadPolicy;
+use parking_lot::Mutex;
+
+/// A snapshot on its way here.
+pub(crate) type Arriving = Mutex<Option<Incoming>>;
+
+pub(crate) struct Incoming {
+    id: u64,
+    pieces: u64,
+    arrival: Arrival,
+}
+
+impl Node {
+    /// Answer a member's request.
+    pub async fn serve(&self, request: &[u8]) -> Vec<u8> {
+        let answer = match Request::decode(request) {
+            Ok(request) => self.answer(request).await,
+            Err(error) => Err(error),
+        };
+        answer.unwrap_or_else(|error| Response::Failed(error.to_string())).encode()
+    }
+
+    async fn answer(&self, request: Request) -> Result<Response, RaftError> {
+        match request {
+            Request::Append { vote, prev, committed, entries } => {
+                let rpc = append_of(vote, prev, committed, &entries)?;
+                Ok(self.raft.append_entries(rpc).await.map_err(|error| stopped(error.unwrap_fatal()))?.into())
+            }
+            Request::Vote { vote, last, is_transfer, is_pre } => {
+                let mut rpc = VoteRequest::<Types>::new(vote.into(), last.map(Into::into));
+                rpc.leadership_transfer = is_transfer;
+                let voted = match is_pre {
+                    true => self.raft.pre_vote(rpc).await,
+                    false => self.raft.vote(rpc).await,
+                };
+                Ok(voted.map_err(|error| stopped(error.unwrap_fatal()))?.into())
+            }
+            Request::Transfer { from, to, last } => {
+                let rpc = TransferLeaderRequest::new(Vote::from(from), to, last.map(Into::into));
+                match self.raft.handle_transfer_leader(rpc).await.map_err(stopped)? {
+                    Ok(()) => Ok(Response::Done),
+                    Err(error) => Ok(Response::Failed(error.to_string())),
+                }
+            }
+            Request::Begin { id } => self.begin_arrival(id),
+            Request::Piece { id, number, rows } => self.take_piece(id, number, &rows.0),
+            Request::End { id, pieces, vote, last, since, members } => {
+                self.install(id, pieces, vote, (last, since, members)).await
+            }
+            Request::Propose(proposal) => match self.write(proposal, &Stage::default()).await {
+                Ok(Ok(answer)) => Ok(Response::Applied(answer)),
+                Ok(Err(forward)) => Ok(Response::NotLeader { leader: forward.leader_id }),
+                Err(RaftError::NoQuorum) => Ok(Response::NoQuorum),
+                // of a node that stops while it is asked nobody knows
+                Err(_) => Ok(Response::Unknown),
+            },
+            Request::ReadIndex => self.read_index().await,
+        }
+    }
+
+    async fn read_index(&self) -> Result<Response, RaftError> {
+        match self.raft.get_read_log_id(ReadPolicy::ReadIndex).await {
+            Ok((read, _applied)) => Ok(Response::ReadAt(Place::from(read.log_id()))),
+            Err(Refused::APIError(LinearizableReadError::ForwardToLeader(forward))) => {
+                Ok(Response::NotLeader { leader: forward.leader_id })
+            }
+            Err(Refused::APIError(LinearizableReadError::QuorumNotEnough(_))) => Ok(Response::NoQuorum),
+            Err(Refused::Fatal(error)) => Err(stopped(error)),
+        }
+    }
+
+    fn begin_arrival(&self, id: u64) -> Result<Response, RaftError> {
+        let mut arriving = self.arriving.lock();
+        // the file of the one before goes first
+        *arriving = None;
+        *arriving = Some(Incoming { id, pieces: 0, arrival: self.state.begin_arrival()? });
+        Ok(Response::Done)
+    }
+
+    fn take_piece(&self, id: u64, number: u64, rows: &[u8]) -> Result<Response, RaftError> {
+        let mut arriving = self.arriving.lock();
+        let Some(incoming) = arriving.as_mut().filter(|incoming| incoming.id == id && incoming.pieces == number) else {
+            return Ok(Response::Failed(format!("no such piece is expected: id={id} number={number}")));
+        };
+        crate::engine::blocking(|| incoming.arrival.take(rows))?;
+        incoming.pieces += 1;
+        Ok(Response::Done)
+    }
+
+    async fn install(
+        &self,
+        id: u64,
+        pieces: u64,
+        vote: Ballot,
+        (last, since, members): (Option<Place>, Option<Place>, Members),
+    ) -> Result<Response, RaftError> {
+        let incoming = self.arriving.lock().take();
+        let Some(incoming) = incoming.filter(|incoming| incoming.id == id && incoming.pieces == pieces) else {
+            return Ok(Response::Failed(format!("not all pieces arrived: id={id} pieces={pieces}")));
+        };
+        let meta = SnapshotMeta { last_log_id: last.map(Into::into), last_membership: membership_of(since, members)? };
+        let snapshot = Snapshot { meta, snapshot: incoming.arrival.end() };
+        let taken = self.raft.install_full_snapshot(vote.into(), snapshot).await.map_err(stopped)?;
+        Ok(Response::Installed { vote: (&taken.vote).into() })
+    }
+}
