@@ -98,7 +98,8 @@ impl Engine {
         let node = runtime.block_on(async {
             let node = Arc::new(Node::open(seams, options, listener).await?);
             if waits {
-                node.wait_for_leader(LEADER_WAIT).await?;
+                let led = node.wait_for_leader(LEADER_WAIT).await;
+                led.map_err(|error| node.damage().unwrap_or(error))?;
             }
             Ok::<_, RaftError>(node)
         })?;

@@ -116,10 +116,11 @@ impl Node {
         let machine = Machine { state: state.clone(), listener };
         let config = Arc::new(config(options.checkpoint_entries, options.kept_entries));
         let peers = Peers(transport.clone());
-        let raft = Raft::new(number, config, peers, log, machine).await.map_err(stopped)?;
+        let raft = Raft::new(number, config, peers, log, machine).await;
+        let raft = raft.map_err(|error| state.damage().unwrap_or_else(|| stopped(error)))?;
         let node = Self { raft, state, arriving: Default::default(), transport, clock, is_full, log_bytes, number };
         if options.begins_alone {
-            node.begin_alone(options.name).await?;
+            node.begin_alone(options.name).await.map_err(|error| node.damage().unwrap_or(error))?;
         }
         Ok(node)
     }
@@ -254,7 +255,7 @@ impl Node {
                     self.ask_read_index(forward).await?
                 }
                 Err(Refused::APIError(LinearizableReadError::QuorumNotEnough(_))) => return Err(RaftError::NoQuorum),
-                Err(Refused::Fatal(error)) => return Err(stopped(error)),
+                Err(Refused::Fatal(error)) => return Err(self.damage().unwrap_or_else(|| stopped(error))),
             };
             if let Some(index) = index {
                 let applied = self.raft.wait(None).applied_index_at_least(Some(index), "a read").await;
@@ -286,6 +287,11 @@ impl Node {
     /// The same for who must not wait; `None` when that is so.
     pub(crate) fn read_now(&self) -> Option<Arc<Reading>> {
         self.state.read_now()
+    }
+
+    /// The block that stopped this node, if one did.
+    pub(crate) fn damage(&self) -> Option<RaftError> {
+        self.state.damage()
     }
 
     /// Wait until there is a leader; its number.

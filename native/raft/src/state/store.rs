@@ -83,6 +83,11 @@ impl State {
         self.current.read().db.clone()
     }
 
+    /// The first block that did not match its tag.
+    pub(crate) fn damage(&self) -> Option<RaftError> {
+        self.db().blocks().corruption().map(RaftError::from)
+    }
+
     /// Let readers see what `db` holds now.
     fn show(&self, db: Arc<Database>) -> Result<(), RaftError> {
         let rows = Arc::new(Reading::now(&db)?);
