@@ -55,11 +55,12 @@ fn read_all(engine: &Engine, what: &str) -> usize {
         let hot = engine.query_hot(&of);
         let found = engine.query_here(&of);
         if let Ok(Some(Found::Node(node))) = &hot {
-            assert_eq!(node.as_ref().and_then(|node| node.value.clone()), Some(binary(&value(n))), "{what}: hot {n}");
+            let value_hot = node.as_ref().and_then(|node| node.value.as_ref());
+            assert!(value_hot == Some(&binary(&value(n))), "{what}: wrong data of hot key {n}");
         }
         match found {
             Ok(Found::Node(node)) => {
-                assert_eq!(node.and_then(|node| node.value), Some(binary(&value(n))), "{what}: key {n}");
+                assert!(node.and_then(|node| node.value) == Some(binary(&value(n))), "{what}: wrong data of key {n}");
             }
             Ok(found) => panic!("{what}: {found:?}"),
             Err(error) => {
