@@ -55,7 +55,7 @@ fn close(blocks: &BlockFile, db: Database) {
     blocks.close_clean().expect("says so");
 }
 
-/// Two that change the length left another one in the header than the file had: then it was refused as cut.
+/// Both change the length: what the header says of it at closing must be the file's, or it is refused as cut.
 #[test]
 fn room_is_reserved_beside_a_writer() {
     let disk = FaultDisk::new();
