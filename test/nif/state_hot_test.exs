@@ -36,7 +36,7 @@ defmodule MaculaStorage.Nif.StateHotTest do
   end
 
   test "misuse and a closed state are told", %{base: base, state: state} do
-    assert {:error, %{kind: :invalid}} = Native.state_query_hot(state, {:get, [:no_binary]})
+    assert {:error, {:invalid, _, _}} = Native.state_query_hot(state, {:get, [:no_binary]})
     assert :ok = call(&Native.state_close(base, &1))
     assert hot(state, [:a]) == {:error, :closed}
   end
