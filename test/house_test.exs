@@ -68,7 +68,7 @@ defmodule MaculaStorage.HouseTest do
 
     for {line, part} <- [
           {3, "not sqlite"},
-          {4, "redb only in kv"},
+          {4, "redb only in blocks"},
           {5, "[dev-dependencies]"},
           {7, "rustler only"}
         ],

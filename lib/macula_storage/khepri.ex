@@ -162,7 +162,8 @@ defmodule MaculaStorage.Khepri do
   `details: true` for a `MaculaStorage.Khepri.Node`, a parent without data too.
 
   Cost: linearizable, a message to and from a thread of ours, and one round among the members that reads
-  share; local, one dirty-I/O call.
+  share; local, a call on the caller's scheduler when the value has up to 16 KiB and is in memory, else one
+  dirty-I/O call.
 
       iex> MaculaStorage.Khepri.put([:doc, :get], 1)
       iex> MaculaStorage.Khepri.get([:doc, :get], consistency: :local)
@@ -470,15 +471,24 @@ defmodule MaculaStorage.Khepri do
   end
 
   @doc false
-  def query(query, %{consistency: :local}) do
+  def query({:get, _} = query, %{consistency: :local}) do
     Apps.with_state(fn state ->
-      MaculaStorage.Error.wrap_result(Native.state_query_here(state, query), :query, nil)
+      case Native.state_query_hot(state, query) do
+        :cold -> query_here(state, query)
+        {:ok, _} = found -> found
+        failure -> MaculaStorage.Error.wrap_result(failure, :query, nil)
+      end
     end)
   end
+
+  def query(query, %{consistency: :local}), do: Apps.with_state(&query_here(&1, query))
 
   def query(query, %{consistency: consistency, timeout: timeout}),
     do:
       on_state(:query, timeout, &Native.state_query(&1, &2, query, consistency, rust_ms(timeout)))
+
+  defp query_here(state, query),
+    do: MaculaStorage.Error.wrap_result(Native.state_query_here(state, query), :query, nil)
 
   defp on_state(op, timeout, start) do
     # Rust's deadline first: it knows more of what happened

@@ -58,6 +58,9 @@ defmodule MaculaStorage.Native do
           call
   def state_query(_state, _ref, _query, _consistency, _timeout_ms), do: missing()
 
+  @spec state_query_hot(handle, tuple) :: {:ok, term} | :cold | failure
+  def state_query_hot(_state, _query), do: missing()
+
   @spec state_query_here(handle, tuple | :status) :: {:ok, term} | failure
   def state_query_here(_state, _query), do: missing()
 

@@ -173,6 +173,18 @@ defmodule MaculaStorage.KhepriTest do
     assert Khepri.exists([root]) == false
   end
 
+  test "a local get gives the same whatever the length", %{root: root} do
+    for bytes <- [0, 1, 15_000, 16_384, 70_000, 1_000_000] do
+      value = :crypto.strong_rand_bytes(bytes)
+      assert :ok = Khepri.put([root, bytes], value)
+      assert {:ok, ^value} = Khepri.get([root, bytes], consistency: :local)
+      assert {:ok, ^value} = Khepri.get([root, bytes])
+      assert true == Khepri.has_data([root, bytes], consistency: :local)
+    end
+
+    assert {:error, :not_found} = Khepri.get([root, :nowhere], consistency: :local)
+  end
+
   test "calls given up leave no message", %{root: root} do
     for _ <- 1..50, do: Khepri.put([root, :given_up], 1, timeout: 1)
     refute_receive _, 50

@@ -24,8 +24,9 @@ defmodule MaculaStorage.House do
     "archive" => ~w(core),
     "net" => ~w(core),
     "testkit" => ~w(core),
-    "kv" => ~w(wal term core),
-    "raft" => ~w(net wal term core),
+    "blocks" => ~w(core),
+    "kv" => ~w(blocks wal term core),
+    "raft" => ~w(blocks net wal term core),
     "mesh" => ~w(net kv core),
     "store" => ~w(kv sqlite files archive core),
     "control" => ~w(store core),
@@ -37,7 +38,7 @@ defmodule MaculaStorage.House do
   @only_in %{
     "rustler" => ~w(nif),
     "tokio" => ~w(raft mesh net nif cli),
-    "redb" => ~w(kv raft),
+    "redb" => ~w(blocks kv raft),
     # testkit: the disk that forgets, under SQLite
     "rusqlite" => ~w(sqlite testkit),
     "openraft" => ~w(raft),

@@ -3,12 +3,12 @@
 //! Invariant: a base holds a read transaction of redb, so that none of its pages is reused before
 //! the base is dropped; whoever keeps one for long makes the file grow.
 
-use crate::blocks::BlockFile;
 use crate::compress::decompress;
 use crate::engine::Keeper;
 use crate::fence::fence;
 use crate::value::{split_expiry_key, Body, Cell, DATA, EXPIRY, LONG};
 use crate::KvError;
+use macula_blocks::BlockFile;
 use redb::{AccessGuard, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTableMetadata};
 use std::ops::Bound;
 use std::sync::Arc;

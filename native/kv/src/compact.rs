@@ -8,7 +8,6 @@
 use crate::base::Base;
 use crate::drain;
 use crate::engine::Engine;
-use crate::format::BLOCK;
 use crate::record;
 use crate::shared::Shared;
 use crate::table::Table;
@@ -17,6 +16,7 @@ use crate::value::Loaded;
 use crate::view::{Stack, View};
 use crate::writer::{lay_over, SEQUENCE_MAX};
 use crate::{KvError, Store};
+use macula_blocks::BLOCK;
 use macula_core::{Cancel, Progress, Task};
 use macula_wal::{History, Replayed};
 use parking_lot::{Condvar, Mutex};

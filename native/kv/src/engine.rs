@@ -4,13 +4,13 @@
 //! acknowledged. What it holds is always the state after some revision, which it names.
 
 use crate::base::Base;
-use crate::blocks::{Backend, BlockFile};
 use crate::fence::fence;
 use crate::scan::Scan;
 use crate::threads::{Courtesy, Threads};
 use crate::value::{Loaded, Tables, LIVE_BYTES, META, REVISION, STORED_BYTES};
 use crate::view::View;
 use crate::KvError;
+use macula_blocks::{Backend, BlockFile, Brand};
 use macula_core::{Chance, Disk, Open, RelPath};
 use parking_lot::Mutex;
 use redb::{Database, ReadableDatabase, WriteTransaction};
@@ -19,6 +19,7 @@ use std::sync::Arc;
 
 /// The name of a store's file in its directory.
 pub const FILE_NAME: &str = "kv.redb";
+const BRAND: Brand = Brand { magic: b"MACULAKV", name: "macula_kv" };
 const FILE_NAME_NEW: &str = "kv.redb.new";
 
 /// The id of the log that goes on from here, in two halves.
@@ -99,7 +100,7 @@ impl Engine {
             file => file,
         };
         let file = file.map_err(|error| KvError::io("open the store", error))?;
-        let (blocks, is_clean) = BlockFile::open(file, FILE_NAME)?;
+        let (blocks, is_clean) = BlockFile::open(file, FILE_NAME, BRAND)?;
         let mut engine = Self::over(Arc::new(blocks), tuning)?;
         engine.revision =
             engine.meta(REVISION)?.ok_or_else(|| KvError::corrupt(engine.blocks.name(), None, "no revision"))?;
@@ -138,7 +139,7 @@ impl Engine {
         let file = disk.open(&RelPath::literal(FILE_NAME_NEW), Open::CreateNew).map_err(fail)?;
         let mut store_id = [0; 16];
         chance.fill(&mut store_id);
-        let mut engine = Self::over(Arc::new(BlockFile::create(file, FILE_NAME, store_id)?), tuning)?;
+        let mut engine = Self::over(Arc::new(BlockFile::create(file, FILE_NAME, BRAND, store_id)?), tuning)?;
         engine.write(|txn| {
             let tables = Tables::open(txn, tuning.compress_len_min)?;
             tables.pad()?;
@@ -316,7 +317,7 @@ impl Engine {
     pub fn close(&mut self) -> Result<(), KvError> {
         let Some(db) = self.db.take() else { return Ok(()) };
         fence(&self.blocks, || Ok(db.close()?))?;
-        self.blocks.close_clean()
+        Ok(self.blocks.close_clean()?)
     }
 
     /// Leave the file as after a crash.

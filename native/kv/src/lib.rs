@@ -8,15 +8,12 @@
 
 mod base;
 mod batch;
-mod blocks;
 mod compact;
 mod compress;
 mod drain;
 mod engine;
 mod error;
 mod fence;
-mod format;
-mod hot;
 mod open;
 mod queue;
 mod record;

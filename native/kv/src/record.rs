@@ -4,8 +4,8 @@
 //! Invariant: what is read is exactly what was written or an error; nothing is guessed.
 
 use crate::batch::{Expired, Op, KEY_LEN_MAX, VALUE_LEN_MAX};
-use crate::format::le;
 use crate::table::NEVER_MS;
+use crate::value::le;
 use crate::KvError;
 use macula_wal::{Log, Record, WalError};
 

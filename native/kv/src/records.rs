@@ -6,8 +6,8 @@
 
 use crate::compress::COMPRESS_LEN_MIN;
 use crate::engine::{Engine, Tuning, FILE_NAME};
-use crate::format::le;
 use crate::scan::Scan;
+use crate::value::le;
 use crate::value::Loaded;
 use crate::view::{Writes, EVERYTHING};
 use crate::{KvError, Snapshot, Store, KEY_LEN_MAX, VALUE_LEN_MAX};

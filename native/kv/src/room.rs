@@ -10,6 +10,7 @@ use crate::shared::Shared;
 use crate::view::{Stack, View};
 use crate::writer::Group;
 use crate::KvError;
+use macula_blocks::BlockError;
 use std::sync::Arc;
 
 /// What a change of one key may take in redb beside its data: its leaf and the branches above it.
@@ -82,7 +83,7 @@ impl Shared {
         match self.disk.space() {
             Ok(space) if space.free > needed * 2 + MUCH_BYTES => true,
             // what else may fail, the drain meets and names
-            _ => !matches!(engine.blocks.reserve(needed), Err(KvError::DiskFull)),
+            _ => !matches!(engine.blocks.reserve(needed), Err(BlockError::DiskFull)),
         }
     }
 }

@@ -6,7 +6,6 @@
 
 use crate::base::Base;
 use crate::batch::Durability;
-use crate::blocks::BlockFile;
 use crate::compact::{AutoCompact, Compaction};
 use crate::drain;
 use crate::engine::Engine;
@@ -20,6 +19,7 @@ use crate::threads::Threads;
 use crate::view::{Now, Stack, View};
 use crate::writer::Writer;
 use crate::KvError;
+use macula_blocks::BlockFile;
 use macula_core::{Chance, Clock, Disk, Gate};
 use macula_wal::Spares;
 use parking_lot::{Condvar, Mutex, RwLock};

@@ -6,7 +6,6 @@
 use crate::batch::{Batch, Committed, Durability};
 use crate::compact::AutoCompact;
 use crate::compress::COMPRESS_LEN_MIN;
-use crate::hot;
 use crate::open;
 use crate::queue::Job;
 use crate::reply::Reply;
@@ -202,7 +201,7 @@ impl Store {
     /// As [`Store::get_with`], for a thread that must not wait: from memory, or [`KvError::Cold`].
     pub fn get_hot<R>(&self, key: &[u8], len_max: usize, f: impl FnOnce(&[u8]) -> R) -> Result<Option<R>, KvError> {
         let view = self.0.shared.view_now()?;
-        let found = match hot::only(|| view.find(key, len_max, f)) {
+        let found = match macula_blocks::only(|| view.find(key, len_max, f)) {
             // redb is being opened anew
             Err(error) if self.0.shared.is_passing(&error, &view) => Err(KvError::Cold),
             found => found,
@@ -350,7 +349,7 @@ impl Snapshot {
     /// As [`Store::get_hot`].
     pub fn get_hot<R>(&self, key: &[u8], len_max: usize, f: impl FnOnce(&[u8]) -> R) -> Result<Option<R>, KvError> {
         let view = self.view()?;
-        hot::only(|| view.find(key, len_max, f))
+        macula_blocks::only(|| view.find(key, len_max, f))
     }
 
     /// As [`Store::get_with`].

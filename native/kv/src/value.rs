@@ -6,10 +6,16 @@
 //! Bytes: docs/formats.md, "Tables of redb".
 
 use crate::compress::Compress;
-use crate::format::le;
 use crate::table::{Written, NEVER_MS};
 use redb::{CursorError, ReadableTable, Table, TableDefinition, WriteTransaction};
 use std::ops::Bound;
+
+/// The first bytes of `bytes`, which must be long enough.
+pub(crate) fn le<const N: usize>(bytes: &[u8]) -> [u8; N] {
+    let mut out = [0; N];
+    out.copy_from_slice(&bytes[..N]);
+    out
+}
 
 /// Keys of the user, and what each holds: a cell.
 pub(crate) const DATA: TableDefinition<&[u8], &[u8]> = TableDefinition::new("data");

@@ -5,12 +5,11 @@
 //! after a crash they may hold anything.
 
 use crate::base::Base;
-use crate::blocks::BlockFile;
 use crate::engine::Engine;
 use crate::fence::fence;
-use crate::format::BLOCK;
 use crate::table::NEVER_MS;
 use crate::{KvError, Store};
+use macula_blocks::{BlockFile, BLOCK};
 use macula_core::{Progress, Task};
 use redb::{ReadOnlyDatabase, StorageBackend};
 use std::io;

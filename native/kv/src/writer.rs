@@ -177,7 +177,7 @@ impl Shared {
 
     fn may_write(&self) -> Result<(), KvError> {
         self.writable()?;
-        match self.blocks().latched() {
+        match self.blocks().latched().map(KvError::from) {
             Some(error) => {
                 // what was acknowledged now could never be drained
                 self.poison(&error);

@@ -41,7 +41,9 @@ impl OpenState {
 
     /// Stop its threads, then let go of its directory.
     pub fn close(&self) {
-        if let Some((mut engine, dir)) = self.0.write().take() {
+        // taken out first: who is on a scheduler thread meanwhile must not wait for the closing
+        let taken = self.0.write().take();
+        if let Some((mut engine, dir)) = taken {
             engine.close();
             drop(engine);
             drop(dir);
@@ -52,6 +54,15 @@ impl OpenState {
         match &*self.0.read() {
             Some((engine, _)) => act(engine),
             None => Err(RaftError::Closed),
+        }
+    }
+
+    /// The same for who must not wait; `None` while it is being closed.
+    fn now<T>(&self, act: impl FnOnce(&Engine) -> Result<Option<T>, RaftError>) -> Result<Option<T>, RaftError> {
+        match self.0.try_read().as_deref() {
+            Some(Some((engine, _))) => act(engine),
+            Some(None) => Err(RaftError::Closed),
+            None => Ok(None),
         }
     }
 }
@@ -129,6 +140,23 @@ fn state_query_here<'a>(env: Env<'a>, state: ResourceArc<StateHandle>, query: Te
         Ok(state.with(|engine| engine.query_here(&query))?)
     });
     error::result(env, found.map(FoundTerm))
+}
+
+/// memory: read one node of what this node has, if it and its way there are in memory; `cold` when it is for
+/// `state_query_here`.
+#[rustler::nif]
+fn state_query_hot<'a>(env: Env<'a>, state: ResourceArc<StateHandle>, query: Term<'a>) -> Term<'a> {
+    let found = state.get().and_then(|state| {
+        let query = query_of(query)?;
+        Ok(state.now(|engine| engine.query_hot(&query))?)
+    });
+    // a process that does nothing else would be held for milliseconds by what counts as one reduction
+    rustler::schedule::consume_timeslice(env, 3);
+    match found {
+        Ok(Some(found)) => error::result(env, Ok::<_, Failure>(FoundTerm(found))),
+        Ok(None) => atoms::cold().encode(env),
+        Err(failure) => failure.encode(env),
+    }
 }
 
 /// own thread: close this node's replicated state. Opened again, it goes on.

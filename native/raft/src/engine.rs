@@ -21,6 +21,8 @@ use std::time::Duration;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
+/// The longest row that is read where nobody may wait, bytes.
+pub const HOT_BYTES_MAX: usize = 16 << 10;
 /// Threads that run Raft.
 const WORKERS: usize = 2;
 /// Calls under way at once; one more is [`RaftError::Busy`].
@@ -145,7 +147,8 @@ impl Engine {
             let node = Arc::new(Node::open(seams, options, listener).await?);
             // one that is not may go on with what it has
             if node.is_alone() {
-                node.wait_for_leader(LEADER_WAIT).await?;
+                let led = node.wait_for_leader(LEADER_WAIT).await;
+                led.map_err(|error| node.damage().unwrap_or(error))?;
             }
             Ok::<_, RaftError>(node)
         })?;
@@ -207,7 +210,7 @@ impl Engine {
         let work = async move {
             let rows = match consistency {
                 Consistency::Linearizable => node.read_latest().await?,
-                Consistency::Local => node.read_local()?,
+                Consistency::Local => node.read_local(),
             };
             // pages may come from the disk
             blocking(|| find(&rows, &query))
@@ -221,7 +224,14 @@ impl Engine {
 
     /// Read what this node has, on the caller's thread.
     pub fn query_here(&self, query: &Query) -> Result<Found, RaftError> {
-        find(&self.node.read_local()?, query)
+        find(&self.node.read_local(), query)
+    }
+
+    /// The same from memory, on a thread that must not wait; `None`: by [`Engine::query_here`] only. Of
+    /// [`Query::Get`], and of nodes up to [`HOT_BYTES_MAX`].
+    pub fn query_hot(&self, query: &Query) -> Result<Option<Found>, RaftError> {
+        let (Query::Get(path), Some(rows)) = (query, self.node.read_now()) else { return Ok(None) };
+        rows.look_now(HOT_BYTES_MAX, |rows| Ok(Found::Node(read::get(rows, path)?)))
     }
 
     /// Answer another member's request.
@@ -376,7 +386,10 @@ pub(crate) fn blocking<T>(work: impl FnOnce() -> T) -> T {
 }
 
 fn find(rows: &Reading, query: &Query) -> Result<Found, RaftError> {
-    let view: &dyn View = rows;
+    rows.look(|view| find_in(view, query))
+}
+
+fn find_in(view: &dyn View, query: &Query) -> Result<Found, RaftError> {
     Ok(match query {
         Query::Get(path) => Found::Node(read::get(view, path)?),
         Query::GetMany(pattern, after, limit) => Found::Nodes(read::get_many(view, pattern, after.as_ref(), *limit)?),

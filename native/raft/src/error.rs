@@ -1,6 +1,7 @@
 //! What can go wrong with the replicated state.
 
 use crate::machine::{MachineError, TableError};
+use macula_blocks::BlockError;
 use macula_core::{Kind, Kinded};
 use macula_net::NetError;
 use macula_wal::WalError;
@@ -33,6 +34,9 @@ pub enum RaftError {
     /// The table that holds the state failed.
     #[error("the table of the replicated state: {0}")]
     Table(String),
+    /// The blocks that hold the table are damaged, full, or the disk failed.
+    #[error("the table of the replicated state: {0}")]
+    Blocks(#[from] BlockError),
     /// What was asked, or what is stored, is not the machine's.
     #[error(transparent)]
     Machine(#[from] MachineError),
@@ -90,6 +94,7 @@ impl Kinded for RaftError {
             Self::NewerFormat { .. } => Kind::NewerFormat,
             Self::Log(error) => error.kind(),
             Self::Table(_) => Kind::Io,
+            Self::Blocks(error) => error.kind(),
             Self::Machine(error) => error.kind(),
             Self::Net(error) => error.kind(),
             Self::Busy { .. } => Kind::Busy,
@@ -107,6 +112,10 @@ impl Kinded for RaftError {
     fn hint(&self) -> Option<String> {
         match self {
             Self::Log(error) => error.hint(),
+            Self::Blocks(BlockError::Corrupt { .. }) => {
+                Some("replace this member, or restore it from an export".into())
+            }
+            Self::Blocks(error) => error.hint(),
             Self::Machine(error) => error.hint(),
             Self::Net(error) => error.hint(),
             Self::NewerFormat { .. } => Some("use the version that wrote it, or a newer one".into()),

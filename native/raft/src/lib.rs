@@ -17,7 +17,7 @@ mod state;
 mod suite;
 mod types;
 
-pub use engine::{Consistency, Engine, Found, LinkOptions, Listener, Query};
+pub use engine::{Consistency, Engine, Found, LinkOptions, Listener, Query, HOT_BYTES_MAX};
 pub use macula_net as net;
 
 pub use error::RaftError;

@@ -81,6 +81,8 @@ pub struct Node {
     transport: Arc<dyn Transport>,
     clock: Arc<dyn Clock>,
     is_full: Arc<AtomicBool>,
+    /// What the log takes from the disk at a time, at most.
+    log_bytes: u64,
     number: u64,
 }
 
@@ -108,18 +110,20 @@ impl Node {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(fail(error)),
             _ => disk.sync_dir(&RelPath::root()).map_err(fail)?,
         }
+        let log_bytes = options.log.segment_bytes_max;
         let opened = Opened::open(disk.subtree(&log_dir).map_err(fail)?, clock.clone(), &*chance, options.log)?;
         let number = opened.number();
         let is_full = opened.is_full();
         let log = opened.start(LogThread::start).map_err(fail)?;
-        let state = State::open(disk)?;
+        let state = State::open(disk, chance)?;
         let machine = Machine { state: state.clone(), listener };
         let config = Arc::new(config(options.checkpoint_entries, options.kept_entries));
         let peers = Peers { transport: transport.clone(), own: number };
-        let raft = Raft::new(number, config, peers, log, machine).await.map_err(stopped)?;
-        let node = Self { raft, state, arriving: Default::default(), transport, clock, is_full, number };
+        let raft = Raft::new(number, config, peers, log, machine).await;
+        let raft = raft.map_err(|error| state.damage().unwrap_or_else(|| stopped(error)))?;
+        let node = Self { raft, state, arriving: Default::default(), transport, clock, is_full, log_bytes, number };
         if options.begins_alone {
-            node.begin_alone(options.name).await?;
+            node.begin_alone(options.name).await.map_err(|error| node.damage().unwrap_or(error))?;
         }
         Ok(node)
     }
@@ -194,6 +198,7 @@ impl Node {
         if !self.has_quorum() {
             return Err(RaftError::NoQuorum);
         }
+        let _let_in = self.state.let_in(&proposal.command, self.log_bytes)?;
         stage.send();
         match self.raft.client_write(proposal).await {
             Ok(written) => Ok(Ok(written.data.0)),
@@ -284,20 +289,20 @@ impl Node {
     }
 
     /// The state as of some moment after this call.
-    pub(crate) async fn read_latest(&self) -> Result<Reading, RaftError> {
+    pub(crate) async fn read_latest(&self) -> Result<Arc<Reading>, RaftError> {
         loop {
             let index = match self.raft.ensure_linearizable(ReadPolicy::ReadIndex).await {
-                Ok(_) => return self.read_local(),
+                Ok(_) => return Ok(self.read_local()),
                 Err(Refused::APIError(LinearizableReadError::ForwardToLeader(forward))) => {
                     self.ask_read_index(forward).await?
                 }
                 Err(Refused::APIError(LinearizableReadError::QuorumNotEnough(_))) => return Err(RaftError::NoQuorum),
-                Err(Refused::Fatal(error)) => return Err(stopped(error)),
+                Err(Refused::Fatal(error)) => return Err(self.damage().unwrap_or_else(|| stopped(error))),
             };
             if let Some(index) = index {
                 let applied = self.raft.wait(None).applied_index_at_least(Some(index), "a read").await;
                 applied.map_err(|error| RaftError::Stopped(error.to_string()))?;
-                return self.read_local();
+                return Ok(self.read_local());
             }
             tokio::time::sleep(LEADER_PAUSE).await;
         }
@@ -317,8 +322,18 @@ impl Node {
     }
 
     /// The state that this node has.
-    pub fn read_local(&self) -> Result<Reading, RaftError> {
+    pub fn read_local(&self) -> Arc<Reading> {
         self.state.read()
+    }
+
+    /// The same for who must not wait; `None` when that is so.
+    pub(crate) fn read_now(&self) -> Option<Arc<Reading>> {
+        self.state.read_now()
+    }
+
+    /// The block that stopped this node, if one did.
+    pub(crate) fn damage(&self) -> Option<RaftError> {
+        self.state.damage()
     }
 
     /// Wait until there is a leader; its number.
@@ -335,13 +350,14 @@ impl Node {
 
     /// How long until something expires; zero when it has.
     pub fn next_expiry(&self) -> Result<Option<Duration>, RaftError> {
-        let next_ms = machine::next_expiry(&self.state.read()?)?;
+        let next_ms = self.state.read().look(|rows| Ok(machine::next_expiry(rows)?))?;
         let now_ms = self.clock.wall_ms();
         Ok(next_ms.map(|next_ms| Duration::from_millis(next_ms.saturating_sub(now_ms))))
     }
 
     /// Stop. What was answered stays.
     pub async fn close(&self) {
+        self.state.begin_closing();
         // it stops, or it has
         let _ = self.raft.shutdown().await;
     }

@@ -19,7 +19,8 @@ impl StoreBuilder<Types, LogStore, Machine, tempfile::TempDir> for Fresh {
         let options = macula_wal::Options::default();
         let opened = Opened::open(of_log, Arc::new(SystemClock), &SystemChance, options).expect("opens");
         let log = opened.start(LogThread::start).expect("starts");
-        let machine = Machine { state: State::open(disk).expect("opens"), listener: Box::new(|_| {}) };
+        let machine =
+            Machine { state: State::open(disk, Arc::new(SystemChance)).expect("opens"), listener: Box::new(|_| {}) };
         Ok((dir, log, machine))
     }
 }

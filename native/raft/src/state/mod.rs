@@ -4,7 +4,8 @@
 //! transaction. Applying is not synced: a crash falls back to the last checkpoint, behind which the log
 //! still has everything.
 
-mod backend;
+mod database;
+mod room;
 mod rows;
 mod snapshot;
 mod store;

@@ -4,9 +4,8 @@
 //! is whole and durable. It travels as pieces of rows in the order of their keys, see docs/formats.md,
 //! "Replicated state: snapshots".
 
+use super::database::Database;
 use super::rows::{Reading, ROWS};
-use super::store::{table_error, Database};
-use crate::machine::View;
 use crate::RaftError;
 use redb::Durability;
 use std::ops::ControlFlow;
@@ -20,7 +19,7 @@ pub(crate) enum SnapshotData {
     /// Rows of this node, as of the snapshot's place.
     Here(Arc<Reading>),
     /// A table that was received and lies beside the one in use.
-    Arrived(Database),
+    Arrived(Arc<Database>),
 }
 
 /// Rows, and the last key in them.
@@ -44,7 +43,7 @@ pub(crate) fn piece(rows: &Reading, behind: &[u8], bytes_max: usize) -> Result<O
         }
         ControlFlow::Continue(())
     };
-    rows.scan(from, END, false, visit).map_err(|error| RaftError::Table(error.0))?;
+    rows.look(|rows| Ok(rows.scan(from, END, false, visit)?))?;
     Ok((!piece.is_empty()).then_some((piece, last)))
 }
 
@@ -61,28 +60,27 @@ impl Arrival {
 
     /// Take the next piece.
     pub(crate) fn take(&mut self, piece: &[u8]) -> Result<(), RaftError> {
-        let mut txn = self.db.begin_write().map_err(table_error)?;
+        let (db, last) = (&self.db, &mut self.last);
         // all of it becomes durable at the end
-        txn.set_durability(Durability::None).map_err(table_error)?;
-        {
-            let mut table = txn.open_table(ROWS).map_err(table_error)?;
+        db.write(Durability::None, |txn| {
+            let mut table = txn.open_table(ROWS).map_err(|error| db.said(error))?;
             let mut rest = piece;
             while !rest.is_empty() {
                 let (key, value, left) = row(rest).ok_or_else(|| RaftError::corrupt("snapshot", "a torn row"))?;
-                if key <= &self.last[..] && !self.last.is_empty() {
+                if key <= &last[..] && !last.is_empty() {
                     return Err(RaftError::corrupt("snapshot", "a row out of its order"));
                 }
-                table.insert(key, value).map_err(table_error)?;
-                self.last = key.to_vec();
+                table.insert(key, value).map_err(|error| db.said(error))?;
+                *last = key.to_vec();
                 rest = left;
             }
-        }
-        txn.commit().map_err(table_error)
+            Ok(())
+        })
     }
 
     /// No more comes.
     pub(crate) fn end(self) -> SnapshotData {
-        SnapshotData::Arrived(self.db)
+        SnapshotData::Arrived(Arc::new(self.db))
     }
 }
 

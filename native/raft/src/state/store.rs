@@ -2,7 +2,8 @@
 //!
 //! Invariant: entries are applied in order, each once; a batch of them is one transaction.
 
-use super::backend::Backend;
+use super::database::{remove, Database, NAME_ARRIVED};
+use super::room::Owed;
 use super::rows::{Reading, Writing, ROWS};
 use super::snapshot::{piece, Arrival, SnapshotData};
 use crate::entry::{from_bytes, to_bytes, Members, Place};
@@ -10,22 +11,17 @@ use crate::machine::{self, Event, Stamp};
 use crate::types::{Answer, Blob, Entry, LogId, Proposal, StoredMembership, Types};
 use crate::RaftError;
 use futures_util::{Stream, StreamExt};
-use macula_core::{Disk, DiskFile, Open, RelPath};
+use macula_core::{Chance, Disk};
 use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine, Snapshot, SnapshotMeta};
 use openraft::{EntryPayload, OptionalSend};
-use parking_lot::RwLock;
-use redb::{Durability, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
+use parking_lot::{Mutex, RwLock};
+use redb::{Durability, ReadableDatabase, ReadableTable, TableDefinition};
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::sync::Arc;
 
-const NAME: &str = "state.redb";
-const NAME_NEW: &str = "state-new.redb";
-const NAME_ARRIVED: &str = "state-arrived.redb";
 /// One row, [`Position`].
-const POSITION: TableDefinition<(), &[u8]> = TableDefinition::new("position");
-/// Pages that redb keeps in memory, bytes.
-const CACHE_BYTES: usize = 32 << 20;
+pub(super) const POSITION: TableDefinition<(), &[u8]> = TableDefinition::new("position");
 /// Of rows copied in one transaction, bytes.
 const PIECE_BYTES: usize = 1 << 20;
 
@@ -49,40 +45,65 @@ impl Position {
     }
 }
 
-/// An open table.
-pub(crate) type Database = Arc<redb::Database>;
-
 /// The table in use, shared with those who read it.
 pub(crate) struct State {
-    disk: Arc<dyn Disk>,
-    db: RwLock<Database>,
+    pub(super) disk: Arc<dyn Disk>,
+    chance: Arc<dyn Chance>,
+    current: RwLock<Current>,
+    /// Tables that were in use, until nobody reads them: closing one waits for the disk.
+    retired: Mutex<Vec<Arc<Database>>>,
+    pub(super) owed: Owed,
 }
 
-pub(super) fn table_error(error: impl std::fmt::Display) -> RaftError {
-    RaftError::Table(error.to_string())
+struct Current {
+    db: Arc<Database>,
+    /// As of the last batch, so that a read begins without redb.
+    rows: Arc<Reading>,
 }
 
 impl State {
-    pub(crate) fn open(disk: Arc<dyn Disk>) -> Result<Arc<Self>, RaftError> {
+    pub(crate) fn open(disk: Arc<dyn Disk>, chance: Arc<dyn Chance>) -> Result<Arc<Self>, RaftError> {
         remove(&*disk, NAME_ARRIVED)?;
-        let db = RwLock::new(open_table(&*disk, NAME)?);
-        Ok(Arc::new(Self { disk, db }))
+        let db = Database::open(&*disk, &*chance)?;
+        let current = RwLock::new(Current { rows: Arc::new(Reading::now(&db)?), db });
+        Ok(Arc::new(Self { disk, chance, current, retired: Mutex::default(), owed: Owed::default() }))
     }
 
-    /// As of now.
-    pub(crate) fn read(&self) -> Result<Reading, RaftError> {
-        let txn = self.db.read().begin_read().map_err(table_error)?;
-        Reading::of(&txn).map_err(|error| RaftError::Table(error.0))
+    /// As of the last batch that was applied.
+    pub(crate) fn read(&self) -> Arc<Reading> {
+        self.current.read().rows.clone()
+    }
+
+    /// The same for who must not wait.
+    pub(crate) fn read_now(&self) -> Option<Arc<Reading>> {
+        Some(self.current.try_read()?.rows.clone())
+    }
+
+    pub(super) fn db(&self) -> Arc<Database> {
+        self.current.read().db.clone()
+    }
+
+    /// The first block that did not match its tag.
+    pub(crate) fn damage(&self) -> Option<RaftError> {
+        self.db().blocks().corruption().map(RaftError::from)
+    }
+
+    /// Let readers see what `db` holds now.
+    fn show(&self, db: Arc<Database>) -> Result<(), RaftError> {
+        let rows = Arc::new(Reading::now(&db)?);
+        let before = std::mem::replace(&mut *self.current.write(), Current { db, rows });
+        // behind the lock
+        drop(before);
+        Ok(())
     }
 
     fn position(&self) -> Result<Position, RaftError> {
-        let txn = self.db.read().begin_read().map_err(table_error)?;
-        position(&txn.open_table(POSITION).map_err(table_error)?)
+        Ok(self.snapshot()?.0)
     }
 
     /// A table for a snapshot that is arriving; an earlier one that did not arrive wholly is gone.
     pub(crate) fn begin_arrival(&self) -> Result<Arrival, RaftError> {
-        create_table(&*self.disk, NAME_ARRIVED).map(Arrival::new)
+        Database::create(&*self.disk, &*self.chance, NAME_ARRIVED).map(Arrival::new)
     }
 
     /// A snapshot of another machine in this process.
@@ -95,70 +116,23 @@ impl State {
         Ok(arrival.end())
     }
 
-    fn begin_write(&self, durability: Durability) -> Result<(Database, WriteTransaction), RaftError> {
-        let db = self.db.read().clone();
-        let mut txn = db.begin_write().map_err(table_error)?;
-        txn.set_durability(durability).map_err(table_error)?;
-        // what a crash leaves is opened without a walk through all of it
-        txn.set_quick_repair(matches!(durability, Durability::Immediate));
-        Ok((db, txn))
-    }
-
     /// Make what is applied durable; the log up to there may go afterwards.
     fn checkpoint(&self) -> Result<(), RaftError> {
-        let (_db, txn) = self.begin_write(Durability::Immediate)?;
-        txn.commit().map_err(table_error)
+        self.db().write(Durability::Immediate, |_| Ok(()))?;
+        self.retired.lock().retain(|db| Arc::strong_count(db) > 1);
+        Ok(())
     }
 
     /// Make a table that arrived the one in use.
-    fn adopt(&self, arrived: Database) -> Result<(), RaftError> {
-        let io = |error: io::Error| RaftError::Table(error.to_string());
-        let (from, to) = (RelPath::literal(NAME_ARRIVED), RelPath::literal(NAME));
-        self.disk.rename(&from, &to).and_then(|()| self.disk.sync_dir(&RelPath::root())).map_err(io)?;
-        *self.db.write() = arrived;
-        Ok(())
+    fn adopt(&self, arrived: Arc<Database>) -> Result<(), RaftError> {
+        arrived.give_name(&*self.disk, NAME_ARRIVED)?;
+        self.retired.lock().push(self.db());
+        self.show(arrived)
     }
 }
 
-fn remove(disk: &dyn Disk, name: &'static str) -> Result<(), RaftError> {
-    match disk.remove_file(&RelPath::literal(name)) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(table_error(error)),
-        _ => Ok(()),
-    }
-}
-
-/// A table that is not there is made under another name first: under its own it is always whole.
-fn open_table(disk: &dyn Disk, name: &'static str) -> Result<Database, RaftError> {
-    match disk.open(&RelPath::literal(name), Open::ReadWrite) {
-        Ok(file) => start(file),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let db = create_table(disk, NAME_NEW)?;
-            disk.rename(&RelPath::literal(NAME_NEW), &RelPath::literal(name)).map_err(table_error)?;
-            disk.sync_dir(&RelPath::root()).map_err(table_error)?;
-            Ok(db)
-        }
-        Err(error) => Err(table_error(error)),
-    }
-}
-
-fn create_table(disk: &dyn Disk, name: &'static str) -> Result<Database, RaftError> {
-    remove(disk, name)?;
-    let db = start(disk.open(&RelPath::literal(name), Open::CreateNew).map_err(table_error)?)?;
-    let txn = db.begin_write().map_err(table_error)?;
-    txn.open_table(ROWS).map_err(table_error)?;
-    txn.open_table(POSITION).map_err(table_error)?;
-    txn.commit().map_err(table_error)?;
-    Ok(db)
-}
-
-fn start(file: Arc<dyn DiskFile>) -> Result<Database, RaftError> {
-    let mut builder = redb::Builder::new();
-    builder.set_cache_size(CACHE_BYTES);
-    builder.create_with_backend(Backend(file)).map(Arc::new).map_err(table_error)
-}
-
-fn position(table: &impl ReadableTable<(), &'static [u8]>) -> Result<Position, RaftError> {
-    match table.get(()).map_err(table_error)? {
+fn position(db: &Database, table: &impl ReadableTable<(), &'static [u8]>) -> Result<Position, RaftError> {
+    match table.get(()).map_err(|error| db.said(error))? {
         None => Ok(Position::default()),
         Some(bytes) => from_bytes("position of the state", bytes.value()),
     }
@@ -175,12 +149,12 @@ pub(crate) struct Machine {
 
 impl Machine {
     fn apply_all(&self, entries: &[Entry]) -> Result<Vec<Answer>, RaftError> {
-        let (_db, txn) = self.state.begin_write(Durability::None)?;
         let (mut answers, mut events) = (Vec::with_capacity(entries.len()), Vec::new());
-        {
-            let mut rows = Writing(txn.open_table(ROWS).map_err(table_error)?);
-            let mut places = txn.open_table(POSITION).map_err(table_error)?;
-            let mut at = position(&places)?;
+        let db = self.state.db();
+        db.write(Durability::None, |txn| {
+            let mut rows = Writing(txn.open_table(ROWS).map_err(|error| db.said(error))?);
+            let mut places = txn.open_table(POSITION).map_err(|error| db.said(error))?;
+            let mut at = position(&db, &places)?;
             for entry in entries {
                 at.applied = Some((&entry.log_id).into());
                 answers.push(match &entry.payload {
@@ -192,9 +166,10 @@ impl Machine {
                     EntryPayload::Normal(proposal) => apply(&mut rows, entry.log_id.index, proposal, &mut events)?,
                 });
             }
-            places.insert((), &to_bytes(&at)?[..]).map_err(table_error)?;
-        }
-        txn.commit().map_err(table_error)?;
+            places.insert((), &to_bytes(&at)?[..]).map_err(|error| db.said(error))?;
+            Ok(())
+        })?;
+        self.state.show(db)?;
         if !events.is_empty() {
             (self.listener)(&events);
         }
@@ -212,7 +187,7 @@ fn apply(
     // every member refuses the same bytes alike; a command of a newer version stops those that do not know it
     let command = machine::Command::decode(&proposal.command.0)
         .map_err(|error| RaftError::corrupt("command", error.to_string()))?;
-    let applied = machine::apply(rows, stamp, &command).map_err(|error| RaftError::Table(error.0))?;
+    let applied = machine::apply(rows, stamp, &command)?;
     events.extend(applied.events);
     Ok(Answer(Blob(applied.response.encode().into())))
 }
@@ -236,6 +211,7 @@ impl RaftStateMachine<Types> for Machine {
             entries.push(entry);
             responders.push(responder);
         }
+        self.state.wait_for_room(&entries).await?;
         let answers = self.apply_all(&entries)?;
         for (responder, answer) in responders.into_iter().zip(answers) {
             if let Some(responder) = responder {
@@ -260,28 +236,36 @@ impl RaftStateMachine<Types> for Machine {
     }
 
     async fn get_current_snapshot(&mut self) -> io::Result<Option<Snap>> {
-        let snapshot = self.state.snapshot()?;
+        let snapshot = self.state.snap()?;
         Ok(snapshot.meta.last_log_id.is_some().then_some(snapshot))
     }
 }
 
-/// With the rows that arrived, what they are; durable on return.
-fn write_position(db: &redb::Database, meta: &Meta) -> Result<(), RaftError> {
+/// With the rows that arrived, what they are.
+fn write_position(db: &Database, meta: &Meta) -> Result<(), RaftError> {
     let since = meta.last_membership.log_id().as_ref().map(Place::from);
     let members = Some((since, meta.last_membership.membership().into()));
-    let at = Position { applied: meta.last_log_id.as_ref().map(Place::from), members };
-    let mut txn = db.begin_write().map_err(table_error)?;
-    txn.set_quick_repair(true);
-    txn.open_table(POSITION).map_err(table_error)?.insert((), &to_bytes(&at)?[..]).map_err(table_error)?;
-    txn.commit().map_err(table_error)
+    let at = to_bytes(&Position { applied: meta.last_log_id.as_ref().map(Place::from), members })?;
+    db.write(Durability::Immediate, |txn| {
+        let mut places = txn.open_table(POSITION).map_err(|error| db.said(error))?;
+        places.insert((), &at[..]).map_err(|error| db.said(error))?;
+        Ok(())
+    })
 }
 
 impl State {
     /// All rows as of now, and what they are.
-    fn snapshot(&self) -> Result<Snap, RaftError> {
-        let txn = self.db.read().begin_read().map_err(table_error)?;
-        let at = position(&txn.open_table(POSITION).map_err(table_error)?)?;
-        let rows = Reading::of(&txn).map_err(|error| RaftError::Table(error.0))?;
+    fn snapshot(&self) -> Result<(Position, Reading), RaftError> {
+        let db = self.db();
+        db.run(|redb| {
+            let txn = redb.begin_read().map_err(|error| db.said(error))?;
+            let at = position(&db, &txn.open_table(POSITION).map_err(|error| db.said(error))?)?;
+            Ok((at, Reading::of(&db, &txn)?))
+        })
+    }
+
+    fn snap(&self) -> Result<Snap, RaftError> {
+        let (at, rows) = self.snapshot()?;
         let meta = Meta { last_log_id: at.applied.map(LogId::from), last_membership: at.membership()? };
         Ok(Snapshot { meta, snapshot: SnapshotData::Here(Arc::new(rows)) })
     }
@@ -297,7 +281,7 @@ impl RaftSnapshotBuilder<Types> for Builder {
 
     async fn build_snapshot(&mut self) -> io::Result<Snap> {
         // first what it is of, then the checkpoint, which holds that and perhaps more
-        let snapshot = self.state.snapshot()?;
+        let snapshot = self.state.snap()?;
         let state = self.state.clone();
         let checkpoint = move || state.checkpoint();
         tokio::task::spawn_blocking(checkpoint).await.map_err(io::Error::other)??;

@@ -9,7 +9,7 @@
 use crate::format::{self, check, generation, physical_len, seal, seal_head, Clean, Header, Place, Verdict};
 use crate::format::{BLOCK, CELL, CELLS_OFFSET, HEADER};
 use crate::hot;
-use crate::KvError;
+use crate::{BlockError, Brand};
 use macula_core::DiskFile;
 use parking_lot::Mutex;
 use redb::StorageBackend;
@@ -26,21 +26,24 @@ const ROOM_STEP: [u64; 2] = [64 << 10, 16 << 20];
 
 /// One open file.
 #[derive(Debug)]
-pub(crate) struct BlockFile {
+pub struct BlockFile {
     file: Arc<dyn DiskFile>,
     name: String,
+    brand: Brand,
     store_id: [u8; 16],
     /// As redb wants it: it doubles its file before it needs to.
     len_logical: AtomicU64,
     /// What is taken from the disk; everything beyond was never written.
     len_physical: AtomicU64,
+    /// Held by who changes the length: room is taken by writers, and by who has some reserved for them.
+    room: Mutex<()>,
     /// Where the last block ends that was written.
     len_used: AtomicU64,
     /// Where something was written since the last sync, and how much: physical offset, bytes.
     written: Mutex<Vec<(u64, u64)>>,
     blocks_read: AtomicU64,
     head: Mutex<Head>,
-    first_error: Mutex<Option<KvError>>,
+    first_error: Mutex<Option<BlockError>>,
     full: AtomicBool,
     /// redb met an error and refuses to write from now on.
     latched: AtomicBool,
@@ -62,32 +65,32 @@ struct Head {
 
 impl BlockFile {
     /// Lay out an empty store in an empty file. Nothing is durable before [`BlockFile::close_clean`].
-    pub fn create(file: Arc<dyn DiskFile>, name: &str, store_id: [u8; 16]) -> Result<Self, KvError> {
-        let fail = |error| KvError::io("create the store", error);
+    pub fn create(file: Arc<dyn DiskFile>, name: &str, brand: Brand, store_id: [u8; 16]) -> Result<Self, BlockError> {
+        let fail = |error| BlockError::io("create the store", error);
         file.allocate(CELLS_OFFSET).map_err(fail)?;
-        file.write_all_at(&Header { store_id, clean: None }.encode(), 0).map_err(fail)?;
+        file.write_all_at(&Header { store_id, clean: None }.encode(brand), 0).map_err(fail)?;
         let head = Head { block: Box::new([0; BLOCK]), generation: 0, slot: 1, dirty: false };
-        let blocks = Self::new(file, name, store_id, 0, CELLS_OFFSET, head);
+        let blocks = Self::new(file, (name, brand, store_id), (0, CELLS_OFFSET), head);
         blocks.is_building.store(true, Ordering::Release);
         Ok(blocks)
     }
 
     /// Open an existing store. Returns whether it was closed properly.
-    pub fn open(file: Arc<dyn DiskFile>, name: &str) -> Result<(Self, bool), KvError> {
-        let fail = |error| KvError::io("open the store", error);
+    pub fn open(file: Arc<dyn DiskFile>, name: &str, brand: Brand) -> Result<(Self, bool), BlockError> {
+        let fail = |error| BlockError::io("open the store", error);
         let len = file.len().map_err(fail)?;
         if len < CELLS_OFFSET {
-            return Err(KvError::corrupt(name, None, format!("truncated: len={len}")));
+            return Err(BlockError::corrupt(name, None, format!("truncated: len={len}")));
         }
         let mut bytes = [0; HEADER];
         file.read_exact_at(&mut bytes, 0).map_err(fail)?;
-        let header = Header::decode(&bytes, name)?;
+        let header = Header::decode(&bytes, brand, name)?;
         if let Some(clean) = header.clean.filter(|clean| clean.len != len) {
             let reason = format!("closed with len={} found len={len}", clean.len);
-            return Err(KvError::corrupt(name, None, reason));
+            return Err(BlockError::corrupt(name, None, reason));
         }
         let (head, len_logical) = Self::read_head(&*file, name, &header)?;
-        let blocks = Self::new(file, name, header.store_id, len_logical, len, head);
+        let blocks = Self::new(file, (name, brand, header.store_id), (len_logical, len), head);
         match header.clean {
             Some(_) => blocks.write_header(None)?,
             None => blocks.adopt(len)?,
@@ -97,18 +100,18 @@ impl BlockFile {
 
     fn new(
         file: Arc<dyn DiskFile>,
-        name: &str,
-        store_id: [u8; 16],
-        len_logical: u64,
-        len_physical: u64,
+        (name, brand, store_id): (&str, Brand, [u8; 16]),
+        (len_logical, len_physical): (u64, u64),
         head: Head,
     ) -> Self {
         Self {
             file,
             name: name.to_owned(),
+            brand,
             store_id,
             len_logical: len_logical.into(),
             len_physical: len_physical.into(),
+            room: Mutex::default(),
             len_used: len_physical.into(),
             written: Mutex::default(),
             blocks_read: AtomicU64::new(0),
@@ -121,12 +124,12 @@ impl BlockFile {
         }
     }
 
-    fn read_head(file: &dyn DiskFile, name: &str, header: &Header) -> Result<(Head, u64), KvError> {
+    fn read_head(file: &dyn DiskFile, name: &str, header: &Header) -> Result<(Head, u64), BlockError> {
         let mut best: Option<(Head, u64)> = None;
         for slot in 0..2 {
             let mut cell = vec![0; CELL];
             let read = file.read_exact_at(&mut cell, Place::Slot(slot).offset());
-            read.map_err(|error| KvError::io("read the store's first block", error))?;
+            read.map_err(|error| BlockError::io("read the store's first block", error))?;
             let found = generation(&cell);
             let wanted = header.clean.is_none_or(|clean| clean.generation == found);
             let newer = best.as_ref().is_none_or(|(head, _)| head.generation < found);
@@ -137,8 +140,8 @@ impl BlockFile {
             }
         }
         best.ok_or_else(|| match header.clean {
-            Some(_) => KvError::corrupt(name, Some(0), "the copy recorded at closing does not match its tag"),
-            None => KvError::corrupt(name, Some(0), "neither copy matches its tag"),
+            Some(_) => BlockError::corrupt(name, Some(0), "the copy recorded at closing does not match its tag"),
+            None => BlockError::corrupt(name, Some(0), "neither copy matches its tag"),
         })
     }
 
@@ -146,8 +149,8 @@ impl BlockFile {
     /// and the slot that was chosen again (the same bytes, so that they cannot be torn) and sync,
     /// before the other slot, perhaps the only durable one, may be overwritten. Decides an unknown
     /// result for good.
-    fn adopt(&self, len: u64) -> Result<(), KvError> {
-        let fail = |error| KvError::io("settle the store after a crash", error);
+    fn adopt(&self, len: u64) -> Result<(), BlockError> {
+        let fail = |error| BlockError::io("settle the store after a crash", error);
         let head = self.head.lock();
         self.file.set_len(len).map_err(fail)?;
         let cell = self.head_cell(&head);
@@ -163,26 +166,26 @@ impl BlockFile {
         cell
     }
 
-    fn write_header(&self, clean: Option<Clean>) -> Result<(), KvError> {
-        let header = Header { store_id: self.store_id, clean }.encode();
+    fn write_header(&self, clean: Option<Clean>) -> Result<(), BlockError> {
+        let header = Header { store_id: self.store_id, clean }.encode(self.brand);
         let written = self.file.write_all_at(&header, 0).and_then(|()| self.file.sync_data());
-        written.map_err(|error| KvError::io("write the store's header", error))
+        written.map_err(|error| BlockError::io("write the store's header", error))
     }
 
     /// End of building: everything that was written is durable on return, and what comes is synced when
     /// redb says so.
-    pub fn end_building(&self) -> Result<(), KvError> {
+    pub fn end_building(&self) -> Result<(), BlockError> {
         self.is_building.store(false, Ordering::Release);
         self.sync_early()
     }
 
     /// Make durable what was written so far, though nobody relies on it yet.
-    pub fn sync_early(&self) -> Result<(), KvError> {
-        self.sync().map_err(|error| KvError::io("make the new file durable", error))
+    pub fn sync_early(&self) -> Result<(), BlockError> {
+        self.sync().map_err(|error| BlockError::io("make the new file durable", error))
     }
 
     /// Record that everything was written and synced. Nothing may be written afterwards.
-    pub fn close_clean(&self) -> Result<(), KvError> {
+    pub fn close_clean(&self) -> Result<(), BlockError> {
         let head = self.head.lock();
         if head.dirty || self.first_error.lock().is_some() {
             return Ok(());
@@ -212,12 +215,12 @@ impl BlockFile {
     }
 
     /// The first block that did not verify, if any did not.
-    pub fn corruption(&self) -> Option<KvError> {
+    pub fn corruption(&self) -> Option<BlockError> {
         self.first_error.lock().clone()
     }
 
     /// The same, if redb met it: then nothing can be drained any more.
-    pub fn latched(&self) -> Option<KvError> {
+    pub fn latched(&self) -> Option<BlockError> {
         self.latched.load(Ordering::Acquire).then(|| self.corruption()).flatten()
     }
 
@@ -285,7 +288,7 @@ impl BlockFile {
         if self.detached.load(Ordering::Acquire) {
             return io::Error::other("the store is closed");
         }
-        let error = KvError::corrupt(&self.name, Some(block), format!("a block {reason}"));
+        let error = BlockError::corrupt(&self.name, Some(block), format!("a block {reason}"));
         let text = error.to_string();
         self.first_error.lock().get_or_insert(error);
         io::Error::new(io::ErrorKind::InvalidData, text)
@@ -294,7 +297,6 @@ impl BlockFile {
     fn write_blocks(&self, first: u64, bytes: &[u8]) -> io::Result<()> {
         let end = Place::Block(first).offset() + (bytes.len() / BLOCK * CELL) as u64;
         self.take_room(end)?;
-        self.len_used.fetch_max(end, Ordering::AcqRel);
         for (nth, part) in bytes.chunks(RUN_BLOCKS * BLOCK).enumerate() {
             let from = first + (nth * RUN_BLOCKS) as u64;
             let mut cells = vec![0; part.len() / BLOCK * CELL];
@@ -329,8 +331,10 @@ impl BlockFile {
 
     /// Have the disk's room up to `end`, and some more, so that a write does not meet a full disk.
     fn take_room(&self, end: u64) -> io::Result<()> {
+        let _room = self.room.lock();
         let have = self.len_physical.load(Ordering::Acquire);
         if end <= have {
+            self.len_used.fetch_max(end, Ordering::AcqRel);
             return Ok(());
         }
         let limit = physical_len(self.len_logical.load(Ordering::Acquire)).max(end);
@@ -342,22 +346,24 @@ impl BlockFile {
         }
         let len = self.note_full(taken)?;
         self.len_physical.store(len, Ordering::Release);
+        self.len_used.fetch_max(end, Ordering::AcqRel);
         Ok(())
     }
 
     /// Have the disk's room for so many bytes behind everything that was written, before redb needs it.
     ///
     /// # Errors
-    /// `DiskFull`: nothing changed.
-    pub fn reserve(&self, bytes: u64) -> Result<(), KvError> {
+    /// [`BlockError::DiskFull`]: nothing changed.
+    pub fn reserve(&self, bytes: u64) -> Result<(), BlockError> {
+        let _room = self.room.lock();
         let wanted = self.len_used.load(Ordering::Acquire) + bytes;
         if wanted > self.len_physical.load(Ordering::Acquire) {
-            let fail = |error| KvError::io("make room for the store", error);
+            let fail = |error| BlockError::io("make room for the store", error);
             if let Err(error) = self.file.allocate(wanted) {
                 // some of it may have been taken
                 let len = self.file.len().map_err(fail)?;
                 self.len_physical.fetch_max(len, Ordering::AcqRel);
-                self.give_room_back();
+                self.give_back();
                 return Err(fail(error));
             }
             self.len_physical.store(wanted, Ordering::Release);
@@ -367,6 +373,11 @@ impl BlockFile {
 
     /// Let go of room that was reserved and is not needed.
     pub fn give_room_back(&self) {
+        let _room = self.room.lock();
+        self.give_back();
+    }
+
+    fn give_back(&self) {
         let used = self.len_used.load(Ordering::Acquire);
         if self.len_physical.load(Ordering::Acquire) > used + ROOM_STEP[1] || self.is_full() {
             // what stays costs room only
@@ -445,7 +456,7 @@ fn is_full(error: &io::Error) -> bool {
 
 /// What redb holds; the file outlives it.
 #[derive(Debug, Clone)]
-pub(crate) struct Backend(pub Arc<BlockFile>);
+pub struct Backend(pub Arc<BlockFile>);
 
 impl StorageBackend for Backend {
     fn len(&self) -> io::Result<u64> {
@@ -461,6 +472,7 @@ impl StorageBackend for Backend {
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
+        let _room = self.0.room.lock();
         let physical = physical_len(len);
         if physical < self.0.len_physical.load(Ordering::Acquire) {
             self.0.file.set_len(physical)?;

@@ -1,15 +1,15 @@
-//! The physical layout of `kv.redb` (docs/formats.md has it byte by byte): a header, two slots for
-//! logical block 0, then every other logical block with its trailer.
+//! The physical layout of a file of blocks (docs/formats.md, "kv.redb", has it byte by byte):
+//! a header, two slots for logical block 0, then every other logical block with its trailer.
 //!
 //! Invariant: a block and its tag are one contiguous write, and the tag covers the block's content,
 //! its reserved bytes, its number and the store's id, so that a flipped, moved or foreign block
 //! does not verify.
 
-use crate::KvError;
+use crate::BlockError;
 use xxhash_rust::xxh3::{xxh3_128, xxh3_128_with_seed, xxh3_64_with_seed};
 
 /// Bytes of a logical block: redb's page.
-pub(crate) const BLOCK: usize = 4096;
+pub const BLOCK: usize = 4096;
 /// Bytes of the trailer: 16 reserved, 16 tag.
 pub(crate) const TRAILER: usize = 32;
 /// Bytes of a block with its trailer.
@@ -24,10 +24,18 @@ pub(crate) const HEADER: usize = 4096;
 const SECTOR: usize = 512;
 const COPY_OFFSET: [usize; 2] = [0, 2048];
 
-const MAGIC: &[u8; 8] = b"MACULAKV";
 const VERSION: u16 = 1;
 const CIPHER_PLAIN: u16 = 0;
 const SUM: usize = SECTOR - 16;
+
+/// Whose file it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Brand {
+    /// Its first bytes.
+    pub magic: &'static [u8; 8],
+    /// Its name in messages.
+    pub name: &'static str,
+}
 
 /// What the header sector says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,17 +55,17 @@ pub(crate) struct Clean {
 }
 
 impl Header {
-    pub fn encode(&self) -> [u8; HEADER] {
+    pub fn encode(&self, brand: Brand) -> [u8; HEADER] {
         let mut out = [0; HEADER];
         for offset in COPY_OFFSET {
-            out[offset..offset + SECTOR].copy_from_slice(&self.encode_sector());
+            out[offset..offset + SECTOR].copy_from_slice(&self.encode_sector(brand));
         }
         out
     }
 
-    fn encode_sector(&self) -> [u8; SECTOR] {
+    fn encode_sector(&self, brand: Brand) -> [u8; SECTOR] {
         let mut out = [0; SECTOR];
-        out[..8].copy_from_slice(MAGIC);
+        out[..8].copy_from_slice(brand.magic);
         out[8..10].copy_from_slice(&VERSION.to_le_bytes());
         out[10..12].copy_from_slice(&CIPHER_PLAIN.to_le_bytes());
         out[12..16].copy_from_slice(&(BLOCK as u32).to_le_bytes());
@@ -75,16 +83,16 @@ impl Header {
 
     /// A copy that is damaged, or not like the other, is what a write leaves that was interrupted:
     /// then the store counts as not closed.
-    pub fn decode(bytes: &[u8; HEADER], file: &str) -> Result<Self, KvError> {
-        let copies = COPY_OFFSET.map(|offset| Self::decode_sector(&le(&bytes[offset..]), file));
+    pub fn decode(bytes: &[u8; HEADER], brand: Brand, file: &str) -> Result<Self, BlockError> {
+        let copies = COPY_OFFSET.map(|offset| Self::decode_sector(&le(&bytes[offset..]), brand, file));
         match copies {
             [Ok(one), Ok(other)] if one == other => Ok(one),
-            [Err(KvError::NewerFormat { file, what, found, known }), _]
-            | [_, Err(KvError::NewerFormat { file, what, found, known })] => {
-                Err(KvError::NewerFormat { file, what, found, known })
+            [Err(BlockError::NewerFormat { file, what, found, known }), _]
+            | [_, Err(BlockError::NewerFormat { file, what, found, known })] => {
+                Err(BlockError::NewerFormat { file, what, found, known })
             }
             [Ok(one), Ok(other)] if one.store_id != other.store_id => {
-                Err(KvError::corrupt(file, None, "the copies of the header are of two stores"))
+                Err(BlockError::corrupt(file, None, "the copies of the header are of two stores"))
             }
             [Ok(one), _] | [_, Ok(one)] => Ok(Self { clean: None, ..one }),
             [Err(error), Err(_)] => Err(error),
@@ -93,15 +101,15 @@ impl Header {
 
     /// The places of magic, version and checksum are the same in every version, so that a flipped
     /// bit is not taken for a newer version.
-    fn decode_sector(bytes: &[u8; SECTOR], file: &str) -> Result<Self, KvError> {
-        let refuse = |reason: &str| Err(KvError::corrupt(file, None, reason));
-        if &bytes[..8] != MAGIC {
-            return refuse("not a macula_kv file: wrong magic");
+    fn decode_sector(bytes: &[u8; SECTOR], brand: Brand, file: &str) -> Result<Self, BlockError> {
+        let refuse = |reason: &str| Err(BlockError::corrupt(file, None, reason));
+        if &bytes[..8] != brand.magic {
+            return refuse(&format!("not a {} file: wrong magic", brand.name));
         }
         if xxh3_128(&bytes[..SUM]).to_le_bytes() != bytes[SUM..] {
             return refuse("the header does not match its checksum");
         }
-        let newer = |what, found, known| Err(KvError::NewerFormat { file: file.to_owned(), what, found, known });
+        let newer = |what, found, known| Err(BlockError::NewerFormat { file: file.to_owned(), what, found, known });
         let version = u16::from_le_bytes([bytes[8], bytes[9]]);
         if version > VERSION {
             return newer("version", version.into(), VERSION.into());
@@ -113,7 +121,7 @@ impl Header {
         let clean =
             Clean { generation: u64::from_le_bytes(le(&bytes[40..48])), len: u64::from_le_bytes(le(&bytes[48..56])) };
         let header = Self { store_id: le(&bytes[24..40]), clean: (bytes[20] == 1).then_some(clean) };
-        if header.encode_sector() != *bytes {
+        if header.encode_sector(brand) != *bytes {
             return refuse("the header holds bytes that this version does not write");
         }
         Ok(header)
@@ -211,6 +219,8 @@ pub(crate) fn physical_len(logical: u64) -> u64 {
 mod tests {
     use super::*;
 
+    const BRAND: Brand = Brand { magic: b"MACULA??", name: "test" };
+
     #[test]
     fn a_cell_verifies_in_its_own_place_and_store_only() {
         let id = [7; 16];
@@ -230,8 +240,8 @@ mod tests {
     #[test]
     fn header_reads_back_and_names_what_is_newer() {
         let header = Header { store_id: [9; 16], clean: Some(Clean { generation: 4, len: 20_480 }) };
-        let bytes = header.encode();
-        assert_eq!(Header::decode(&bytes, "f").expect("reads"), header);
+        let bytes = header.encode(BRAND);
+        assert_eq!(Header::decode(&bytes, BRAND, "f").expect("reads"), header);
         for (at, what) in [(8, "version"), (10, "cipher")] {
             let mut newer = bytes;
             for offset in COPY_OFFSET {
@@ -239,12 +249,12 @@ mod tests {
                 let sum = xxh3_128(&newer[offset..offset + SUM]);
                 newer[offset + SUM..offset + SECTOR].copy_from_slice(&sum.to_le_bytes());
             }
-            match Header::decode(&newer, "f") {
-                Err(KvError::NewerFormat { what: named, found: 9, .. }) => assert_eq!(named, what),
+            match Header::decode(&newer, BRAND, "f") {
+                Err(BlockError::NewerFormat { what: named, found: 9, .. }) => assert_eq!(named, what),
                 other => panic!("{other:?}"),
             }
         }
-        assert!(matches!(Header::decode(&[0; HEADER], "f"), Err(KvError::Corrupt { .. })));
+        assert!(matches!(Header::decode(&[0; HEADER], BRAND, "f"), Err(BlockError::Corrupt { .. })));
     }
 
     #[test]
@@ -253,14 +263,15 @@ mod tests {
         let open = Header { clean: None, ..closed };
         for (old, new) in [(closed, open), (open, closed)] {
             for written in [SECTOR / 2, SECTOR, HEADER / 2] {
-                let mut bytes = old.encode();
-                bytes[..written].copy_from_slice(&new.encode()[..written]);
-                assert_eq!(Header::decode(&bytes, "f").expect("reads"), open, "written={written}");
+                let mut bytes = old.encode(BRAND);
+                bytes[..written].copy_from_slice(&new.encode(BRAND)[..written]);
+                assert_eq!(Header::decode(&bytes, BRAND, "f").expect("reads"), open, "written={written}");
             }
         }
-        let mut bytes = closed.encode();
-        bytes[COPY_OFFSET[1]..].copy_from_slice(&Header { store_id: [8; 16], clean: None }.encode()[COPY_OFFSET[1]..]);
-        assert!(matches!(Header::decode(&bytes, "f"), Err(KvError::Corrupt { .. })));
+        let mut bytes = closed.encode(BRAND);
+        bytes[COPY_OFFSET[1]..]
+            .copy_from_slice(&Header { store_id: [8; 16], clean: None }.encode(BRAND)[COPY_OFFSET[1]..]);
+        assert!(matches!(Header::decode(&bytes, BRAND, "f"), Err(BlockError::Corrupt { .. })));
     }
 
     #[test]

@@ -1,10 +1,9 @@
 //! Reads that must not wait for the disk: from memory, or not at all.
 //!
 //! Invariant: inside [`only`], a page that would have to come from the device ends the read with
-//! [`KvError::Cold`], and nothing is changed by that. It leaves redb by unwinding, because an error
-//! would make redb refuse everything that follows; redb holds no lock while it reads a page.
+//! [`crate::BlockError::Cold`], and nothing is changed by that. It leaves redb by unwinding to the fence,
+//! because an error would make redb refuse everything that follows; redb holds no lock while it reads a page.
 
-use crate::KvError;
 use std::cell::Cell;
 use std::panic::resume_unwind;
 
@@ -18,8 +17,8 @@ thread_local! {
 /// What unwinds.
 struct Cold;
 
-/// Run `read` from memory, or end it with [`KvError::Cold`].
-pub(crate) fn only<T>(read: impl FnOnce() -> Result<T, KvError>) -> Result<T, KvError> {
+/// Run `read`, which is fenced, from memory, or end it with [`crate::BlockError::Cold`].
+pub fn only<T>(read: impl FnOnce() -> T) -> T {
     struct Reset;
     impl Drop for Reset {
         fn drop(&mut self) {

@@ -1,0 +1,116 @@
+//! Room on the disk for the table: taken before a command is let in, and again before it is applied.
+//!
+//! Invariant: redb does not meet a full disk as long as commands take what is thought here, because after one it
+//! refuses everything. A command without room is refused before it is in the log; what is in the log waits.
+
+use super::store::State;
+use crate::machine::{self, Command, Op};
+use crate::types::{Blob, Entry};
+use crate::RaftError;
+use macula_blocks::BlockError;
+use openraft::EntryPayload;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// What a command may take beside its bytes: pages of its rows and those above them.
+const PAGES_BYTES: u64 = 64 << 10;
+/// For what redb writes of its own, at a checkpoint too.
+const OWN_BYTES: u64 = 512 << 10;
+/// What commands leave that do more than remove, so that those which make room find some.
+const LEFT_BYTES: u64 = 1 << 20;
+/// With so much left on the disk nothing is reserved.
+const MUCH_BYTES: u64 = 64 << 20;
+/// Between two looks for room on a full disk.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// What was let in and not answered yet.
+#[derive(Default)]
+pub(super) struct Owed {
+    commands: AtomicU64,
+    bytes: AtomicU64,
+    is_closing: AtomicBool,
+}
+
+/// A command that was let in.
+pub(crate) struct LetIn {
+    state: Arc<State>,
+    bytes: u64,
+}
+
+impl Drop for LetIn {
+    fn drop(&mut self) {
+        self.state.owed.commands.fetch_sub(1, Ordering::AcqRel);
+        self.state.owed.bytes.fetch_sub(self.bytes, Ordering::AcqRel);
+    }
+}
+
+impl State {
+    /// Let a command in, if there is room for what it and those before it may need, and for what the log may take
+    /// at a time.
+    pub(crate) fn let_in(self: &Arc<Self>, command: &Blob, log_bytes: u64) -> Result<LetIn, RaftError> {
+        let bytes = command.0.len() as u64;
+        let owed = &self.owed;
+        let commands = owed.commands.fetch_add(1, Ordering::AcqRel) + 1;
+        let all_bytes = owed.bytes.fetch_add(bytes, Ordering::AcqRel) + bytes;
+        let entered = LetIn { state: self.clone(), bytes };
+        // without a look at what the command is, and more than enough for it
+        let enough = (all_bytes * 2 + commands * PAGES_BYTES + OWN_BYTES + LEFT_BYTES + log_bytes) * 2 + MUCH_BYTES;
+        match self.disk.space() {
+            Ok(space) if space.free <= enough => {}
+            _ => return Ok(entered),
+        }
+        let removes = machine::Command::decode(&command.0).is_ok_and(|command| only_removes(&command));
+        self.make_room(commands, all_bytes, if removes { 0 } else { LEFT_BYTES })?;
+        let left = if removes { 0 } else { log_bytes * 2 };
+        match self.disk.space() {
+            Ok(space) if space.free < all_bytes + left => Err(BlockError::DiskFull.into()),
+            _ => Ok(entered),
+        }
+    }
+
+    fn make_room(&self, commands: u64, bytes: u64, left: u64) -> Result<(), BlockError> {
+        let db = self.db();
+        // no page is copied twice between two checkpoints
+        let pages = (commands * PAGES_BYTES).min(db.blocks().file_bytes());
+        // keys and values stand in the history too
+        let needed = bytes * 2 + pages + OWN_BYTES + left;
+        match self.disk.space() {
+            Ok(space) if space.free <= needed * 2 + MUCH_BYTES => db.blocks().reserve(needed),
+            // what it is that fails here, the write meets and names
+            _ => Ok(()),
+        }
+    }
+
+    /// An entry of the log must be applied: wait until it can be.
+    pub(super) async fn wait_for_room(&self, entries: &[Entry]) -> Result<(), RaftError> {
+        let bytes_of = |entry: &Entry| match &entry.payload {
+            EntryPayload::Normal(proposal) => proposal.command.0.len() as u64,
+            EntryPayload::Blank | EntryPayload::Membership(_) => 0,
+        };
+        let bytes = entries.iter().map(bytes_of).sum();
+        loop {
+            match self.make_room(entries.len() as u64, bytes, 0) {
+                Err(BlockError::DiskFull) if !self.owed.is_closing.load(Ordering::Acquire) => {
+                    tokio::time::sleep(PAUSE).await;
+                }
+                made => return Ok(made?),
+            }
+        }
+    }
+
+    /// Nobody waits for room any more.
+    pub(crate) fn begin_closing(&self) {
+        self.owed.is_closing.store(true, Ordering::Release);
+    }
+}
+
+fn only_removes(command: &Command) -> bool {
+    match command {
+        Command::Tick | Command::LeaseRevoke { .. } => true,
+        Command::Txn { then, otherwise, .. } => {
+            then.iter().chain(otherwise).all(|op| matches!(op, Op::Delete { .. } | Op::DeleteMany { .. }))
+        }
+        Command::LeaseGrant { .. } | Command::LeaseKeepAlive { .. } | Command::Import { .. } => false,
+    }
+}
