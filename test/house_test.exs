@@ -22,7 +22,8 @@ defmodule MaculaStorage.HouseTest do
   # Files and directories (beneath lib/macula_storage) that call NIFs: one per tier and what they share.
   # The front door is the tier of the directories themselves.
   @callers_of_native ~w(lib/macula_storage.ex lib/macula_backup.ex application.ex apps.ex call.ex
-                        cub_db.ex cub_db/ sqlite.ex sqlite/ files.ex files/ native.ex)
+                        cub_db.ex cub_db/ sqlite.ex sqlite/ files.ex files/ khepri.ex khepri/
+                        native.ex)
 
   defp assert_none([]), do: :ok
 

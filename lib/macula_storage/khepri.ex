@@ -38,7 +38,7 @@ defmodule MaculaStorage.Khepri do
   """
 
   alias MaculaStorage.{Apps, Call, Native, Options}
-  alias MaculaStorage.Khepri.{Node, Tx, Wire}
+  alias MaculaStorage.Khepri.{Dump, Leases, Node, Tx, Watches, Wire}
 
   @type path :: [term, ...]
   @type pattern :: [term, ...]
@@ -431,6 +431,91 @@ defmodule MaculaStorage.Khepri do
   @spec app_list_keys(term) :: {:ok, [term]} | failure
   def app_list_keys(app), do: list([:apps, app])
 
+  ## Changes, leases, files
+
+  @doc """
+  Sends the calling process every change of what matches a pattern without conditions, as
+  `{MaculaStorage.Khepri, ref, revision, events}`: one message per revision, whole and in order, none left
+  out. Events are maps: `kind` (`:put`, `:deleted`, `:expired`), `path`, `value` (of a put), `version`.
+
+  Options: `from:` the revision last seen, after which it goes on, on any member (default: now). The answer
+  has the revision at which it begins. `{:error, :history_gone}` when the changes after it are not kept any
+  more (16 MiB are): read anew. A caller that leaves 1 MiB or 1,000 messages unread is waited for; if it falls
+  behind what is kept, `{MaculaStorage.Khepri, ref, :history_gone}` is the last message. `{…, ref, :closed}`
+  is, when the state was closed. It ends with its caller.
+
+  Durability: tells what a majority has synced and this node has. Cost: a process each; a change is compared
+  with each pattern; what matches is read from the table.
+
+      iex> {:ok, ref, _revision} = MaculaStorage.Khepri.watch([:doc_watch, :*])
+      iex> MaculaStorage.Khepri.put([:doc_watch, :a], 1)
+      iex> receive do {MaculaStorage.Khepri, ^ref, _revision, events} -> events end
+      [%{kind: :put, path: [:doc_watch, :a], value: 1, version: 1}]
+      iex> MaculaStorage.Khepri.unwatch(ref)
+      :ok
+  """
+  @spec watch(pattern, from: non_neg_integer) :: {:ok, reference, non_neg_integer} | failure
+  def watch(pattern, options \\ []), do: Watches.watch(pattern, options)
+
+  @doc "Ends a watch; the caller's mailbox has no message of it afterwards. Again is fine. Cost: a message."
+  @spec unwatch(reference) :: :ok
+  defdelegate unwatch(ref), to: Watches, as: :stop
+
+  @doc """
+  A lease: what is put with `lease: id` goes when the process dies, when it is revoked, or with this VM, at most
+  `:state_session_ttl_ms` (`MaculaStorage.Config`) later. When this VM could not keep its leases alive in time,
+  the process gets `{MaculaStorage.Khepri, :lease_lost, id}`: its keys are gone or will be. Options: `timeout:`.
+
+  Durability: as `put/3`. Cost: one command; a VM that has leases writes one more every third of that time.
+
+      iex> {:ok, id} = MaculaStorage.Khepri.lease()
+      iex> MaculaStorage.Khepri.put([:doc_lease], node(), lease: id)
+      iex> MaculaStorage.Khepri.revoke(id)
+      iex> MaculaStorage.Khepri.get([:doc_lease])
+      {:error, :not_found}
+  """
+  @spec lease(pid, timeout: timeout) :: {:ok, pos_integer} | failure
+  def lease(pid \\ self(), options \\ []) when is_pid(pid) do
+    options = Options.validate!(options, timeout: {10_000, :timeout})
+    Leases.lease(pid, options.timeout)
+  end
+
+  @doc "Ends a lease: its keys go at once. `{:error, :lease_unknown}` when there is none. Durability and cost as `put/3`."
+  @spec revoke(pos_integer, timeout: timeout) :: :ok | failure
+  def revoke(id, options \\ []) when is_integer(id) do
+    options = Options.validate!(options, timeout: {5_000, :timeout})
+    Leases.revoke(id, options.timeout)
+  end
+
+  @doc """
+  Writes what matches a pattern, or a path and all beneath it (`[]`: everything), as of one moment, to a file for
+  `import/2`. Leases and `keep_while:` are of the running cluster and stay out, times to live are kept as times.
+
+  Options: `overwrite: true` (else `{:error, :exists}`), `timeout:` of the read's begin. Durability: `:ok` means
+  whole and synced; before that, nothing is there. Cost: reads a page at a time, in the caller.
+
+      iex> MaculaStorage.Khepri.put([:doc_export, :a], 1)
+      iex> file = Path.join(System.tmp_dir!(), "doc-#{System.pid()}.state")
+      iex> {:ok, %{entries: 1}} = MaculaStorage.Khepri.export([:doc_export], file)
+      iex> MaculaStorage.Khepri.delete([:doc_export])
+      iex> MaculaStorage.Khepri.import(file)
+      {:ok, 1}
+      iex> File.rm(file)
+      :ok
+  """
+  @spec export(pattern | [], Path.t(), overwrite: boolean, timeout: timeout) ::
+          {:ok, %{entries: non_neg_integer, bytes: non_neg_integer, revision: non_neg_integer}}
+          | failure
+  def export(pattern, file, options \\ []), do: Dump.export(pattern, file, options)
+
+  @doc """
+  Puts what `export/3` wrote; how many nodes. The file is checked whole before anything is changed. What is there
+  already is replaced, its lease and conditions with it; what else is there stays. A failure amid the
+  writes leaves those before it: import again. `timeout:` of each write of about 1 MiB. Durability as `put/3`.
+  """
+  @spec import(Path.t(), timeout: timeout) :: {:ok, non_neg_integer} | failure
+  def import(file, options \\ []), do: Dump.import(file, options)
+
   ## The node
 
   @doc """
@@ -468,6 +553,10 @@ defmodule MaculaStorage.Khepri do
         answer
     end
   end
+
+  @doc false
+  def command(command, timeout),
+    do: on_state(:command, timeout, &Native.state_command(&1, &2, command, rust_ms(timeout)))
 
   @doc false
   def query(query, %{consistency: :local}) do

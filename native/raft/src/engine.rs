@@ -141,6 +141,29 @@ impl Engine {
         find(&self.node.read_local()?, query)
     }
 
+    /// The state that this node has, to be read as of now for as long as it is held.
+    pub fn view_here(&self) -> Result<Reading, RaftError> {
+        self.node.read_local()
+    }
+
+    /// As [`Engine::view_here`], so fresh.
+    pub fn view(
+        &self,
+        consistency: Consistency,
+        deadline: Option<Duration>,
+        cancel: Cancel,
+        reply: impl FnOnce(Result<Reading, RaftError>) + Send + 'static,
+    ) -> Result<(), RaftError> {
+        let node = self.node.clone();
+        let work = async move {
+            match consistency {
+                Consistency::Linearizable => node.read_latest().await,
+                Consistency::Local => node.read_local(),
+            }
+        };
+        self.run(work, deadline, cancel, reply)
+    }
+
     fn run<T: Send + 'static>(
         &self,
         work: impl Future<Output = Result<T, RaftError>> + Send + 'static,
@@ -219,6 +242,13 @@ impl<T, F: FnOnce(Result<T, RaftError>)> Drop for Answering<T, F> {
         if let Some(reply) = self.reply.take() {
             reply(Err(RaftError::Closed));
         }
+    }
+}
+
+impl Query {
+    /// What it finds in a view.
+    pub fn of(&self, rows: &Reading) -> Result<Found, RaftError> {
+        find(rows, self)
     }
 }
 

@@ -5,6 +5,7 @@
 mod engine;
 mod entry;
 mod error;
+mod feed;
 mod log;
 pub mod machine;
 mod network;
@@ -16,6 +17,7 @@ mod types;
 
 pub use engine::{Consistency, Engine, Found, Listener, Query};
 pub use error::RaftError;
+pub use feed::{FeedPage, Feeds, Waker};
 pub use node::{Node, Options, Seams};
 pub use state::Reading;
 pub use types::{Answer, Blob, Member, Proposal};
