@@ -37,6 +37,7 @@ defmodule MaculaStorage.ErlangFacadeTest do
     assert :ok = apply(user, :chunks, [app])
     assert :ok = apply(user, :backups, [app])
     assert :ok = apply(user, :archives, [app, Path.join(dir, "a.tar.gz")])
+    assert :ok = apply(user, :state, [to_charlist(app), Path.join(dir, "a.state")])
     assert :ok = apply(user, :misuse, [app])
   end
 
@@ -46,7 +47,7 @@ defmodule MaculaStorage.ErlangFacadeTest do
     File.rm_rf!(Path.dirname(MaculaStorage.app_data_path(:erlang_facade_atom)))
   end
 
-  # Streams are for Elixir; Erlang folds. MeshFS, state and the rest come with their tiers.
+  # Streams are for Elixir; Erlang folds. MeshFS and the rest come with their tiers.
   @elixir_only [
     file_stream!: 2,
     file_stream!: 3,
@@ -75,7 +76,10 @@ defmodule MaculaStorage.ErlangFacadeTest do
       for {prefix, module} <- [
             data: MaculaStorage.CubDB,
             sqlite: MaculaStorage.SQLite,
-            mnesia: MaculaStorage.Mnesia
+            mnesia: MaculaStorage.Mnesia,
+            state: MaculaStorage.Khepri,
+            state_tx: MaculaStorage.Khepri.Tx,
+            state_cache: MaculaStorage.Cache
           ],
           {name, arity} <- documented(module),
           name = :"#{prefix}_#{name}",

@@ -26,7 +26,7 @@ defmodule MaculaStorage.Khepri do
     * `not: conditions`, `all: [conditions, ...]`, `any: [conditions, ...]`
 
   **Consistency** of a read: `:linearizable` (default) holds every write that was answered anywhere before
-  the read began; `:local` is what this node has.
+  the read began; `:local` is what this node has; `:cached`, of `get/2`, what a `MaculaStorage.Cache` holds.
 
   **Errors** of all functions: `{:error, :timeout}` (a write may or may not have happened),
   `{:error, :no_quorum}`, `{:error, :busy}`, `{:error, :disk_full}` (nothing was written; reads go on),
@@ -37,22 +37,24 @@ defmodule MaculaStorage.Khepri do
   A write costs one sync, shared by all that wait together, on each of a majority of the members.
   """
 
-  alias MaculaStorage.{Apps, Call, Native, Options}
-  alias MaculaStorage.Khepri.{Dump, Leases, Node, Tx, Watches, Wire}
+  alias MaculaStorage.{Apps, Cache, Call, Native, Options}
+  alias MaculaStorage.Khepri.{Dump, Leases, Node, Tx, Walk, Watches, Wire}
 
   @type path :: [term, ...]
   @type pattern :: [term, ...]
   @type conditions :: keyword
   @type failure :: {:error, atom | MaculaStorage.Error.t()}
   @type read_option ::
-          {:consistency, :linearizable | :local} | {:timeout, timeout} | {:details, boolean}
+          {:consistency, :linearizable | :local | :cached}
+          | {:timeout, timeout}
+          | {:details, boolean}
+          | {:stale, :ok | :error}
   @type write_option ::
           {:ttl, pos_integer | :infinity}
           | {:keep_while, %{path => conditions} | [{path, conditions}]}
           | {:lease, pos_integer | nil}
           | {:timeout, timeout}
 
-  @page_len 1000
   @write_options [
     ttl: {:infinity, :ttl},
     keep_while: {[], :any},
@@ -61,6 +63,12 @@ defmodule MaculaStorage.Khepri do
   ]
   @consistency {:linearizable, {:one_of, [:linearizable, :local]}}
   @read_options [consistency: @consistency, timeout: {5_000, :timeout}]
+  @get_options [
+    details: {false, :boolean},
+    stale: {:error, {:one_of, [:ok, :error]}},
+    consistency: {:linearizable, {:one_of, [:linearizable, :local, :cached]}},
+    timeout: {5_000, :timeout}
+  ]
 
   ## One node
 
@@ -162,7 +170,7 @@ defmodule MaculaStorage.Khepri do
   `details: true` for a `MaculaStorage.Khepri.Node`, a parent without data too.
 
   Cost: linearizable, a message to and from a thread of ours, and one round among the members that reads
-  share; local, one dirty-I/O call.
+  share; local, one dirty-I/O call; cached, an ETS lookup (`stale: :ok`, see `MaculaStorage.Cache`).
 
       iex> MaculaStorage.Khepri.put([:doc, :get], 1)
       iex> MaculaStorage.Khepri.get([:doc, :get], consistency: :local)
@@ -172,9 +180,22 @@ defmodule MaculaStorage.Khepri do
       {1, 0}
   """
   @spec get(path, [read_option]) :: {:ok, term} | failure
-  def get(path, options \\ []) do
-    options = Options.validate!(options, [details: {false, :boolean}] ++ @read_options)
+  def get(path, options \\ [])
+  # it costs about an ETS lookup: no list of options is walked
+  def get(path, consistency: :cached), do: Cache.cached(path, false)
 
+  def get(path, options) do
+    options = Options.validate!(options, @get_options)
+
+    if options.consistency == :cached and not options.details,
+      do: Cache.cached(path, options.stale == :ok),
+      else: get_node(path, %{options | consistency: uncached(options.consistency)})
+  end
+
+  defp uncached(:cached), do: :local
+  defp uncached(consistency), do: consistency
+
+  defp get_node(path, options) do
     case query({:get, Wire.path!(path)}, options) do
       {:ok, nil} -> {:error, :not_found}
       {:ok, node} when options.details -> {:ok, Wire.node(node)}
@@ -214,24 +235,7 @@ defmodule MaculaStorage.Khepri do
   def list(path, options \\ []) do
     options = Options.validate!(options, [limit: {:infinity, :ttl}] ++ @read_options)
     path = if path != [], do: Wire.path!(path)
-    list_from(path, nil, options.limit, options, [])
-  end
-
-  defp list_from(path, behind, limit, options, pages) do
-    page_len = min(limit, @page_len)
-
-    case query({:list, path, behind, page_len}, options) do
-      {:ok, names} ->
-        left = if limit == :infinity, do: :infinity, else: limit - length(names)
-        pages = [Enum.map(names, &Wire.term/1) | pages]
-
-        if length(names) < page_len or left == 0,
-          do: {:ok, pages |> Enum.reverse() |> Enum.concat()},
-          else: list_from(path, List.last(names), left, options, pages)
-
-      failure ->
-        failure
-    end
+    Walk.names(path, options)
   end
 
   @doc """
@@ -274,21 +278,7 @@ defmodule MaculaStorage.Khepri do
     known = [where: {[], :any}, details: {false, :boolean}] ++ @read_options
     options = Options.validate!(options, known)
     wire = Wire.pattern!(pattern, options.where)
-    fold_from(wire, nil, acc, fun, options)
-  end
-
-  defp fold_from(pattern, behind, acc, fun, options) do
-    with {:ok, {nodes, more}} <- query({:get_many, pattern, behind, @page_len}, options) do
-      acc =
-        for {path, node} <- nodes,
-            options.details or elem(node, 0) != nil,
-            reduce: acc,
-            do: (acc -> fun.(Wire.path(path), Wire.node(node), acc))
-
-      if more,
-        do: fold_from(pattern, nodes |> List.last() |> elem(0), acc, fun, options),
-        else: {:ok, acc}
-    end
+    Walk.fold(wire, acc, fun, options)
   end
 
   @doc "Calls `fun.(path, node)` for all nodes that match. As `fold/4`."
