@@ -5,8 +5,8 @@
 //! that matches; while it sleeps nothing after `seen` matches, and that number moves on without it, so that
 //! changes elsewhere do not push it out of the history.
 
-use crate::machine::{self, Event, Pattern};
-use crate::{RaftError, Reading};
+use crate::machine::{self, Event, Pattern, View};
+use crate::RaftError;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -96,7 +96,7 @@ impl Feeds {
     }
 
     /// The next page of a watch. `read` opens the state as of now.
-    pub fn next(&self, id: u64, read: impl FnOnce() -> Result<Reading, RaftError>) -> Result<FeedPage, RaftError> {
+    pub fn next<V: View>(&self, id: u64, read: impl FnOnce() -> Result<V, RaftError>) -> Result<FeedPage, RaftError> {
         let (pattern, after) = {
             let mut hub = self.0.lock();
             let watch = hub.watches.get_mut(&id).ok_or(RaftError::Closed)?;
@@ -115,7 +115,7 @@ impl Feeds {
     }
 }
 
-fn page(rows: &Reading, pattern: &Pattern, after: u64) -> Result<FeedPage, RaftError> {
+fn page(rows: &dyn View, pattern: &Pattern, after: u64) -> Result<FeedPage, RaftError> {
     let through = machine::status(rows)?.revision.max(after);
     let mut page = FeedPage { through, ..FeedPage::default() };
     let (mut at, mut bytes) = (after, 0);
