@@ -127,8 +127,8 @@ fn what_is_told_after_it_was_read_is_not_read_twice() -> Result {
 #[test]
 fn pages_are_whole_revisions_of_bounded_size() -> Result {
     let mut machine = Machine::new();
-    for _ in 0..20 {
-        let events = machine.commit_all(&["a", "b", "c"], 200 << 10)?;
+    for _ in 0..15 {
+        let events = machine.commit_all(&["a", "b", "c"], 300 << 10)?;
         machine.feeds.tell(&events);
     }
     let watch = machine.watch(vec![Part::AnyDepth], 0)?;
@@ -143,8 +143,8 @@ fn pages_are_whole_revisions_of_bounded_size() -> Result {
             break;
         }
     }
-    assert_eq!(seen, (1..=20).flat_map(|revision| [revision; 3]).collect::<Vec<u64>>());
-    assert_eq!(pages, 20);
+    assert_eq!(seen, (1..=15).flat_map(|revision| [revision; 3]).collect::<Vec<u64>>());
+    assert_eq!(pages, 15);
     Ok(())
 }
 
