@@ -4,7 +4,7 @@ defmodule MaculaStorage do
 
   | tier | what it holds | functions |
   |---|---|---|
-  | 1 hot state | what the nodes of a cluster share | `state_*`, `MaculaStorage.Khepri`, `MaculaStorage.Mnesia` |
+  | 1 hot state | what the nodes of a cluster share | `state_*`, `MaculaStorage.Khepri`, `MaculaStorage.Cache`, `MaculaStorage.Mnesia` |
   | 2 app data | key-value and relational data of one app | `data_*`, `MaculaStorage.CubDB`, `MaculaStorage.SQLite` |
   | 3 files | uploads, documents, media | `file_*` |
   | 4 archive | backups, cold data | `archive/3`, `restore/3`, `MaculaBackup` |
@@ -15,8 +15,8 @@ defmodule MaculaStorage do
 
   Expected outcomes are `{:error, atom}`; what a person must read is `{:error, %MaculaStorage.Error{}}`;
   misuse raises `ArgumentError`. From Erlang the same functions are in the module `macula_storage`, with
-  those of `MaculaStorage.CubDB`, `MaculaStorage.SQLite` and `MaculaStorage.Mnesia` beneath `data_`, `sqlite_` and
-  `mnesia_`.
+  those of `MaculaStorage.CubDB`, `MaculaStorage.SQLite`, `MaculaStorage.Mnesia`, `MaculaStorage.Khepri` and
+  `MaculaStorage.Cache` beneath `data_`, `sqlite_`, `mnesia_`, `state_` and `state_cache_`.
   """
 
   alias MaculaStorage.{Apps, Call, Config, CubDB, Error, Files, Khepri, Native, Options}

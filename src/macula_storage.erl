@@ -1,6 +1,6 @@
 %% MaculaStorage for Erlang: the same functions under the same names, and beneath a prefix those of its
 %% tiers: data_* is MaculaStorage.CubDB (`has_key?` is data_has_key), sqlite_* is MaculaStorage.SQLite,
-%% state_* is MaculaStorage.Khepri (state_tx_* for the fun of state_transaction), mnesia_* is MaculaStorage.Mnesia.
+%% mnesia_* is MaculaStorage.Mnesia, state_* is MaculaStorage.Khepri and state_cache_* MaculaStorage.Cache.
 %% A data_* function takes an app, a store's pid or name, or the transaction or snapshot that a function
 %% was given. What is a lazy stream in Elixir is a list (data_select, bounded by {limit, N}), a fold or an
 %% unfold here; options are lists of pairs; results are maps (sqlite: #{columns, rows, changes, ...}).
@@ -30,19 +30,21 @@
 -export([sqlite_subscribe/2, sqlite_subscribe/3, sqlite_unsubscribe/1]).
 -export([sqlite_transaction/2, sqlite_transaction/3, sqlite_rollback/2, sqlite_backup/2, sqlite_backup/3]).
 -export([sqlite_bridge_path/0, sqlite_bridge_status/0]).
--export([state_put/2, state_put/3, state_create/2, state_create/3, state_update/2, state_update/3]).
--export([state_compare_and_swap/3, state_compare_and_swap/4, state_delete/1, state_delete/2, state_get/1]).
--export([state_get/2, state_exists/1, state_exists/2, state_has_data/1, state_has_data/2, state_list/1]).
--export([state_list/2, state_get_many/1, state_get_many/2, state_fold/3, state_fold/4, state_foreach/2]).
--export([state_foreach/3, state_map/2, state_map/3, state_filter/2, state_filter/3, state_count/1]).
--export([state_count/2, state_put_many/2, state_put_many/3, state_delete_many/1, state_delete_many/2]).
--export([state_transaction/1, state_transaction/2, state_abort/1, state_app_put/3, state_app_get/2]).
--export([state_app_list_keys/1, state_status/0, state_close/0, state_txn/2, state_txn/3, state_txn/4]).
--export([state_tx_get/2, state_tx_put/3, state_tx_put/4, state_tx_delete/2]).
 -export([mnesia_setup/1, mnesia_setup/2, mnesia_create_app_table/1, mnesia_create_app_table/2, mnesia_status/0]).
 -export([mnesia_put/3, mnesia_put/4, mnesia_get/2, mnesia_get/3, mnesia_delete/2, mnesia_delete/3, mnesia_list_keys/1]).
 -export([mnesia_backup/2, mnesia_backup/3, mnesia_restore/2, mnesia_backup_fold/4]).
 -export([mnesia_resolve/1, mnesia_resolve/2, mnesia_subscribe/0, mnesia_unsubscribe/1]).
+-export([state_put/2, state_put/3, state_create/2, state_create/3, state_update/2, state_update/3, state_compare_and_swap/3, state_compare_and_swap/4]).
+-export([state_delete/1, state_delete/2, state_get/1, state_get/2, state_exists/1, state_exists/2, state_has_data/1, state_has_data/2]).
+-export([state_list/1, state_list/2, state_get_many/1, state_get_many/2, state_fold/3, state_fold/4, state_foreach/2, state_foreach/3]).
+-export([state_map/2, state_map/3, state_filter/2, state_filter/3, state_count/1, state_count/2, state_put_many/2, state_put_many/3]).
+-export([state_delete_many/1, state_delete_many/2, state_transaction/1, state_transaction/2, state_abort/1, state_txn/2, state_txn/3, state_txn/4]).
+-export([state_app_put/3, state_app_get/2, state_app_list_keys/1, state_watch/1, state_watch/2, state_unwatch/1]).
+-export([state_lease/0, state_lease/1, state_lease/2, state_revoke/1, state_revoke/2, state_export/2, state_export/3]).
+-export([state_import/1, state_import/2, state_status/0, state_close/0]).
+-export([state_tx_get/2, state_tx_put/3, state_tx_put/4, state_tx_delete/2]).
+-export([state_cache_start_link/1, state_cache_child_spec/1, state_cache_get/2, state_cache_get/3, state_cache_fetch/2, state_cache_fetch/3]).
+-export([state_cache_list/2, state_cache_list/3, state_cache_wait/1, state_cache_wait/2, state_cache_stats/1]).
 -export([file_write/3, file_write/4, file_read/2, file_read/3, file_delete/2, file_delete/3, file_list/1, file_list/2, file_stat/2]).
 -export([file_fold/4, file_fold/5, file_unfold/4]).
 -export([archive/2, archive/3, restore/2, restore/3]).
@@ -55,6 +57,7 @@
 -define(MNESIA, 'Elixir.MaculaStorage.Mnesia').
 -define(STATE, 'Elixir.MaculaStorage.Khepri').
 -define(STATE_TX, 'Elixir.MaculaStorage.Khepri.Tx').
+-define(CACHE, 'Elixir.MaculaStorage.Cache').
 
 %% Directories and apps
 
@@ -183,58 +186,6 @@ sqlite_backup(Target, Dest, Options) -> ?SQL:backup(Target, Dest, Options).
 sqlite_bridge_path() -> ?SQL:bridge_path().
 sqlite_bridge_status() -> ?SQL:bridge_status().
 
-%% The replicated state
-
-state_put(Path, Value) -> ?STATE:put(Path, Value).
-state_put(Path, Value, Options) -> ?STATE:put(Path, Value, Options).
-state_create(Path, Value) -> ?STATE:create(Path, Value).
-state_create(Path, Value, Options) -> ?STATE:create(Path, Value, Options).
-state_update(Path, Value) -> ?STATE:update(Path, Value).
-state_update(Path, Value, Options) -> ?STATE:update(Path, Value, Options).
-state_compare_and_swap(Path, Expected, Value) -> ?STATE:compare_and_swap(Path, Expected, Value).
-state_compare_and_swap(Path, Expected, Value, Options) -> ?STATE:compare_and_swap(Path, Expected, Value, Options).
-state_delete(Path) -> ?STATE:delete(Path).
-state_delete(Path, Options) -> ?STATE:delete(Path, Options).
-state_get(Path) -> ?STATE:get(Path).
-state_get(Path, Options) -> ?STATE:get(Path, Options).
-state_exists(Path) -> ?STATE:exists(Path).
-state_exists(Path, Options) -> ?STATE:exists(Path, Options).
-state_has_data(Path) -> ?STATE:has_data(Path).
-state_has_data(Path, Options) -> ?STATE:has_data(Path, Options).
-state_list(Path) -> ?STATE:list(Path).
-state_list(Path, Options) -> ?STATE:list(Path, Options).
-state_get_many(Pattern) -> ?STATE:get_many(Pattern).
-state_get_many(Pattern, Options) -> ?STATE:get_many(Pattern, Options).
-state_fold(Pattern, Acc, Fun) -> ?STATE:fold(Pattern, Acc, Fun).
-state_fold(Pattern, Acc, Fun, Options) -> ?STATE:fold(Pattern, Acc, Fun, Options).
-state_foreach(Pattern, Fun) -> ?STATE:foreach(Pattern, Fun).
-state_foreach(Pattern, Fun, Options) -> ?STATE:foreach(Pattern, Fun, Options).
-state_map(Pattern, Fun) -> ?STATE:map(Pattern, Fun).
-state_map(Pattern, Fun, Options) -> ?STATE:map(Pattern, Fun, Options).
-state_filter(Pattern, Fun) -> ?STATE:filter(Pattern, Fun).
-state_filter(Pattern, Fun, Options) -> ?STATE:filter(Pattern, Fun, Options).
-state_count(Pattern) -> ?STATE:count(Pattern).
-state_count(Pattern, Options) -> ?STATE:count(Pattern, Options).
-state_put_many(Pattern, Value) -> ?STATE:put_many(Pattern, Value).
-state_put_many(Pattern, Value, Options) -> ?STATE:put_many(Pattern, Value, Options).
-state_delete_many(Pattern) -> ?STATE:delete_many(Pattern).
-state_delete_many(Pattern, Options) -> ?STATE:delete_many(Pattern, Options).
-state_transaction(Fun) -> ?STATE:transaction(Fun).
-state_transaction(Fun, Options) -> ?STATE:transaction(Fun, Options).
-state_abort(Reason) -> ?STATE:abort(Reason).
-state_app_put(App, Key, Value) -> ?STATE:app_put(App, Key, Value).
-state_app_get(App, Key) -> ?STATE:app_get(App, Key).
-state_app_list_keys(App) -> ?STATE:app_list_keys(App).
-state_status() -> ?STATE:status().
-state_close() -> ?STATE:close().
-state_txn(Conditions, Then) -> ?STATE:txn(Conditions, Then).
-state_txn(Conditions, Then, Otherwise) -> ?STATE:txn(Conditions, Then, Otherwise).
-state_txn(Conditions, Then, Otherwise, Options) -> ?STATE:txn(Conditions, Then, Otherwise, Options).
-state_tx_get(Tx, Path) -> ?STATE_TX:get(Tx, Path).
-state_tx_put(Tx, Path, Value) -> ?STATE_TX:put(Tx, Path, Value).
-state_tx_put(Tx, Path, Value, Options) -> ?STATE_TX:put(Tx, Path, Value, Options).
-state_tx_delete(Tx, Path) -> ?STATE_TX:delete(Tx, Path).
-
 %% Mnesia, set up by us. Messages are {'Elixir.MaculaStorage.Mnesia', Ref, Event}; paths are binaries.
 
 mnesia_setup(Nodes) -> ?MNESIA:setup(Nodes).
@@ -258,6 +209,84 @@ mnesia_resolve(MasterNode) -> ?MNESIA:resolve(MasterNode).
 mnesia_resolve(MasterNode, Options) -> ?MNESIA:resolve(MasterNode, Options).
 mnesia_subscribe() -> ?MNESIA:subscribe().
 mnesia_unsubscribe(Ref) -> ?MNESIA:unsubscribe(Ref).
+
+%% Replicated state
+
+state_put(Path, Value) -> ?STATE:put(Path, Value).
+state_put(Path, Value, Options) -> ?STATE:put(Path, Value, Options).
+state_create(Path, Value) -> ?STATE:create(Path, Value).
+state_create(Path, Value, Options) -> ?STATE:create(Path, Value, Options).
+state_update(Path, Value) -> ?STATE:update(Path, Value).
+state_update(Path, Value, Options) -> ?STATE:update(Path, Value, Options).
+state_compare_and_swap(Path, Expected, Value) -> ?STATE:compare_and_swap(Path, Expected, Value).
+state_compare_and_swap(Path, Expected, Value, Options) -> ?STATE:compare_and_swap(Path, Expected, Value, Options).
+state_delete(Path) -> ?STATE:delete(Path).
+state_delete(Path, Options) -> ?STATE:delete(Path, Options).
+state_get(Path) -> ?STATE:get(Path).
+state_get(Path, Options) -> ?STATE:get(Path, Options).
+state_exists(Path) -> ?STATE:exists(Path).
+state_exists(Path, Options) -> ?STATE:exists(Path, Options).
+state_has_data(Path) -> ?STATE:has_data(Path).
+state_has_data(Path, Options) -> ?STATE:has_data(Path, Options).
+state_list(Path) -> ?STATE:list(Path).
+state_list(Path, Options) -> ?STATE:list(Path, Options).
+state_get_many(Pattern) -> ?STATE:get_many(Pattern).
+state_get_many(Pattern, Options) -> ?STATE:get_many(Pattern, Options).
+%% Fun(Path, Node, Acc) -> Acc; Fun(Path, Node) of foreach, map and filter.
+state_fold(Pattern, Acc, Fun) -> ?STATE:fold(Pattern, Acc, Fun).
+state_fold(Pattern, Acc, Fun, Options) -> ?STATE:fold(Pattern, Acc, Fun, Options).
+state_foreach(Pattern, Fun) -> ?STATE:foreach(Pattern, Fun).
+state_foreach(Pattern, Fun, Options) -> ?STATE:foreach(Pattern, Fun, Options).
+state_map(Pattern, Fun) -> ?STATE:map(Pattern, Fun).
+state_map(Pattern, Fun, Options) -> ?STATE:map(Pattern, Fun, Options).
+state_filter(Pattern, Fun) -> ?STATE:filter(Pattern, Fun).
+state_filter(Pattern, Fun, Options) -> ?STATE:filter(Pattern, Fun, Options).
+state_count(Pattern) -> ?STATE:count(Pattern).
+state_count(Pattern, Options) -> ?STATE:count(Pattern, Options).
+state_put_many(Pattern, Value) -> ?STATE:put_many(Pattern, Value).
+state_put_many(Pattern, Value, Options) -> ?STATE:put_many(Pattern, Value, Options).
+state_delete_many(Pattern) -> ?STATE:delete_many(Pattern).
+state_delete_many(Pattern, Options) -> ?STATE:delete_many(Pattern, Options).
+%% Fun(Tx) -> Result, with state_tx_get, state_tx_put and state_tx_delete.
+state_transaction(Fun) -> ?STATE:transaction(Fun).
+state_transaction(Fun, Options) -> ?STATE:transaction(Fun, Options).
+state_abort(Reason) -> ?STATE:abort(Reason).
+state_txn(Conditions, Then) -> ?STATE:txn(Conditions, Then).
+state_txn(Conditions, Then, Otherwise) -> ?STATE:txn(Conditions, Then, Otherwise).
+state_txn(Conditions, Then, Otherwise, Options) -> ?STATE:txn(Conditions, Then, Otherwise, Options).
+state_app_put(App, Key, Value) -> ?STATE:app_put(App, Key, Value).
+state_app_get(App, Key) -> ?STATE:app_get(App, Key).
+state_app_list_keys(App) -> ?STATE:app_list_keys(App).
+%% Messages: {'Elixir.MaculaStorage.Khepri', Ref, Revision, [#{kind, path, value, version}]}.
+state_watch(Pattern) -> ?STATE:watch(Pattern).
+state_watch(Pattern, Options) -> ?STATE:watch(Pattern, Options).
+state_unwatch(Ref) -> ?STATE:unwatch(Ref).
+state_lease() -> ?STATE:lease().
+state_lease(Pid) -> ?STATE:lease(Pid).
+state_lease(Pid, Options) -> ?STATE:lease(Pid, Options).
+state_revoke(Id) -> ?STATE:revoke(Id).
+state_revoke(Id, Options) -> ?STATE:revoke(Id, Options).
+state_export(Pattern, File) -> ?STATE:export(Pattern, File).
+state_export(Pattern, File, Options) -> ?STATE:export(Pattern, File, Options).
+state_import(File) -> ?STATE:import(File).
+state_import(File, Options) -> ?STATE:import(File, Options).
+state_status() -> ?STATE:status().
+state_close() -> ?STATE:close().
+state_tx_get(Tx, Path) -> ?STATE_TX:get(Tx, Path).
+state_tx_put(Tx, Path, Value) -> ?STATE_TX:put(Tx, Path, Value).
+state_tx_put(Tx, Path, Value, Options) -> ?STATE_TX:put(Tx, Path, Value, Options).
+state_tx_delete(Tx, Path) -> ?STATE_TX:delete(Tx, Path).
+state_cache_start_link(Options) -> ?CACHE:start_link(Options).
+state_cache_child_spec(Options) -> ?CACHE:child_spec(Options).
+state_cache_get(Name, Path) -> ?CACHE:get(Name, Path).
+state_cache_get(Name, Path, Options) -> ?CACHE:get(Name, Path, Options).
+state_cache_fetch(Name, Path) -> ?CACHE:fetch(Name, Path).
+state_cache_fetch(Name, Path, Default) -> ?CACHE:fetch(Name, Path, Default).
+state_cache_list(Name, Path) -> ?CACHE:list(Name, Path).
+state_cache_list(Name, Path, Options) -> ?CACHE:list(Name, Path, Options).
+state_cache_wait(Name) -> ?CACHE:wait(Name).
+state_cache_wait(Name, Timeout) -> ?CACHE:wait(Name, Timeout).
+state_cache_stats(Name) -> ?CACHE:stats(Name).
 
 %% Files
 

@@ -37,7 +37,7 @@ defmodule MaculaStorage.ErlangFacadeTest do
     assert :ok = apply(user, :chunks, [app])
     assert :ok = apply(user, :backups, [app])
     assert :ok = apply(user, :archives, [app, Path.join(dir, "a.tar.gz")])
-    assert :ok = apply(user, :state, [app])
+    assert :ok = apply(user, :state, [to_charlist(app), Path.join(dir, "a.state")])
     assert :ok = apply(user, :misuse, [app])
   end
 
@@ -47,7 +47,7 @@ defmodule MaculaStorage.ErlangFacadeTest do
     File.rm_rf!(Path.dirname(MaculaStorage.app_data_path(:erlang_facade_atom)))
   end
 
-  # Streams are for Elixir; Erlang folds. MeshFS, state and the rest come with their tiers.
+  # Streams are for Elixir; Erlang folds. MeshFS and the rest come with their tiers.
   @elixir_only [
     file_stream!: 2,
     file_stream!: 3,
@@ -61,11 +61,7 @@ defmodule MaculaStorage.ErlangFacadeTest do
     file_fold: 5,
     file_unfold: 4,
     data_refetch: 3,
-    sqlite_fold: 5,
-    state_tx_get: 2,
-    state_tx_put: 3,
-    state_tx_put: 4,
-    state_tx_delete: 2
+    sqlite_fold: 5
   ]
 
   # A word of Erlang's own, and what has its tier's name already.
@@ -81,7 +77,9 @@ defmodule MaculaStorage.ErlangFacadeTest do
             data: MaculaStorage.CubDB,
             sqlite: MaculaStorage.SQLite,
             mnesia: MaculaStorage.Mnesia,
-            state: MaculaStorage.Khepri
+            state: MaculaStorage.Khepri,
+            state_tx: MaculaStorage.Khepri.Tx,
+            state_cache: MaculaStorage.Cache
           ],
           {name, arity} <- documented(module),
           name = :"#{prefix}_#{name}",

@@ -12,6 +12,7 @@ defmodule MaculaStorage.Application do
     children = [
       {Registry, keys: :unique, name: MaculaStorage.Stores},
       MaculaStorage.Apps,
+      MaculaStorage.Khepri.Supervisor,
       MaculaStorage.Mnesia.Supervisor
     ]
 

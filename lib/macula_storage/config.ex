@@ -7,6 +7,7 @@ defmodule MaculaStorage.Config do
         kv_cache_bytes: 67_108_864,       # memory for pages of each key-value store, at most
         kv_history_bytes: 4_194_304,      # changes that are kept for MaculaStorage.CubDB.subscribe/2
         sqlite_synchronous: :full,        # :normal: apps' databases sync at checkpoints, not at each commit
+        state_session_ttl_ms: 10_000,     # how long keys of a VM's leases stay once it is dead
         usage_interval_ms: 10_000,        # how often files of other programs are counted at most
         timeout_ms: 15_000                # how long a call waits when it is not told
 
@@ -20,6 +21,7 @@ defmodule MaculaStorage.Config do
     :kv_cache_bytes,
     :kv_history_bytes,
     :sqlite_synchronous,
+    :state_session_ttl_ms,
     :usage_interval_ms,
     :timeout_ms
   ]
@@ -30,6 +32,7 @@ defmodule MaculaStorage.Config do
           kv_cache_bytes: pos_integer,
           kv_history_bytes: non_neg_integer,
           sqlite_synchronous: :full | :normal,
+          state_session_ttl_ms: pos_integer,
           usage_interval_ms: pos_integer,
           timeout_ms: pos_integer
         }
@@ -46,6 +49,7 @@ defmodule MaculaStorage.Config do
       kv_cache_bytes: positive(:kv_cache_bytes, 64 * 1024 * 1024),
       kv_history_bytes: non_negative(:kv_history_bytes, 4 * 1024 * 1024),
       sqlite_synchronous: one_of(:sqlite_synchronous, [:full, :normal]),
+      state_session_ttl_ms: positive(:state_session_ttl_ms, 10_000),
       usage_interval_ms: positive(:usage_interval_ms, 10_000),
       timeout_ms: positive(:timeout_ms, 15_000)
     }

@@ -26,7 +26,7 @@ defmodule MaculaStorage.Khepri do
     * `not: conditions`, `all: [conditions, ...]`, `any: [conditions, ...]`
 
   **Consistency** of a read: `:linearizable` (default) holds every write that was answered anywhere before
-  the read began; `:local` is what this node has.
+  the read began; `:local` is what this node has; `:cached`, of `get/2`, what a `MaculaStorage.Cache` holds.
 
   **Errors** of all functions: `{:error, :timeout}` (a write may or may not have happened),
   `{:error, :no_quorum}`, `{:error, :busy}`, `{:error, :disk_full}` (nothing was written; reads go on),
@@ -37,22 +37,24 @@ defmodule MaculaStorage.Khepri do
   A write costs one sync, shared by all that wait together, on each of a majority of the members.
   """
 
-  alias MaculaStorage.{Apps, Call, Native, Options}
-  alias MaculaStorage.Khepri.{Node, Tx, Wire}
+  alias MaculaStorage.{Apps, Cache, Call, Native, Options}
+  alias MaculaStorage.Khepri.{Dump, Leases, Node, Tx, Walk, Watches, Wire}
 
   @type path :: [term, ...]
   @type pattern :: [term, ...]
   @type conditions :: keyword
   @type failure :: {:error, atom | MaculaStorage.Error.t()}
   @type read_option ::
-          {:consistency, :linearizable | :local} | {:timeout, timeout} | {:details, boolean}
+          {:consistency, :linearizable | :local | :cached}
+          | {:timeout, timeout}
+          | {:details, boolean}
+          | {:stale, :ok | :error}
   @type write_option ::
           {:ttl, pos_integer | :infinity}
           | {:keep_while, %{path => conditions} | [{path, conditions}]}
           | {:lease, pos_integer | nil}
           | {:timeout, timeout}
 
-  @page_len 1000
   @write_options [
     ttl: {:infinity, :ttl},
     keep_while: {[], :any},
@@ -61,6 +63,12 @@ defmodule MaculaStorage.Khepri do
   ]
   @consistency {:linearizable, {:one_of, [:linearizable, :local]}}
   @read_options [consistency: @consistency, timeout: {5_000, :timeout}]
+  @get_options [
+    details: {false, :boolean},
+    stale: {:error, {:one_of, [:ok, :error]}},
+    consistency: {:linearizable, {:one_of, [:linearizable, :local, :cached]}},
+    timeout: {5_000, :timeout}
+  ]
 
   ## One node
 
@@ -163,7 +171,7 @@ defmodule MaculaStorage.Khepri do
 
   Cost: linearizable, a message to and from a thread of ours, and one round among the members that reads
   share; local, a call on the caller's scheduler when the value has up to 16 KiB and is in memory, else one
-  dirty-I/O call.
+  dirty-I/O call; cached, an ETS lookup (`stale: :ok`, see `MaculaStorage.Cache`).
 
       iex> MaculaStorage.Khepri.put([:doc, :get], 1)
       iex> MaculaStorage.Khepri.get([:doc, :get], consistency: :local)
@@ -173,9 +181,22 @@ defmodule MaculaStorage.Khepri do
       {1, 0}
   """
   @spec get(path, [read_option]) :: {:ok, term} | failure
-  def get(path, options \\ []) do
-    options = Options.validate!(options, [details: {false, :boolean}] ++ @read_options)
+  def get(path, options \\ [])
+  # it costs about an ETS lookup: no list of options is walked
+  def get(path, consistency: :cached), do: Cache.cached(path, false)
 
+  def get(path, options) do
+    options = Options.validate!(options, @get_options)
+
+    if options.consistency == :cached and not options.details,
+      do: Cache.cached(path, options.stale == :ok),
+      else: get_node(path, %{options | consistency: uncached(options.consistency)})
+  end
+
+  defp uncached(:cached), do: :local
+  defp uncached(consistency), do: consistency
+
+  defp get_node(path, options) do
     case query({:get, Wire.path!(path)}, options) do
       {:ok, nil} -> {:error, :not_found}
       {:ok, node} when options.details -> {:ok, Wire.node(node)}
@@ -215,24 +236,7 @@ defmodule MaculaStorage.Khepri do
   def list(path, options \\ []) do
     options = Options.validate!(options, [limit: {:infinity, :ttl}] ++ @read_options)
     path = if path != [], do: Wire.path!(path)
-    list_from(path, nil, options.limit, options, [])
-  end
-
-  defp list_from(path, behind, limit, options, pages) do
-    page_len = min(limit, @page_len)
-
-    case query({:list, path, behind, page_len}, options) do
-      {:ok, names} ->
-        left = if limit == :infinity, do: :infinity, else: limit - length(names)
-        pages = [Enum.map(names, &Wire.term/1) | pages]
-
-        if length(names) < page_len or left == 0,
-          do: {:ok, pages |> Enum.reverse() |> Enum.concat()},
-          else: list_from(path, List.last(names), left, options, pages)
-
-      failure ->
-        failure
-    end
+    Walk.names(path, options)
   end
 
   @doc """
@@ -275,21 +279,7 @@ defmodule MaculaStorage.Khepri do
     known = [where: {[], :any}, details: {false, :boolean}] ++ @read_options
     options = Options.validate!(options, known)
     wire = Wire.pattern!(pattern, options.where)
-    fold_from(wire, nil, acc, fun, options)
-  end
-
-  defp fold_from(pattern, behind, acc, fun, options) do
-    with {:ok, {nodes, more}} <- query({:get_many, pattern, behind, @page_len}, options) do
-      acc =
-        for {path, node} <- nodes,
-            options.details or elem(node, 0) != nil,
-            reduce: acc,
-            do: (acc -> fun.(Wire.path(path), Wire.node(node), acc))
-
-      if more,
-        do: fold_from(pattern, nodes |> List.last() |> elem(0), acc, fun, options),
-        else: {:ok, acc}
-    end
+    Walk.fold(wire, acc, fun, options)
   end
 
   @doc "Calls `fun.(path, node)` for all nodes that match. As `fold/4`."
@@ -432,6 +422,91 @@ defmodule MaculaStorage.Khepri do
   @spec app_list_keys(term) :: {:ok, [term]} | failure
   def app_list_keys(app), do: list([:apps, app])
 
+  ## Changes, leases, files
+
+  @doc """
+  Sends the calling process every change of what matches a pattern without conditions, as
+  `{MaculaStorage.Khepri, ref, revision, events}`: one message per revision, whole and in order, none left
+  out. Events are maps: `kind` (`:put`, `:deleted`, `:expired`), `path`, `value` (of a put), `version`.
+
+  Options: `from:` the revision last seen, after which it goes on, on any member (default: now). The answer
+  has the revision at which it begins. `{:error, :history_gone}` when the changes after it are not kept any
+  more (16 MiB are): read anew. A caller that leaves 1 MiB or 1,000 messages unread is waited for; if it falls
+  behind what is kept, `{MaculaStorage.Khepri, ref, :history_gone}` is the last message. `{…, ref, :closed}`
+  is, when the state was closed. It ends with its caller.
+
+  Durability: tells what a majority has synced and this node has. Cost: a process each; a change is compared
+  with each pattern; what matches is read from the table.
+
+      iex> {:ok, ref, _revision} = MaculaStorage.Khepri.watch([:doc_watch, :*])
+      iex> MaculaStorage.Khepri.put([:doc_watch, :a], 1)
+      iex> receive do {MaculaStorage.Khepri, ^ref, _revision, events} -> events end
+      [%{kind: :put, path: [:doc_watch, :a], value: 1, version: 1}]
+      iex> MaculaStorage.Khepri.unwatch(ref)
+      :ok
+  """
+  @spec watch(pattern, from: non_neg_integer) :: {:ok, reference, non_neg_integer} | failure
+  def watch(pattern, options \\ []), do: Watches.watch(pattern, options)
+
+  @doc "Ends a watch; the caller's mailbox has no message of it afterwards. Again is fine. Cost: a message."
+  @spec unwatch(reference) :: :ok
+  defdelegate unwatch(ref), to: Watches, as: :stop
+
+  @doc """
+  A lease: what is put with `lease: id` goes when the process dies, when it is revoked, or with this VM, at most
+  `:state_session_ttl_ms` (`MaculaStorage.Config`) later. When this VM could not keep its leases alive in time,
+  the process gets `{MaculaStorage.Khepri, :lease_lost, id}`: its keys are gone or will be. Options: `timeout:`.
+
+  Durability: as `put/3`. Cost: one command; a VM that has leases writes one more every third of that time.
+
+      iex> {:ok, id} = MaculaStorage.Khepri.lease()
+      iex> MaculaStorage.Khepri.put([:doc_lease], node(), lease: id)
+      iex> MaculaStorage.Khepri.revoke(id)
+      iex> MaculaStorage.Khepri.get([:doc_lease])
+      {:error, :not_found}
+  """
+  @spec lease(pid, timeout: timeout) :: {:ok, pos_integer} | failure
+  def lease(pid \\ self(), options \\ []) when is_pid(pid) do
+    options = Options.validate!(options, timeout: {10_000, :timeout})
+    Leases.lease(pid, options.timeout)
+  end
+
+  @doc "Ends a lease: its keys go at once. `{:error, :lease_unknown}` when there is none. Durability and cost as `put/3`."
+  @spec revoke(pos_integer, timeout: timeout) :: :ok | failure
+  def revoke(id, options \\ []) when is_integer(id) do
+    options = Options.validate!(options, timeout: {5_000, :timeout})
+    Leases.revoke(id, options.timeout)
+  end
+
+  @doc """
+  Writes what matches a pattern, or a path and all beneath it (`[]`: everything), as of one moment, to a file for
+  `import/2`. Leases and `keep_while:` are of the running cluster and stay out, times to live are kept as times.
+
+  Options: `overwrite: true` (else `{:error, :exists}`), `timeout:` of the read's begin. Durability: `:ok` means
+  whole and synced; before that, nothing is there. Cost: reads a page at a time, in the caller.
+
+      iex> MaculaStorage.Khepri.put([:doc_export, :a], 1)
+      iex> file = Path.join(System.tmp_dir!(), "doc-#{System.pid()}.state")
+      iex> {:ok, %{entries: 1}} = MaculaStorage.Khepri.export([:doc_export], file)
+      iex> MaculaStorage.Khepri.delete([:doc_export])
+      iex> MaculaStorage.Khepri.import(file)
+      {:ok, 1}
+      iex> File.rm(file)
+      :ok
+  """
+  @spec export(pattern | [], Path.t(), overwrite: boolean, timeout: timeout) ::
+          {:ok, %{entries: non_neg_integer, bytes: non_neg_integer, revision: non_neg_integer}}
+          | failure
+  def export(pattern, file, options \\ []), do: Dump.export(pattern, file, options)
+
+  @doc """
+  Puts what `export/3` wrote; how many nodes. The file is checked whole before anything is changed. What is there
+  already is replaced, its lease and conditions with it; what else is there stays. A failure amid the
+  writes leaves those before it: import again. `timeout:` of each write of about 1 MiB. Durability as `put/3`.
+  """
+  @spec import(Path.t(), timeout: timeout) :: {:ok, non_neg_integer} | failure
+  def import(file, options \\ []), do: Dump.import(file, options)
+
   ## The node
 
   @doc """
@@ -469,6 +544,10 @@ defmodule MaculaStorage.Khepri do
         answer
     end
   end
+
+  @doc false
+  def command(command, timeout),
+    do: on_state(:command, timeout, &Native.state_command(&1, &2, command, rust_ms(timeout)))
 
   @doc false
   def query({:get, _} = query, %{consistency: :local}) do

@@ -64,6 +64,23 @@ defmodule MaculaStorage.Native do
   @spec state_query_here(handle, tuple | :status) :: {:ok, term} | failure
   def state_query_here(_state, _query), do: missing()
 
+  # sends the calling process `:state_changed`
+  @spec state_watch(handle, {list, nil}, non_neg_integer | nil) ::
+          {:ok, {handle, non_neg_integer}} | failure
+  def state_watch(_state, _pattern, _after), do: missing()
+
+  @spec state_watch_next(handle) :: {:ok, {[tuple], non_neg_integer, boolean}} | failure
+  def state_watch_next(_watch), do: missing()
+
+  @spec state_view(handle, reference, :linearizable | :local, non_neg_integer) :: call
+  def state_view(_state, _ref, _consistency, _timeout_ms), do: missing()
+
+  @spec state_view_query(handle, tuple | :status) :: {:ok, term} | failure
+  def state_view_query(_view, _query), do: missing()
+
+  @spec state_view_release(handle) :: :ok
+  def state_view_release(_view), do: missing()
+
   # base and apps
 
   @spec base_open(binary, pos_integer, non_neg_integer, :full | :normal, pos_integer) ::

@@ -2,7 +2,7 @@
 %% failed match ends the test with the line.
 -module(facade_user).
 
--export([directories/1, key_value/1, many/1, transactions/1, snapshots/1, stores/1, directory/1, sqlite/2, files/1, chunks/1, backups/1, archives/2, misuse/1, atoms/1, mnesia/2, state/1]).
+-export([directories/1, key_value/1, many/1, transactions/1, snapshots/1, stores/1, directory/1, sqlite/2, files/1, chunks/1, backups/1, archives/2, misuse/1, atoms/1, mnesia/2, state/2]).
 
 directories(App) ->
     ok = macula_storage:ensure_app_dirs(App),
@@ -229,6 +229,62 @@ mnesia(App, Path) ->
     0 = map_size(None),
     ok = macula_storage:mnesia_unsubscribe(Ref).
 
+state(Root, File) ->
+    ok = macula_storage:state_put([Root, a], 1),
+    ok = macula_storage:state_put([Root, b], 2, [{ttl, 600000}]),
+    {error, exists} = macula_storage:state_create([Root, a], 1),
+    ok = macula_storage:state_update([Root, a], 3, []),
+    ok = macula_storage:state_compare_and_swap([Root, a], 3, 4),
+    {ok, 4} = macula_storage:state_get([Root, a]),
+    {ok, 4} = macula_storage:state_get([Root, a], [{consistency, local}]),
+    true = macula_storage:state_exists([Root]),
+    false = macula_storage:state_has_data([Root]),
+    {ok, [a, b]} = macula_storage:state_list([Root]),
+    {ok, #{[Root, a] := 4}} = macula_storage:state_get_many([Root, '*']),
+    {ok, 6} = macula_storage:state_fold([Root, '*'], 0, fun(_Path, #{value := N}, Sum) -> Sum + N end),
+    ok = macula_storage:state_foreach([Root, '*'], fun(_Path, #{value := _}) -> ok end),
+    {ok, #{[Root, b] := 3}} = macula_storage:state_map([Root, '*'], fun(_Path, #{value := N}) -> N + 1 end),
+    {ok, Even} = macula_storage:state_filter([Root, '*'], fun(_Path, #{value := N}) -> N =:= 4 end),
+    1 = map_size(Even),
+    {ok, 2} = macula_storage:state_count([Root, '*']),
+    {ok, 1} = macula_storage:state_put_many([Root, '*'], 5, [{where, [{value, 4}]}]),
+    {ok, 5} = macula_storage:state_transaction(fun(Tx) ->
+        {ok, N} = macula_storage:state_tx_get(Tx, [Root, a]),
+        ok = macula_storage:state_tx_put(Tx, [Root, a], N + 1),
+        ok = macula_storage:state_tx_delete(Tx, [Root, b]),
+        N
+    end),
+    {error, {aborted, no}} = macula_storage:state_transaction(fun(_) -> macula_storage:state_abort(no) end),
+    {ok, true, [{ok, 6}]} = macula_storage:state_txn([{[Root, a], [{value, 6}]}], [{get, [Root, a]}]),
+    ok = macula_storage:state_app_put(Root, key, 1),
+    {ok, 1} = macula_storage:state_app_get(Root, key),
+    {ok, [key]} = macula_storage:state_app_list_keys(Root),
+    ok = macula_storage:state_delete([apps, Root]),
+    state_watched(Root),
+    {ok, #{entries := 1}} = macula_storage:state_export([Root], File),
+    %% its parent goes with the last of them
+    {ok, 2} = macula_storage:state_delete_many([Root, '*']),
+    {ok, 1} = macula_storage:state_import(File),
+    {ok, #{revision := _}} = macula_storage:state_status(),
+    ok = macula_storage:state_delete([Root]).
+
+state_watched(Root) ->
+    {ok, Ref, Revision} = macula_storage:state_watch([Root, '**']),
+    {ok, Cache} = macula_storage:state_cache_start_link([{prefix, [Root]}, {name, Name = list_to_atom(Root)}]),
+    ok = macula_storage:state_cache_wait(Name),
+    {ok, 6} = macula_storage:state_cache_get(Name, [Root, a]),
+    {ok, 6} = macula_storage:state_get([Root, a], [{consistency, cached}]),
+    none = macula_storage:state_cache_fetch(Name, [Root, b], none),
+    {ok, [a]} = macula_storage:state_cache_list(Name, [Root]),
+    #{state := ready, entries := 1} = macula_storage:state_cache_stats(Name),
+    ok = gen_server:stop(Cache),
+    {ok, Id} = macula_storage:state_lease(),
+    ok = macula_storage:state_put([Root, held], 1, [{lease, Id}]),
+    ok = macula_storage:state_revoke(Id),
+    receive {'Elixir.MaculaStorage.Khepri', Ref, Put, [#{kind := put, path := [Root, held], value := 1}]} when Put > Revision -> ok end,
+    receive {'Elixir.MaculaStorage.Khepri', Ref, _, [#{kind := deleted, path := [Root, held]}]} -> ok end,
+    ok = macula_storage:state_unwatch(Ref).
+
 files(App) ->
     ok = macula_storage:file_write(App, "a/b.txt", ["io", <<"data">>]),
     ok = macula_storage:file_write(App, <<"c">>, <<"c">>, [{timeout, 60000}]),
@@ -302,35 +358,4 @@ atoms(App) ->
     ok = macula_storage:data_put(App, key, value),
     value = macula_storage:data_get(App, key),
     value = macula_storage:data_get(atom_to_binary(App), key),
-    ok.
-
-state(Root) ->
-    ok = macula_storage:state_put([Root, port], 4000),
-    ok = macula_storage:state_put([Root, "short"], 1, [{ttl, 60000}]),
-    {ok, 4000} = macula_storage:state_get([Root, port]),
-    {ok, 4000} = macula_storage:state_get([Root, port], [{consistency, local}]),
-    {error, exists} = macula_storage:state_create([Root, port], 1),
-    {error, not_found} = macula_storage:state_update([Root, none], 1),
-    ok = macula_storage:state_compare_and_swap([Root, port], 4000, 4001),
-    {error, conflict} = macula_storage:state_compare_and_swap([Root, port], 1, 4002, [{by, version}]),
-    true = macula_storage:state_exists([Root]),
-    false = macula_storage:state_has_data([Root]),
-    {ok, [port, "short"]} = macula_storage:state_list([Root]),
-    {ok, 2} = macula_storage:state_count([Root, '*']),
-    {ok, #{[Root, port] := 4001}} = macula_storage:state_get_many([Root, '*'], [{where, [{value, 4001}]}]),
-    {ok, 4002} = macula_storage:state_fold([Root, '*'], 0, fun(_Path, #{value := V}, Sum) -> V + Sum end),
-    {ok, 4001} = macula_storage:state_transaction(fun(Tx) ->
-        {ok, Port} = macula_storage:state_tx_get(Tx, [Root, port]),
-        ok = macula_storage:state_tx_put(Tx, [Root, port], Port + 1),
-        ok = macula_storage:state_tx_delete(Tx, [Root, "short"]),
-        Port
-    end),
-    {error, {aborted, mine}} = macula_storage:state_transaction(fun(_Tx) -> macula_storage:state_abort(mine) end),
-    {ok, true, [ok]} = macula_storage:state_txn([{[Root, port], [{value, 4002}]}], [{delete, [Root, port]}]),
-    {ok, []} = macula_storage:state_list([Root]),
-    ok = macula_storage:state_app_put(Root, key, value),
-    {ok, value} = macula_storage:state_app_get(Root, key),
-    {ok, [key]} = macula_storage:state_app_list_keys(Root),
-    ok = macula_storage:state_delete([apps, Root]),
-    {ok, #{revision := _}} = macula_storage:state_status(),
     ok.

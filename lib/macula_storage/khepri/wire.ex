@@ -33,6 +33,19 @@ defmodule MaculaStorage.Khepri.Wire do
     {Enum.map(pattern, &part!/1), all_or_nil!(conditions)}
   end
 
+  # Names and wildcards only: what is gone has nothing that a condition could ask for.
+  @doc false
+  @spec watched_pattern!(term) :: {list, nil}
+  def watched_pattern!([_ | _] = pattern) do
+    if Enum.any?(pattern, &match?({:*, _}, &1)),
+      do: raise(ArgumentError, "expected a pattern without conditions: #{inspect(pattern)}")
+
+    pattern!(pattern)
+  end
+
+  def watched_pattern!(other),
+    do: raise(ArgumentError, "expected a pattern (a list, not empty), got: #{inspect(other)}")
+
   defp part!(:*), do: {:any, nil}
   defp part!(:**), do: :many
   defp part!({:*, conditions}), do: {:any, all_or_nil!(conditions)}

@@ -34,6 +34,6 @@ rustler::atoms! {
     local, has_data, value, matches, version, created, modified, children, not, all, any, eq, ne, lt, le, gt, ge,
     node, nodes, put_many, delete_many, get, get_many, txn, lease_grant, lease_keep_alive, lease_revoke, import,
     count, list, history, status, refused, lease_unknown, lease_without_end, keep_while_not_met, time_ms, leases,
-    history_first, history_bytes,
+    history_first, history_bytes, state_changed,
     infinity, neg_infinity, name, path, bytes, at_us, verified, entries, blocks, bytes_in, changed, left_out,
 }

@@ -3,6 +3,7 @@
 //! Paths and values come and go in the External Term Format, made and read in Elixir.
 
 mod terms;
+mod watch;
 
 use crate::atoms;
 use crate::base::{BaseHandle, Opened};
@@ -10,14 +11,17 @@ use crate::error::{self, Failure};
 use crate::handle::Handle;
 use crate::options::span;
 use crate::runtime::owe;
-use macula_raft::{Consistency, Engine, RaftError};
+use macula_raft::{Consistency, Engine, Feeds, RaftError};
 use parking_lot::RwLock;
 use rustler::{Atom, Encoder, Env, Resource, ResourceArc, Term};
 use std::sync::Arc;
 use terms::{command_of, query_of, FoundTerm, ResponseTerm};
 
 /// The state that this VM has opened, until its base is closed.
-pub struct OpenState(RwLock<Option<(Engine, macula_store::StateDir)>>);
+pub struct OpenState {
+    open: RwLock<Option<(Engine, macula_store::StateDir)>>,
+    feeds: Arc<Feeds>,
+}
 
 /// The replicated state, in Elixir's hands.
 pub type StateHandle = Handle<Arc<OpenState>>;
@@ -35,23 +39,26 @@ impl OpenState {
             chance: Arc::new(macula_core::SystemChance),
             transport: Arc::new(macula_raft::Alone),
         };
-        let engine = Engine::open(seams, macula_raft::Options::of(name), Box::new(|_| {}))?;
-        Ok(Self(RwLock::new(Some((engine, dir)))))
+        let feeds = Arc::new(Feeds::default());
+        let told = feeds.clone();
+        let engine = Engine::open(seams, macula_raft::Options::of(name), Box::new(move |events| told.tell(events)))?;
+        Ok(Self { open: RwLock::new(Some((engine, dir))), feeds })
     }
 
     /// Stop its threads, then let go of its directory.
     pub fn close(&self) {
         // taken out first: who is on a scheduler thread meanwhile must not wait for the closing
-        let taken = self.0.write().take();
+        let taken = self.open.write().take();
         if let Some((mut engine, dir)) = taken {
             engine.close();
             drop(engine);
             drop(dir);
         }
+        self.feeds.close();
     }
 
     fn with<T>(&self, act: impl FnOnce(&Engine) -> Result<T, RaftError>) -> Result<T, RaftError> {
-        match &*self.0.read() {
+        match &*self.open.read() {
             Some((engine, _)) => act(engine),
             None => Err(RaftError::Closed),
         }
@@ -59,7 +66,7 @@ impl OpenState {
 
     /// The same for who must not wait; `None` while it is being closed.
     fn now<T>(&self, act: impl FnOnce(&Engine) -> Result<Option<T>, RaftError>) -> Result<Option<T>, RaftError> {
-        match self.0.try_read().as_deref() {
+        match self.open.try_read().as_deref() {
             Some(Some((engine, _))) => act(engine),
             Some(None) => Err(RaftError::Closed),
             None => Ok(None),
@@ -118,10 +125,7 @@ fn state_query<'a>(
         Ok(found) => found,
         Err(failure) => return failure.encode(env),
     };
-    let consistency = match consistency == atoms::local() {
-        true => Consistency::Local,
-        false => Consistency::Linearizable,
-    };
+    let consistency = consistency_of(consistency);
     owe(env, reference, |reply| {
         let cancel = reply.call().cancel_token();
         state.with(|engine| {
@@ -171,6 +175,13 @@ fn state_close<'a>(env: Env<'a>, base: ResourceArc<BaseHandle>, reference: Term<
         of.close_state();
         reply.send_done(Ok::<_, Failure>(()));
     })
+}
+
+fn consistency_of(atom: Atom) -> Consistency {
+    match atom == atoms::local() {
+        true => Consistency::Local,
+        false => Consistency::Linearizable,
+    }
 }
 
 /// Elixir should have refused it.

@@ -283,6 +283,29 @@ impl Engine {
         runtime.block_on(in_time).unwrap_or(Err(RaftError::Timeout))
     }
 
+    /// The state that this node has, to be read as of now for as long as it is held.
+    pub fn view_here(&self) -> Arc<Reading> {
+        self.node.read_local()
+    }
+
+    /// As [`Engine::view_here`], so fresh.
+    pub fn view(
+        &self,
+        consistency: Consistency,
+        deadline: Option<Duration>,
+        cancel: Cancel,
+        reply: impl FnOnce(Result<Arc<Reading>, RaftError>) + Send + 'static,
+    ) -> Result<(), RaftError> {
+        let node = self.node.clone();
+        let work = async move {
+            match consistency {
+                Consistency::Linearizable => node.read_latest().await,
+                Consistency::Local => Ok(node.read_local()),
+            }
+        };
+        self.run(work, deadline, || RaftError::NoQuorum, cancel, reply)
+    }
+
     fn run<T: Send + 'static>(
         &self,
         work: impl Future<Output = Result<T, RaftError>> + Send + 'static,
@@ -382,6 +405,13 @@ pub(crate) fn blocking<T>(work: impl FnOnce() -> T) -> T {
         tokio::runtime::RuntimeFlavor::MultiThread => tokio::task::block_in_place(work),
         // of a simulation, whose disk does not wait
         _ => work(),
+    }
+}
+
+impl Query {
+    /// What it finds in a view.
+    pub fn of(&self, rows: &Reading) -> Result<Found, RaftError> {
+        find(rows, self)
     }
 }
 

@@ -5,6 +5,7 @@
 mod engine;
 mod entry;
 mod error;
+mod feed;
 mod links;
 mod log;
 pub mod machine;
@@ -21,6 +22,7 @@ pub use engine::{Consistency, Engine, Found, LinkOptions, Listener, Query, HOT_B
 pub use macula_net as net;
 
 pub use error::RaftError;
+pub use feed::{FeedPage, Feeds, Waker};
 pub use network::{Alone, Transport, Unreached};
 pub use node::{Node, Options, Seams};
 pub use state::Reading;

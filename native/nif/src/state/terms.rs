@@ -105,7 +105,7 @@ fn part(term: Term) -> Result<Part, Failure> {
     }
 }
 
-fn pattern(term: Term) -> Result<Pattern, Failure> {
+pub fn pattern(term: Term) -> Result<Pattern, Failure> {
     let (parts, filter): (Term, Term) = term.decode().map_err(|_| invalid("pattern"))?;
     Ok(Pattern::new(each(parts, part)?, optional(filter, condition)?)?)
 }
@@ -255,7 +255,7 @@ impl Encoder for ResponseTerm {
 }
 
 /// `{revision, kind, path, value, version, created}`.
-fn event<'a>(env: Env<'a>, event: &Event) -> Term<'a> {
+pub fn event<'a>(env: Env<'a>, event: &Event) -> Term<'a> {
     let kind = match event.kind {
         EventKind::Put => atoms::put(),
         EventKind::Deleted => atoms::delete(),

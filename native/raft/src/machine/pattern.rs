@@ -3,6 +3,7 @@
 //! Pure shape; `matching` walks the tree with it. The places in a pattern that a path can have reached
 //! are the bits of one number.
 
+use super::path::components;
 use super::{Component, Condition, MachineError, Path};
 use serde::{Deserialize, Deserializer, Serialize};
 
@@ -71,6 +72,23 @@ impl Pattern {
     /// What must hold of the nodes that are found.
     pub fn filter(&self) -> Option<&Condition> {
         self.filter.as_ref()
+    }
+
+    /// It asks for more than paths.
+    pub fn has_conditions(&self) -> bool {
+        self.conditions().next().is_some()
+    }
+
+    /// Whether a path matches, as if all conditions held.
+    pub fn matches(&self, path: &Path) -> bool {
+        let mut places = self.place(0);
+        for component in components(path.key()) {
+            places = self.step(places, component, &|_| true);
+            if places == 0 {
+                return false;
+            }
+        }
+        self.is_end(places)
     }
 
     pub(super) fn check(&self) -> Result<(), MachineError> {

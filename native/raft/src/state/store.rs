@@ -138,7 +138,7 @@ fn position(db: &Database, table: &impl ReadableTable<(), &'static [u8]>) -> Res
     }
 }
 
-/// What is told of each batch that was applied.
+/// What is told of each batch that was applied; nothing: of a snapshot that took the table's place.
 pub(crate) type Listener = Box<dyn Fn(&[Event]) + Send + Sync>;
 
 /// The machine that entries are applied to.
@@ -232,7 +232,10 @@ impl RaftStateMachine<Types> for Machine {
         };
         let SnapshotData::Arrived(db) = snapshot else { return Err(io::Error::other("no snapshot arrived")) };
         write_position(&db, meta)?;
-        Ok(self.state.adopt(db)?)
+        self.state.adopt(db)?;
+        // the history came along: who watches finds there what it missed
+        (self.listener)(&[]);
+        Ok(())
     }
 
     async fn get_current_snapshot(&mut self) -> io::Result<Option<Snap>> {

@@ -1,0 +1,54 @@
+defmodule MaculaStorage.Khepri.View do
+  @moduledoc false
+  # The state as of one moment, read page by page. A view ends with the process that opened it.
+
+  alias MaculaStorage.{Apps, Call, Error, Native}
+
+  # a page of the largest values is a few of these; the rest is what Rust cuts a page at
+  @page_len 200
+
+  @doc false
+  @spec with_view(:linearizable | :local, timeout, (reference, non_neg_integer -> result)) ::
+          result | {:error, term}
+        when result: term
+  def with_view(consistency, timeout, use) do
+    rust_ms = MaculaStorage.rust_ms(timeout)
+    options = [op: :view, timeout: MaculaStorage.wait_ms(timeout)]
+    open = fn state -> Call.run(&Native.state_view(state, &1, consistency, rust_ms), options) end
+
+    with {:ok, view} <- Apps.with_state(open) do
+      try do
+        with {:ok, %{revision: revision}} <- query(view, :status), do: use.(view, revision)
+      after
+        Native.state_view_release(view)
+      end
+    end
+  end
+
+  @doc "Folds over what matches and has data: `fun.(path, node, acc)`, both as `MaculaStorage.Khepri.Wire` has them."
+  @spec fold(reference, tuple, acc, ([binary], tuple, acc -> {:cont, acc} | {:halt, term})) ::
+          {:ok, acc} | {:error, term}
+        when acc: term
+  def fold(view, wire, acc, fun), do: fold(view, wire, nil, acc, fun)
+
+  defp fold(view, wire, behind, acc, fun) do
+    with {:ok, {nodes, more}} <- query(view, {:get_many, wire, behind, @page_len}) do
+      nodes
+      |> Enum.filter(fn {_path, node} -> elem(node, 0) != nil end)
+      |> Enum.reduce_while({:ok, acc}, fn {path, node}, {:ok, acc} ->
+        step(fun.(path, node, acc))
+      end)
+      |> next(view, wire, nodes, more, fun)
+    end
+  end
+
+  defp step({:cont, acc}), do: {:cont, {:ok, acc}}
+  defp step({:halt, failure}), do: {:halt, failure}
+
+  defp next({:ok, acc}, view, wire, nodes, true, fun),
+    do: fold(view, wire, nodes |> List.last() |> elem(0), acc, fun)
+
+  defp next(done_or_failed, _view, _wire, _nodes, _more, _fun), do: done_or_failed
+
+  defp query(view, query), do: Error.wrap_result(Native.state_view_query(view, query), :view, nil)
+end
