@@ -42,7 +42,7 @@
 -export([state_app_put/3, state_app_get/2, state_app_list_keys/1, state_watch/1, state_watch/2, state_unwatch/1]).
 -export([state_lease/0, state_lease/1, state_lease/2, state_revoke/1, state_revoke/2, state_export/2, state_export/3]).
 -export([state_import/1, state_import/2, state_status/0, state_close/0]).
--export([state_tx_get/2, state_tx_put/3, state_tx_put/4, state_tx_delete/2]).
+-export([state_tx_get/2, state_tx_get_many/2, state_tx_put/3, state_tx_put/4, state_tx_delete/2]).
 -export([state_cache_start_link/1, state_cache_child_spec/1, state_cache_get/2, state_cache_get/3, state_cache_fetch/2, state_cache_fetch/3]).
 -export([state_cache_list/2, state_cache_list/3, state_cache_wait/1, state_cache_wait/2, state_cache_stats/1]).
 -export([file_write/3, file_write/4, file_read/2, file_read/3, file_delete/2, file_delete/3, file_list/1, file_list/2, file_stat/2]).
@@ -273,6 +273,7 @@ state_import(File, Options) -> ?STATE:import(File, Options).
 state_status() -> ?STATE:status().
 state_close() -> ?STATE:close().
 state_tx_get(Tx, Path) -> ?STATE_TX:get(Tx, Path).
+state_tx_get_many(Tx, Pattern) -> ?STATE_TX:get_many(Tx, Pattern).
 state_tx_put(Tx, Path, Value) -> ?STATE_TX:put(Tx, Path, Value).
 state_tx_put(Tx, Path, Value, Options) -> ?STATE_TX:put(Tx, Path, Value, Options).
 state_tx_delete(Tx, Path) -> ?STATE_TX:delete(Tx, Path).

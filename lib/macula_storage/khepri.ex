@@ -348,7 +348,8 @@ defmodule MaculaStorage.Khepri do
   the fun runs again, until `timeout:` (default 5,000). It must do nothing that may not be done twice.
 
   `{:ok, result}`; `{:error, {:aborted, reason}}` after `abort/1`; `{:error, :conflict}` when time ran out
-  among conflicts: nothing was written. Durability as `put/3`. Cost: a read for each read, one command.
+  among conflicts: nothing was written. Durability as `put/3`. Cost: a
+  linearizable read, a dirty-I/O call for each `get` of the fun, one command.
 
       iex> alias MaculaStorage.Khepri
       iex> Khepri.put([:doc_tx, :n], 1)

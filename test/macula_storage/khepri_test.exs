@@ -160,6 +160,39 @@ defmodule MaculaStorage.KhepriTest do
     assert_raise RuntimeError, fn -> Khepri.transaction(fn _ -> raise "mine" end) end
   end
 
+  test "a transaction sees one moment, and runs again when what it walked over has changed", %{
+    root: root
+  } do
+    for n <- 1..3, do: Khepri.put([root, :in, n], n)
+    test = self()
+
+    sum = fn tx ->
+      {:ok, first} = Tx.get(tx, [root, :in, 1])
+      send(test, {:read, self()})
+
+      receive do
+        :go_on -> :ok
+      end
+
+      {:ok, all} = Tx.get_many(tx, [root, :in, :*])
+      # the same moment, whatever was written meanwhile
+      assert all[[root, :in, 1]] == first
+      :ok = Tx.put(tx, [root, :sum], all |> Map.values() |> Enum.sum())
+      assert_raise ArgumentError, fn -> Tx.get_many(tx, [root, :**]) end
+      map_size(all)
+    end
+
+    running = Task.async(fn -> Khepri.transaction(sum, timeout: 20_000) end)
+    assert_receive {:read, pid}
+    :ok = Khepri.put([root, :in, 4], 4)
+    :ok = Khepri.put([root, :in, 1], 10)
+    send(pid, :go_on)
+    assert_receive {:read, ^pid}
+    send(pid, :go_on)
+    assert {:ok, 4} = Task.await(running)
+    assert {:ok, 19} = Khepri.get([root, :sum])
+  end
+
   test "misuse raises and changes nothing", %{root: root} do
     for bad <- [[], :a, "a", [root, :*], [root, :**]],
         do: assert_raise(ArgumentError, fn -> Khepri.put(bad, 1) end)

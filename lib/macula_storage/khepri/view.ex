@@ -50,5 +50,9 @@ defmodule MaculaStorage.Khepri.View do
 
   defp next(done_or_failed, _view, _wire, _nodes, _more, _fun), do: done_or_failed
 
+  @doc "A node, as `MaculaStorage.Khepri.Wire` has it, or `nil`."
+  @spec get(reference, [binary]) :: {:ok, tuple | nil} | {:error, term}
+  def get(view, path), do: query(view, {:get, path})
+
   defp query(view, query), do: Error.wrap_result(Native.state_view_query(view, query), :view, nil)
 end
