@@ -13,7 +13,8 @@ defmodule MaculaStorage.MnesiaTest do
       :logger.set_primary_config(:level, :warning)
       :mnesia.stop()
       Application.unload(:mnesia)
-      File.rm_rf!(Path.join(Config.get().base_path, "state"))
+      # not the directory above: the replicated state of this VM is there, too
+      for path <- Path.wildcard(Config.mnesia_dir() <> "*"), do: File.rm_rf!(path)
     end)
 
     :ok = Mnesia.setup([node()])
