@@ -192,9 +192,13 @@ impl Engine {
             let answer = node.propose(&command, &sending).await?;
             Ok(Response::decode(&answer.0)?)
         };
-        // by then it is known at least whether it can have happened
-        let over = move || if stage.is_sent() { RaftError::Timeout } else { RaftError::NoQuorum };
-        self.run(work, deadline, over, cancel, reply)
+        // it is known at least whether it can have happened: who is told `Closed` asks the next one again
+        let lost = stage.clone();
+        let ends = Ends {
+            over: move || if stage.is_sent() { RaftError::Timeout } else { RaftError::NoQuorum },
+            lost: move || if lost.is_sent() { RaftError::Unknown } else { RaftError::Closed },
+        };
+        self.run(work, deadline, ends, cancel, reply)
     }
 
     /// Read.
@@ -219,7 +223,7 @@ impl Engine {
             Consistency::Linearizable => RaftError::NoQuorum,
             Consistency::Local => RaftError::Timeout,
         };
-        self.run(work, deadline, over, cancel, reply)
+        self.run(work, deadline, Ends { over, lost: || RaftError::Closed }, cancel, reply)
     }
 
     /// Read what this node has, on the caller's thread.
@@ -303,20 +307,22 @@ impl Engine {
                 Consistency::Local => Ok(node.read_local()),
             }
         };
-        self.run(work, deadline, || RaftError::NoQuorum, cancel, reply)
+        let ends = Ends { over: || RaftError::NoQuorum, lost: || RaftError::Closed };
+        self.run(work, deadline, ends, cancel, reply)
     }
 
     fn run<T: Send + 'static>(
         &self,
         work: impl Future<Output = Result<T, RaftError>> + Send + 'static,
         deadline: Option<Duration>,
-        over: impl FnOnce() -> RaftError + Send + 'static,
+        ends: Ends<impl FnOnce() -> RaftError + Send + 'static, impl FnOnce() -> RaftError + Send + 'static>,
         cancel: Cancel,
         reply: impl FnOnce(Result<T, RaftError>) + Send + 'static,
     ) -> Result<(), RaftError> {
         let Some(runtime) = &self.runtime else { return Err(RaftError::Closed) };
         let call = Call::begin(&self.calls)?;
-        let answer = Answering { reply: Some(reply), of: PhantomData };
+        let Ends { over, lost } = ends;
+        let answer = Answering { parts: Some((reply, lost)), of: PhantomData };
         runtime.spawn(async move {
             let _call = call;
             if cancel.is_cancelled() {
@@ -377,24 +383,32 @@ impl Drop for Call {
     }
 }
 
-/// The one answer; dropped unsent it says that the engine was closed.
-struct Answering<T, F: FnOnce(Result<T, RaftError>)> {
-    reply: Option<F>,
+/// What a call is told that came to no end of its own.
+struct Ends<O, L> {
+    /// Its deadline passed.
+    over: O,
+    /// The engine was closed before.
+    lost: L,
+}
+
+/// The one answer, also when it is dropped unsent.
+struct Answering<T, F: FnOnce(Result<T, RaftError>), L: FnOnce() -> RaftError> {
+    parts: Option<(F, L)>,
     of: PhantomData<fn(T)>,
 }
 
-impl<T, F: FnOnce(Result<T, RaftError>)> Answering<T, F> {
+impl<T, F: FnOnce(Result<T, RaftError>), L: FnOnce() -> RaftError> Answering<T, F, L> {
     fn send(mut self, result: Result<T, RaftError>) {
-        if let Some(reply) = self.reply.take() {
+        if let Some((reply, _)) = self.parts.take() {
             reply(result);
         }
     }
 }
 
-impl<T, F: FnOnce(Result<T, RaftError>)> Drop for Answering<T, F> {
+impl<T, F: FnOnce(Result<T, RaftError>), L: FnOnce() -> RaftError> Drop for Answering<T, F, L> {
     fn drop(&mut self) {
-        if let Some(reply) = self.reply.take() {
-            reply(Err(RaftError::Closed));
+        if let Some((reply, lost)) = self.parts.take() {
+            reply(Err(lost()));
         }
     }
 }

@@ -208,6 +208,8 @@ impl Node {
             }
             Err(Refused::APIError(ClientWriteError::LogEntryDiscarded(_))) => Err(RaftError::Unknown),
             Err(Refused::APIError(error)) => Err(RaftError::Internal(error.to_string())),
+            // closed while it was on its way
+            Err(Refused::Fatal(Fatal::Stopped)) => Err(RaftError::Unknown),
             Err(Refused::Fatal(error)) => Err(stopped(error)),
         }
     }

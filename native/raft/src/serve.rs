@@ -4,10 +4,11 @@
 //! in their order, from one sender.
 
 use crate::entry::{Ballot, Members, Place};
+use crate::machine::Command;
 use crate::node::{stopped, Node, Stage};
 use crate::rpc::{append_of, membership_of, Envelope, Request, Response};
 use crate::state::Arrival;
-use crate::types::{Types, Vote};
+use crate::types::{Proposal, Types, Vote};
 use crate::RaftError;
 use openraft::errors::{LinearizableReadError, RaftError as Refused};
 use openraft::raft::{TransferLeaderRequest, VoteRequest};
@@ -22,6 +23,10 @@ pub(crate) struct Incoming {
     id: u64,
     pieces: u64,
     arrival: Arrival,
+}
+
+fn is_known(proposal: &Proposal) -> bool {
+    Command::decode(&proposal.command.0).is_ok()
 }
 
 impl Node {
@@ -73,6 +78,10 @@ impl Node {
             Request::Piece { id, number, rows } => self.take_piece(id, number, &rows.0),
             Request::End { id, pieces, vote, last, since, members } => {
                 self.install(id, pieces, vote, (last, since, members)).await
+            }
+            // in the log it would stop every member
+            Request::Propose(proposal) if !is_known(&proposal) => {
+                Ok(Response::Failed("a command that this version does not know".into()))
             }
             Request::Propose(proposal) => match self.write(proposal, &Stage::default()).await {
                 Ok(Ok(answer)) => Ok(Response::Applied(answer)),

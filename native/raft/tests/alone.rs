@@ -4,6 +4,7 @@
 mod common;
 
 use common::{count, get, open, propose, put, query, seed};
+use macula_core::Cancel;
 use macula_raft::machine::Response;
 use macula_raft::{Consistency, Found, Query, RaftError};
 use macula_testkit::{CrashMode, Fault, FaultDisk};
@@ -53,6 +54,57 @@ fn calls_after_closing_are_told_so() {
     assert!(matches!(propose(&engine, put(&["a"], b"x", None)), Err(RaftError::Closed)));
 }
 
+/// Who is told `Closed` may ask again: what he asked for has not happened, and never will.
+#[test]
+fn a_command_that_is_on_its_way_when_it_is_closed_is_unknown_and_not_closed() {
+    let disk = FaultDisk::new();
+    let (mut closed, mut unknown) = (Vec::new(), 0);
+    for life in 0..20 {
+        let mut engine = open(Arc::new(disk.clone())).expect("opens");
+        let (answer, answers) = std::sync::mpsc::channel();
+        for n in 0..200 {
+            let (name, answer) = (format!("{life}/{n}"), answer.clone());
+            let command = put(&["k", &name], b"x", None);
+            let told = move |result| drop(answer.send((name, result)));
+            engine.propose(command, None, Cancel::new(), told).expect("taken");
+        }
+        engine.close();
+        drop(answer);
+        for (name, result) in answers {
+            match result {
+                Ok(_) => {}
+                Err(RaftError::Closed) => closed.push(name),
+                Err(RaftError::Unknown) => unknown += 1,
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+    let engine = open(Arc::new(disk)).expect("opens");
+    for name in &closed {
+        assert!(get(&engine, &["k", name]).expect("reads").is_none(), "it happened: {name}");
+    }
+    eprintln!("alone closing: unknown={unknown} closed={}", closed.len());
+}
+
+/// A member of a later version says what this one cannot apply: it is refused before it is in the log.
+#[test]
+fn a_command_that_is_none_is_not_taken_into_the_log() {
+    let engine = open(Arc::new(FaultDisk::new())).expect("opens");
+    // version 1, from 7 to this node, tag 6: time 0, a command of one byte
+    let mut request = vec![1, 7];
+    let mut number = engine.number();
+    while number >= 0x80 {
+        request.push(number as u8 | 0x80);
+        number >>= 7;
+    }
+    request.extend([number as u8, 6, 0, 1, 0xff]);
+    let (answer, answered) = std::sync::mpsc::channel();
+    engine.serve(request, move |bytes| drop(answer.send(bytes))).expect("asked");
+    // tag 13: failed
+    assert_eq!(answered.recv().expect("an answer")[..2], [1, 13]);
+    propose(&engine, put(&["k"], b"x", None)).expect("it goes on");
+}
+
 /// Puts one after the other until the disk fails; how many were acknowledged.
 fn run(disk: &FaultDisk, from: u32, puts: u32) -> u32 {
     let Ok(engine) = open(Arc::new(disk.clone())) else { return 0 };
@@ -73,6 +125,7 @@ fn crash(fault: Fault, n: u64, mode: CrashMode) -> (bool, u32) {
         Fault::Crash => disk.after_crash(mode),
         _ => disk.kill(),
     };
+    let disk_after = after.clone();
     let what = format!("{fault:?} n={n} mode={mode:?} ({:?})", disk.operation(n));
     let engine = open(Arc::new(after)).unwrap_or_else(|error| panic!("{what}: {error}"));
     for key in 0..acknowledged {
@@ -80,6 +133,15 @@ fn crash(fault: Fault, n: u64, mode: CrashMode) -> (bool, u32) {
         let value = node.and_then(|node| node.value);
         assert_eq!(value, Some(common::binary(&key.to_le_bytes())), "{what}: lost key={key} of {acknowledged}");
     }
+    // what a sync that failed left is perhaps in the system's cache only, and must not be built upon
+    propose(&engine, put(&["k", "then"], b"then", None)).unwrap_or_else(|error| panic!("{what}: {error}"));
+    drop(engine);
+    let engine = open(Arc::new(disk_after.after_crash(mode))).unwrap_or_else(|error| panic!("{what}, then: {error}"));
+    for key in 0..acknowledged {
+        let node = get(&engine, &["k", &key.to_string()]).unwrap_or_else(|error| panic!("{what}, then: {error}"));
+        assert!(node.is_some(), "{what}, then: lost key={key} of {acknowledged}");
+    }
+    assert!(get(&engine, &["k", "then"]).expect("reads").is_some(), "{what}: lost what came then");
     (met, acknowledged)
 }
 
