@@ -322,6 +322,27 @@ defmodule MaculaStorage.Bench.Measure do
     end
   end
 
+  @doc """
+  Prints a table of `{name, figures}`, with each rate against that of `{"to what", figures}` if one is given. A call that
+  failed ends the bench.
+  """
+  def print(title, unit, rows, against \\ nil) do
+    head = [title, unit, "range", "p50", "p99", "longest" | ratio(against, &elem(&1, 0))]
+
+    lines =
+      for {name, f} <- rows do
+        true = f.errors == %{}
+        times = Enum.map([f.p50_us, f.p99_us, f.max_us], &duration/1)
+        ratio = ratio(against, fn {_what, base} -> times(f.rate, base.rate) end)
+        [name, Text.count(round(f.rate)), range(f)] ++ times ++ ratio
+      end
+
+    IO.puts(["\n", Text.table([head | lines])])
+  end
+
+  defp ratio(nil, _of), do: []
+  defp ratio(against, of), do: [of.(against)]
+
   @doc "Slowest to fastest."
   def range(figures),
     do: "#{Text.count(round(figures.slowest))} to #{Text.count(round(figures.fastest))}"

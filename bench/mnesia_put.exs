@@ -11,7 +11,6 @@ defmodule MaculaStorage.Bench.MnesiaPut do
   @moduledoc false
   alias MaculaStorage.Bench.Measure
   alias MaculaStorage.Mnesia
-  alias MaculaStorage.Operator.Text
 
   @app "bench"
   @clients [1, 8, 64]
@@ -56,16 +55,8 @@ defmodule MaculaStorage.Bench.MnesiaPut do
   end
 
   defp print(title, figures) do
-    head = [title, "puts/s", "range", "p50", "p99", "longest"]
-
-    lines =
-      for side <- @sides, f = figures[side] do
-        true = f.errors == %{}
-        times = Enum.map([f.p50_us, f.p99_us, f.max_us], &Measure.duration/1)
-        [name(side), Text.count(round(f.rate)), Measure.range(f) | times]
-      end
-
-    IO.puts(["\n", Text.table([head | lines])])
+    rows = for side <- @sides, f = figures[side], do: {name(side), f}
+    Measure.print(title, "puts/s", rows)
   end
 
   defp name(:shared), do: "Mnesia.put"

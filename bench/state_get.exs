@@ -12,7 +12,6 @@ defmodule MaculaStorage.Bench.StateGet do
   alias MaculaStorage.{Apps, Khepri, Native}
   alias MaculaStorage.Bench.Measure
   alias MaculaStorage.Khepri.Wire
-  alias MaculaStorage.Operator.Text
 
   @clients [1, 64]
   @sides [:get, :hot, :dirty, :ets, :loop]
@@ -73,17 +72,8 @@ defmodule MaculaStorage.Bench.StateGet do
   defp native(n, {:ok, node}), do: <<^n::64, _::binary>> = Wire.term(elem(node, 0))
 
   defp print(title, figures) do
-    head = [title, "gets/s", "range", "p50", "p99", "longest", "to ETS"]
-
-    lines =
-      for side <- @sides, f = figures[side] do
-        true = f.errors == %{}
-        times = Enum.map([f.p50_us, f.p99_us, f.max_us], &Measure.duration/1)
-        ratio = Measure.times(f.rate, figures.ets.rate)
-        [name(side), Text.count(round(f.rate)), Measure.range(f)] ++ times ++ [ratio]
-      end
-
-    IO.puts(["\n", Text.table([head | lines])])
+    rows = for side <- @sides, f = figures[side], do: {name(side), f}
+    Measure.print(title, "gets/s", rows, {"to ETS", figures.ets})
   end
 
   defp name(:get), do: "Khepri.get, local"

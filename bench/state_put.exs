@@ -10,7 +10,6 @@ defmodule MaculaStorage.Bench.StatePut do
   @moduledoc false
   alias MaculaStorage.Bench.Measure
   alias MaculaStorage.{CubDB, Khepri}
-  alias MaculaStorage.Operator.Text
 
   @clients [1, 8, 64]
   @sides [:state, :key_value, :append]
@@ -39,16 +38,8 @@ defmodule MaculaStorage.Bench.StatePut do
   defp put(:key_value), do: &CubDB.put("bench", &1, Measure.value(&1))
 
   defp print(title, figures) do
-    head = [title, "puts/s", "range", "p50", "p99", "longest"]
-
-    lines =
-      for side <- @sides, f = figures[side] do
-        true = f.errors == %{}
-        times = Enum.map([f.p50_us, f.p99_us, f.max_us], &Measure.duration/1)
-        [name(side), Text.count(round(f.rate)), Measure.range(f) | times]
-      end
-
-    IO.puts(["\n", Text.table([head | lines])])
+    rows = for side <- @sides, f = figures[side], do: {name(side), f}
+    Measure.print(title, "puts/s", rows)
   end
 
   defp name(:state), do: "Khepri.put, one node"
