@@ -532,9 +532,7 @@ defmodule MaculaStorage.Khepri do
 
   @doc false
   def txn_raw(guards, then, otherwise, %{timeout: timeout}) do
-    start = &Native.state_command(&1, &2, {:txn, guards, then, otherwise}, rust_ms(timeout))
-
-    case on_state(:txn, timeout, start) do
+    case command({:txn, guards, then, otherwise}, timeout) do
       {:ok, {:refused, {:keep_while_not_met, path}}} ->
         {:error, {:keep_while_not_met, Wire.path(path)}}
 
@@ -547,8 +545,13 @@ defmodule MaculaStorage.Khepri do
   end
 
   @doc false
-  def command(command, timeout),
-    do: on_state(:command, timeout, &Native.state_command(&1, &2, command, rust_ms(timeout)))
+  def command(command, timeout) do
+    on_state(:command, timeout, fn state, ref ->
+      if Wire.large?(command),
+        do: Native.state_command_large(state, ref, command, rust_ms(timeout)),
+        else: Native.state_command(state, ref, command, rust_ms(timeout))
+    end)
+  end
 
   @doc false
   def query({:get, _} = query, %{consistency: :local}) do

@@ -54,6 +54,9 @@ defmodule MaculaStorage.Native do
   @spec state_command(handle, reference, tuple, non_neg_integer) :: call
   def state_command(_state, _ref, _command, _timeout_ms), do: missing()
 
+  @spec state_command_large(handle, reference, tuple, non_neg_integer) :: call
+  def state_command_large(_state, _ref, _command, _timeout_ms), do: missing()
+
   @spec state_query(handle, reference, tuple | :status, :linearizable | :local, non_neg_integer) ::
           call
   def state_query(_state, _ref, _query, _consistency, _timeout_ms), do: missing()

@@ -3,7 +3,7 @@ defmodule MaculaStorage.KhepriTest do
   use MaculaStorage.Case, async: true
 
   alias MaculaStorage.{ChildVM, Khepri}
-  alias MaculaStorage.Khepri.Tx
+  alias MaculaStorage.Khepri.{Tx, Wire}
 
   doctest MaculaStorage.Khepri
 
@@ -191,6 +191,16 @@ defmodule MaculaStorage.KhepriTest do
     send(pid, :go_on)
     assert {:ok, 4} = Task.await(running)
     assert {:ok, 19} = Khepri.get([root, :sum])
+  end
+
+  test "what takes a scheduler long to copy is for a dirty one" do
+    put = fn bytes -> {:put, [], :binary.copy("x", bytes), nil, nil, []} end
+    refute Wire.large?({:txn, [], [put.(60_000)], []})
+    assert Wire.large?({:txn, [], [put.(40_000)], [put.(40_000)]})
+    refute Wire.large?({:txn, [], List.duplicate(put.(1), 100), []})
+    assert Wire.large?({:txn, [], List.duplicate(put.(1), 1_000), []})
+    assert Wire.large?({:import, []})
+    refute Wire.large?({:lease_revoke, 1})
   end
 
   test "misuse raises and changes nothing", %{root: root} do

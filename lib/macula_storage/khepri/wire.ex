@@ -100,6 +100,26 @@ defmodule MaculaStorage.Khepri.Wire do
     end)
   end
 
+  # More than a scheduler may copy while others wait: 64 KiB, of which an operation or a guard counts some.
+  @large_bytes 65_536
+  @part_bytes 512
+
+  @doc "Whether a command is for a dirty scheduler to copy."
+  @spec large?(tuple) :: boolean
+  def large?({:txn, guards, then, otherwise}) do
+    parts = length(guards) + length(then) + length(otherwise)
+    parts * @part_bytes + values(then) + values(otherwise) > @large_bytes
+  end
+
+  def large?({:import, _entries}), do: true
+  def large?(_of_leases), do: false
+
+  defp values(ops), do: Enum.reduce(ops, 0, &(value_bytes(&1) + &2))
+
+  defp value_bytes({:put, _, value, _, _, _}), do: byte_size(value)
+  defp value_bytes({:put_many, _, value}), do: byte_size(value)
+  defp value_bytes(_), do: 0
+
   @doc false
   @spec value(term) :: binary
   def value(term), do: :erlang.term_to_binary(term)

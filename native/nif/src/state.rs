@@ -97,6 +97,22 @@ fn state_command<'a>(
     command: Term<'a>,
     timeout_ms: u64,
 ) -> Term<'a> {
+    propose(env, &state, reference, command, timeout_ms)
+}
+
+/// own thread: as `state_command`; a large one is copied on a dirty scheduler.
+#[rustler::nif(schedule = "DirtyCpu")]
+fn state_command_large<'a>(
+    env: Env<'a>,
+    state: ResourceArc<StateHandle>,
+    reference: Term<'a>,
+    command: Term<'a>,
+    timeout_ms: u64,
+) -> Term<'a> {
+    propose(env, &state, reference, command, timeout_ms)
+}
+
+fn propose<'a>(env: Env<'a>, state: &StateHandle, reference: Term<'a>, command: Term<'a>, timeout_ms: u64) -> Term<'a> {
     let (state, command) = match state.get().and_then(|state| Ok((state, command_of(command)?))) {
         Ok(found) => found,
         Err(failure) => return failure.encode(env),

@@ -81,6 +81,7 @@ pub struct Node {
     transport: Arc<dyn Transport>,
     clock: Arc<dyn Clock>,
     is_full: Arc<AtomicBool>,
+    log_closing: Arc<AtomicBool>,
     /// What the log takes from the disk at a time, at most.
     log_bytes: u64,
     number: u64,
@@ -113,7 +114,7 @@ impl Node {
         let log_bytes = options.log.segment_bytes_max;
         let opened = Opened::open(disk.subtree(&log_dir).map_err(fail)?, clock.clone(), &*chance, options.log)?;
         let number = opened.number();
-        let is_full = opened.is_full();
+        let (is_full, log_closing) = (opened.is_full(), opened.closing());
         let log = opened.start(LogThread::start).map_err(fail)?;
         let state = State::open(disk, chance)?;
         let machine = Machine { state: state.clone(), listener };
@@ -121,7 +122,8 @@ impl Node {
         let peers = Peers { transport: transport.clone(), own: number };
         let raft = Raft::new(number, config, peers, log, machine).await;
         let raft = raft.map_err(|error| state.damage().unwrap_or_else(|| stopped(error)))?;
-        let node = Self { raft, state, arriving: Default::default(), transport, clock, is_full, log_bytes, number };
+        let arriving = Default::default();
+        let node = Self { raft, state, arriving, transport, clock, is_full, log_closing, log_bytes, number };
         if options.begins_alone {
             node.begin_alone(options.name).await.map_err(|error| node.damage().unwrap_or(error))?;
         }
@@ -360,6 +362,7 @@ impl Node {
     /// Stop. What was answered stays.
     pub async fn close(&self) {
         self.state.begin_closing();
+        self.log_closing.store(true, Ordering::Release);
         // it stops, or it has
         let _ = self.raft.shutdown().await;
     }

@@ -5,10 +5,10 @@
 mod common;
 
 use common::{binary, count, get, open, path, propose, put, query, seed};
-use macula_core::{Disk, Kind, Kinded, Open, RelPath};
+use macula_core::{Cancel, Disk, Kind, Kinded, Open, RelPath};
 use macula_raft::machine::{Command, Op};
 use macula_raft::{Consistency, Engine, Found, Query, RaftError, HOT_BYTES_MAX};
-use macula_testkit::{CrashMode, FaultDisk};
+use macula_testkit::{CrashMode, Fault, FaultDisk};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -213,4 +213,36 @@ fn a_full_disk_refuses_writes_and_comes_back() {
         panic!("no count")
     };
     assert!(found >= u64::from(written), "found={found} written={written}");
+}
+
+/// What waits for room on the disk keeps nobody from closing, at whatever operation the room ran out.
+#[test]
+fn a_node_that_waits_for_room_can_be_closed() {
+    for n in (1..200).step_by(7) {
+        let disk = FaultDisk::new();
+        let mut engine = open(Arc::new(disk.clone())).expect("opens");
+        propose(&engine, put(&["before"], b"1", None)).expect("applies");
+        disk.fail_at(disk.operations() + n, Fault::Full);
+        let (answer, answers) = std::sync::mpsc::channel();
+        for k in 0..60 {
+            let (command, answer) = (put(&["k", &name(k)], &[7; 2_000], None), answer.clone());
+            let told = move |result: Result<_, RaftError>| answer.send(result.is_ok()).unwrap_or_default();
+            // refused at once where it is known already
+            let _ = engine.propose(command, None, Cancel::new(), told);
+        }
+        drop(answer);
+        let (closed, is_closed) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            engine.close();
+            closed.send(()).unwrap_or_default();
+        });
+        assert!(is_closed.recv_timeout(Duration::from_secs(20)).is_ok(), "it hangs, n={n}");
+        let acknowledged = answers.iter().filter(|ok| *ok).count();
+        disk.heal();
+        let engine = open(Arc::new(disk)).expect("opens again");
+        let pattern =
+            macula_raft::machine::Pattern::new(vec![macula_raft::machine::Part::AnyDepth], None).expect("all");
+        let found = query(&engine, Query::Count(pattern), Consistency::Linearizable).expect("reads");
+        assert!(matches!(found, Found::Count(count) if count >= acknowledged as u64), "n={n} {found:?} {acknowledged}");
+    }
 }

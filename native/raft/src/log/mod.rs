@@ -7,6 +7,8 @@
 mod appender;
 mod meta;
 mod store;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use appender::LogThread;
 pub(crate) use meta::Meta;

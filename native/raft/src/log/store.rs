@@ -110,6 +110,11 @@ impl Opened {
         self.appender.is_full.clone()
     }
 
+    /// To be set before the node is closed: nobody waits for room any more.
+    pub(crate) fn closing(&self) -> Arc<AtomicBool> {
+        self.appender.closing.clone()
+    }
+
     /// The store, and what writes for it, which `start` runs.
     pub(crate) fn start<E: Executor + 'static>(
         self,
