@@ -5,7 +5,7 @@
 //! never will.
 
 use crate::engine::Listener;
-use crate::log::{LogThread, Opened};
+use crate::log::Opened;
 use crate::machine::{self, Command};
 use crate::network::{ask, Peers, Transport, Unreached};
 use crate::rpc::{Envelope, Request, Response};
@@ -115,7 +115,7 @@ impl Node {
         let opened = Opened::open(disk.subtree(&log_dir).map_err(fail)?, clock.clone(), &*chance, options.log)?;
         let number = opened.number();
         let (is_full, log_closing) = (opened.is_full(), opened.closing());
-        let log = opened.start(LogThread::start).map_err(fail)?;
+        let log = opened.start().map_err(fail)?;
         let state = State::open(disk, chance)?;
         let machine = Machine { state: state.clone(), listener };
         let config = Arc::new(config(options.checkpoint_entries, options.kept_entries));

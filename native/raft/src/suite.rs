@@ -1,6 +1,6 @@
 //! openraft's own suite for storages, over ours.
 
-use crate::log::{LogStore, LogThread, Opened};
+use crate::log::{LogStore, Opened};
 use crate::state::{Machine, State};
 use crate::types::Types;
 use macula_core::{Disk, RealDisk, RelPath, SystemChance, SystemClock};
@@ -18,7 +18,7 @@ impl StoreBuilder<Types, LogStore, Machine, tempfile::TempDir> for Fresh {
         let of_log = disk.subtree(&RelPath::literal("log")).expect("is there");
         let options = macula_wal::Options::default();
         let opened = Opened::open(of_log, Arc::new(SystemClock), &SystemChance, options).expect("opens");
-        let log = opened.start(LogThread::start).expect("starts");
+        let log = opened.start().expect("starts");
         let machine =
             Machine { state: State::open(disk, Arc::new(SystemChance)).expect("opens"), listener: Box::new(|_| {}) };
         Ok((dir, log, machine))

@@ -11,7 +11,6 @@ use macula_core::Clock;
 use macula_wal::{Log, WalError};
 use openraft::storage::IOFlushed;
 use std::collections::BTreeMap;
-use std::fmt;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
@@ -51,50 +50,34 @@ pub(super) enum Job {
     },
 }
 
-/// Where jobs go to be done.
-pub(crate) trait Executor: Send + Sync + fmt::Debug {
-    /// Do it after all that were given before. A job that cannot be taken is dropped, which its waiters see.
-    fn submit(&self, job: JobOf);
-}
-
-/// A job, opaque to who carries it.
-pub(crate) struct JobOf(pub(super) Job);
-
 /// The thread that writes.
-pub(crate) struct LogThread {
-    jobs: Option<Sender<JobOf>>,
+pub(super) struct LogThread {
+    jobs: Option<Sender<Job>>,
     thread: Option<std::thread::JoinHandle<()>>,
     closing: Arc<AtomicBool>,
 }
 
-impl fmt::Debug for LogThread {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("LogThread").finish_non_exhaustive()
-    }
-}
-
 impl LogThread {
-    pub(crate) fn start(mut appender: Appender) -> io::Result<Self> {
-        let (jobs, waiting) = crossbeam_channel::unbounded::<JobOf>();
+    pub(super) fn start(mut appender: Appender) -> io::Result<Self> {
+        let (jobs, waiting) = crossbeam_channel::unbounded::<Job>();
         let closing = appender.closing.clone();
         let name = "macula-raft-log".to_owned();
         let thread = std::thread::Builder::new().name(name).spawn(move || serve(&mut appender, &waiting))?;
         Ok(Self { jobs: Some(jobs), thread: Some(thread), closing })
     }
-}
 
-fn serve(appender: &mut Appender, waiting: &Receiver<JobOf>) {
-    while let Ok(first) = waiting.recv() {
-        appender.run(std::iter::once(first).chain(waiting.try_iter()));
-    }
-}
-
-impl Executor for LogThread {
-    fn submit(&self, job: JobOf) {
+    /// Do it after all that were given before. A job that cannot be taken is dropped, which its waiters see.
+    pub(super) fn submit(&self, job: Job) {
         if let Some(jobs) = &self.jobs {
             // without a thread it is dropped, and says so
             let _ = jobs.send(job);
         }
+    }
+}
+
+fn serve(appender: &mut Appender, waiting: &Receiver<Job>) {
+    while let Ok(first) = waiting.recv() {
+        appender.run(std::iter::once(first).chain(waiting.try_iter()));
     }
 }
 
@@ -110,7 +93,7 @@ impl Drop for LogThread {
 }
 
 /// The log and where each entry stands in it.
-pub(crate) struct Appender {
+pub(super) struct Appender {
     pub(super) log: Log,
     pub(super) meta: Meta,
     pub(super) clock: Arc<dyn Clock>,
@@ -123,9 +106,9 @@ pub(crate) struct Appender {
 
 impl Appender {
     /// Do these jobs with as few syncs as their order allows.
-    pub(crate) fn run(&mut self, jobs: impl Iterator<Item = JobOf>) {
+    fn run(&mut self, jobs: impl Iterator<Item = Job>) {
         let mut unsynced = Vec::new();
-        for JobOf(job) in jobs {
+        for job in jobs {
             match job {
                 Job::Append { first, entries, flushed } => match self.append(first, &entries) {
                     Ok(()) => unsynced.push(flushed),

@@ -10,7 +10,6 @@ mod store;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use appender::LogThread;
 pub(crate) use meta::Meta;
 #[cfg(test)]
 pub(crate) use store::LogStore;

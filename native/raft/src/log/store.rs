@@ -3,7 +3,7 @@
 //! Invariant: memory holds what the log holds or will hold, in the order of its jobs; openraft reads
 //! memory.
 
-use super::appender::{Appender, Executor, Job, JobOf, KIND_COMMITTED, KIND_ENTRY};
+use super::appender::{Appender, Job, LogThread, KIND_COMMITTED, KIND_ENTRY};
 use super::Meta;
 use crate::entry::{self, Place};
 use crate::types::{Entry, LogId, Types, Vote};
@@ -28,7 +28,7 @@ const READ_BYTES_MAX: usize = 1 << 20;
 #[derive(Clone)]
 pub(crate) struct LogStore {
     tail: Arc<Mutex<Tail>>,
-    executor: Arc<dyn Executor>,
+    thread: Arc<LogThread>,
 }
 
 /// What the log holds.
@@ -43,7 +43,7 @@ struct Tail {
 
 /// A log that was just opened.
 pub(crate) struct Opened {
-    pub(crate) appender: Appender,
+    appender: Appender,
     tail: Tail,
 }
 
@@ -115,13 +115,10 @@ impl Opened {
         self.appender.closing.clone()
     }
 
-    /// The store, and what writes for it, which `start` runs.
-    pub(crate) fn start<E: Executor + 'static>(
-        self,
-        start: impl FnOnce(Appender) -> io::Result<E>,
-    ) -> io::Result<LogStore> {
-        let executor = Arc::new(start(self.appender)?);
-        Ok(LogStore { tail: Arc::new(Mutex::new(self.tail)), executor })
+    /// The store, with the thread that writes for it.
+    pub(crate) fn start(self) -> io::Result<LogStore> {
+        let thread = Arc::new(LogThread::start(self.appender)?);
+        Ok(LogStore { tail: Arc::new(Mutex::new(self.tail)), thread })
     }
 }
 
@@ -171,17 +168,13 @@ impl Read {
 
 impl LogStore {
     /// Replace the record beside the log, durably.
-    pub(crate) async fn change_meta(&self, change: impl FnOnce(&mut Meta) + Send + 'static) -> io::Result<()> {
+    async fn change_meta(&self, change: impl FnOnce(&mut Meta) + Send + 'static) -> io::Result<()> {
         self.done(|done| Job::Meta { change: Box::new(change), done }).await
-    }
-
-    fn submit(&self, job: Job) {
-        self.executor.submit(JobOf(job));
     }
 
     async fn done(&self, job: impl FnOnce(oneshot::Sender<io::Result<()>>) -> Job) -> io::Result<()> {
         let (done, answer) = oneshot::channel();
-        self.submit(job(done));
+        self.thread.submit(job(done));
         answer.await.unwrap_or_else(|_| Err(io::Error::other("the log was closed")))
     }
 }
@@ -253,7 +246,7 @@ impl RaftLogStorage<Types> for LogStore {
 
     async fn save_committed(&mut self, committed: Option<LogId>) -> io::Result<()> {
         if let Some(id) = &committed {
-            self.submit(Job::Committed(entry::to_bytes(&Place::from(id))?));
+            self.thread.submit(Job::Committed(entry::to_bytes(&Place::from(id))?));
         }
         self.tail.lock().committed = committed;
         Ok(())
@@ -274,7 +267,7 @@ impl RaftLogStorage<Types> for LogStore {
         // both under the lock: the order of the jobs is the order in memory
         let mut tail = self.tail.lock();
         tail.entries.extend(entries.into_iter().map(|entry| (entry.log_id.index, entry)));
-        self.submit(Job::Append { first, entries: encoded, flushed });
+        self.thread.submit(Job::Append { first, entries: encoded, flushed });
         Ok(())
     }
 

@@ -1,6 +1,6 @@
 //! A log without room: it waits, says so, goes on when there is some, and lets itself be closed.
 
-use super::{LogStore, LogThread, Opened};
+use super::{LogStore, Opened};
 use crate::types::{Blob, Entry, LeaderId, LogId, Proposal, Types};
 use macula_core::SystemClock;
 use macula_testkit::{FaultDisk, SeededChance};
@@ -42,7 +42,7 @@ async fn full() -> Full {
     let opened = Opened::open(Arc::new(disk.clone()), Arc::new(SystemClock), &SeededChance::new(1), options);
     let opened = opened.expect("opens");
     let (is_full, closing) = (opened.is_full(), opened.closing());
-    let mut log = opened.start(LogThread::start).expect("starts");
+    let mut log = opened.start().expect("starts");
     append(&mut log, 0, 10).await.await.expect("told").expect("flushed");
     disk.set_capacity(Some(0));
     let waiting = append(&mut log, 1, 1 << 20).await;
