@@ -4,8 +4,8 @@ defmodule MaculaStorage.Nif.SchedulersTest do
   that the VM's own file calls need.
 
   The only timed assertions of the tests. A stall of ours is in every run and in every call of its kind;
-  a busy machine, which takes the processor from a scheduler thread, is not: hence shares, not single
-  events, a control beside it that keeps the schedulers as busy, and several tries.
+  a busy machine, which takes the processor from a scheduler thread, is not: hence shares of each
+  kind, not single events, and several tries.
   """
   use MaculaStorage.NifCase, async: false
 
@@ -14,8 +14,7 @@ defmodule MaculaStorage.Nif.SchedulersTest do
   @tries 4
   @run_ms 1_500
   @processes 14
-  # a kind that stalls at all stalls in each call: of gets, which are the only calls that are answered
-  # where they are made, and of the others of the kind that was called least
+  # a kind that stalls at all stalls in each call
   @stalled_share_max 0.5
   @calls_min 60
 
@@ -24,12 +23,8 @@ defmodule MaculaStorage.Nif.SchedulersTest do
 
     runs =
       Wait.try_until(@tries, fn ->
-        {idle, _} = stalls(fn -> pids(@processes, fn -> busy() end) end, &kill/1)
-        {ours, done} = stalls(fn -> Load.start(app, @processes) end, &Load.stop/1, 7)
-        least = done |> Map.delete(:get) |> Map.values() |> Enum.min()
-        run = %{stalls: ours, control: idle, done: done}
-        others = ours.other - idle.other
-        {others <= least * @stalled_share_max and ours.get <= done.get * @stalled_share_max, run}
+        {stalls, done} = stalls(fn -> Load.kinds(Load.start(app, @processes)) end)
+        {stalling(stalls, done) == [], %{stalls: stalls, done: done}}
       end)
 
     assert {:ok, _} = runs
@@ -38,8 +33,9 @@ defmodule MaculaStorage.Nif.SchedulersTest do
   test "the check sees a function that holds a scheduler" do
     tuple = Tuple.duplicate(0, 12_000_000)
     test = self()
-    {seen, done} = stalls(fn -> pids(2, fn -> hold(test, tuple) end) end, &kill/1, 1)
-    assert seen.other > done.hold * @stalled_share_max
+    hold = fn -> spawn_link(fn -> hold(test, tuple) end) end
+    {stalls, done} = stalls(fn -> Map.new(1..2, fn _ -> {hold.(), :hold} end) end)
+    assert stalling(stalls, done) == [:hold]
   end
 
   test "File.read! of a small file goes on while 64 writers wait" do
@@ -113,19 +109,22 @@ defmodule MaculaStorage.Nif.SchedulersTest do
     Enum.sum(for {id, active, _total} <- times, id > others, do: active)
   end
 
-  # {long schedules seen in processes of ours, operations done of each kind}: for a time, and until
-  # each of so many kinds was done often enough to tell
-  defp stalls(start, stop, kinds \\ 0) do
-    held = start.()
-    getters = if kinds > 1, do: Load.getters(held), else: []
-    classes = Map.put(Map.new(getters, &{&1, :get}), self(), :none)
-    collector = spawn_link(fn -> collect(classes, %{get: 0, other: 0, none: 0}) end)
+  defp stalling(stalls, done),
+    do: for({kind, n} <- done, Map.get(stalls, kind, 0) > n * @stalled_share_max, do: kind)
+
+  # {long schedules seen, operations done} of each kind of those that `start` gives with their kind:
+  # for a time, and until each was done often enough to tell. (By kind, as a machine that has other
+  # work, too, takes the processor from all of them, and all together more often than the rarest ends.)
+  defp stalls(start) do
+    kinds = start.()
+    collector = spawn_link(fn -> collect(kinds, %{}) end)
     :erlang.system_monitor(collector, [{:long_schedule, 1}])
-    done = operations(System.monotonic_time(:millisecond) + @run_ms, kinds, %{})
+    count = kinds |> Map.values() |> Enum.uniq() |> length()
+    done = operations(System.monotonic_time(:millisecond) + @run_ms, count, %{})
     :erlang.system_monitor(:undefined)
-    stop.(held)
+    Load.stop(Map.keys(kinds))
     send(collector, {:tell, self()})
-    receive do: ({:stalls, count} -> {count, done})
+    receive do: ({:stalls, stalls} -> {stalls, done})
   end
 
   defp operations(deadline, kinds, done) do
@@ -142,16 +141,14 @@ defmodule MaculaStorage.Nif.SchedulersTest do
     end
   end
 
-  # Who gets and gets works without a pause, so that the system, which has our threads to run as well,
-  # takes the processor from it in the middle now and then; so does this test, which counts.
-  defp collect(classes, counts) do
+  defp collect(kinds, stalls) do
     receive do
       {:monitor, pid, :long_schedule, info} ->
-        class = if ours?(info[:in]) or ours?(info[:out]), do: classes[pid] || :other, else: :none
-        collect(classes, Map.update!(counts, class, &(&1 + 1)))
+        ours = is_map_key(kinds, pid) and (ours?(info[:in]) or ours?(info[:out]))
+        collect(kinds, if(ours, do: Map.update(stalls, kinds[pid], 1, &(&1 + 1)), else: stalls))
 
       {:tell, to} ->
-        send(to, {:stalls, counts})
+        send(to, {:stalls, stalls})
     end
   end
 
@@ -161,20 +158,12 @@ defmodule MaculaStorage.Nif.SchedulersTest do
 
   defp ours?(_), do: false
 
-  # Works on its scheduler without a pause, as who gets and gets. (On a machine with other work, the system
-  # takes the processor from such a process as often as from ours: 2 s of four of them, load 9: 325 long
-  # schedules of this, 211 of ETS lookups, 272 of gets.)
-  defp busy(done \\ 0), do: busy(done + 1)
-
   # copies the tuple of 96 MB, milliseconds in one piece on any machine
   defp hold(test, tuple) do
     12_000_000 = tuple |> put_elem(5, test) |> tuple_size()
     send(test, {:done_one, :hold})
     receive do: (:never -> :ok), after: (1 -> hold(test, tuple))
   end
-
-  defp pids(count, fun), do: for(_ <- 1..count, do: spawn_link(fun))
-  defp kill(pids), do: Enum.each(pids, &(Process.unlink(&1) && Process.exit(&1, :kill)))
 
   defp median_us(path) do
     times = for _ <- 1..101, do: elem(:timer.tc(fn -> "small" = File.read!(path) end), 0)

@@ -24,11 +24,9 @@ defmodule MaculaStorage.Load do
     end
   end
 
-  @doc "Those of them that do nothing but get."
-  @spec getters([pid]) :: [pid]
-  def getters(pids) do
-    for {pid, kind} <- Enum.zip(pids, Stream.cycle(@kinds)), kind == :get, do: pid
-  end
+  @doc "What each of them does."
+  @spec kinds([pid]) :: %{pid => atom}
+  def kinds(pids), do: pids |> Enum.zip(Stream.cycle(@kinds)) |> Map.new()
 
   @doc "Ends them."
   @spec stop([pid]) :: :ok
