@@ -91,10 +91,19 @@ pub trait Admit: Send + Sync {
     fn generation(&self) -> u64;
 }
 
+/// Where a request came in.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    /// Who is at the other end.
+    pub peer: Arc<Peer>,
+    /// What the link is for: a request of another purpose is to be refused.
+    pub purpose: Purpose,
+}
+
 /// What requests are for.
 pub trait Handler: Send + Sync {
     /// A request, in the order in which those of a connection arrived. Called on the task that reads:
     /// must not block; the answer may be given later, from anywhere. A `reply` that is dropped tells the
     /// caller that there is none.
-    fn handle(&self, peer: &Arc<Peer>, kind: u8, payload: Bytes, reply: Reply);
+    fn handle(&self, caller: &Caller, kind: u8, payload: Bytes, reply: Reply);
 }

@@ -8,6 +8,7 @@ rustler::atoms! {
     // what a person must read
     invalid, corrupt, newer_format, permission, io, sql, lock_held, internal,
     // arguments
+    leave, lead, voter, learner,
     sync, r#async = "async",
     blob, incl, raw, etf, named, query, gz,
     format, level, cache, verify, overwrite, foreign, from_other_app, bytes_max,

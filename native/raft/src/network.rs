@@ -67,19 +67,15 @@ impl Transport for Alone {
 /// Makes a [`Peer`] for each member.
 pub(crate) struct Peers {
     pub(crate) transport: Arc<dyn Transport>,
-    /// This node's number.
-    pub(crate) own: u64,
+    /// This node, to itself.
+    pub(crate) own: Envelope,
 }
 
 impl RaftNetworkFactory<Types> for Peers {
     type Network = Peer;
 
     async fn new_client(&mut self, target: u64, node: &Member) -> Peer {
-        Peer {
-            transport: self.transport.clone(),
-            envelope: Envelope { from: self.own, to: target },
-            member: node.clone(),
-        }
+        Peer { transport: self.transport.clone(), envelope: Envelope { to: target, ..self.own }, member: node.clone() }
     }
 }
 

@@ -10,16 +10,13 @@ use crate::machine::{self, Command};
 use crate::network::{ask, Peers, Transport, Unreached};
 use crate::rpc::{Envelope, Request, Response};
 use crate::state::{Machine, Reading, State};
-use crate::types::{Member, Proposal, Types};
+use crate::types::{ClusterId, Member, Proposal, Types};
 use crate::{Blob, RaftError};
 use macula_core::{Chance, Clock, Disk, RelPath};
 use openraft::async_runtime::WatchReceiver;
-use openraft::errors::{
-    ClientWriteError, Fatal, ForwardToLeader, InitializeError, LinearizableReadError, RaftError as Refused,
-};
-use openraft::{ChangeMembers, Config, Instant, RaftMetrics, ReadPolicy, SnapshotPolicy};
+use openraft::errors::{ClientWriteError, Fatal, ForwardToLeader, LinearizableReadError, RaftError as Refused};
+use openraft::{Config, Instant, RaftMetrics, ReadPolicy, SnapshotPolicy};
 use std::collections::BTreeMap;
-use std::future::Future;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
@@ -31,9 +28,7 @@ const LOG_DIR: &str = "log";
 /// For another member to apply a command of ours.
 const FORWARD_WAIT: Duration = Duration::from_secs(10);
 /// Between two looks for who leads.
-const LEADER_PAUSE: Duration = Duration::from_millis(20);
-/// Tries to change the members, a pause apart.
-const CHANGE_TRIES: u32 = 500;
+pub(crate) const LEADER_PAUSE: Duration = Duration::from_millis(20);
 /// A leader that heard of no majority for so long takes no more commands.
 const QUORUM_AGE_MAX: Duration = Duration::from_secs(1);
 
@@ -48,15 +43,15 @@ pub struct Options {
     pub checkpoint_entries: u64,
     /// Entries behind a checkpoint that stay, for followers that lag.
     pub kept_entries: u64,
-    /// Begin a cluster of one where there is none; otherwise wait to be invited.
-    pub begins_alone: bool,
+    /// Where there is nothing yet: wait to be let into this cluster. None: begin one, alone.
+    pub joins: Option<ClusterId>,
 }
 
 impl Options {
     /// For a node of that name.
     pub fn of(name: impl Into<String>) -> Self {
         let (log, checkpoint_entries, kept_entries) = (macula_wal::Options::default(), 20_000, 2_000);
-        Self { name: name.into(), log, checkpoint_entries, kept_entries, begins_alone: true }
+        Self { name: name.into(), log, checkpoint_entries, kept_entries, joins: None }
     }
 }
 
@@ -78,13 +73,16 @@ pub struct Node {
     pub(crate) raft: Raft,
     pub(crate) state: Arc<State>,
     pub(crate) arriving: crate::serve::Arriving,
-    transport: Arc<dyn Transport>,
-    clock: Arc<dyn Clock>,
+    pub(crate) transport: Arc<dyn Transport>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) chance: Arc<dyn Chance>,
     is_full: Arc<AtomicBool>,
     log_closing: Arc<AtomicBool>,
     /// What the log takes from the disk at a time, at most.
     log_bytes: u64,
-    number: u64,
+    pub(crate) name: String,
+    pub(crate) number: u64,
+    pub(crate) cluster: ClusterId,
 }
 
 /// Whether a command left our hands.
@@ -112,20 +110,36 @@ impl Node {
             _ => disk.sync_dir(&RelPath::root()).map_err(fail)?,
         }
         let log_bytes = options.log.segment_bytes_max;
-        let opened = Opened::open(disk.subtree(&log_dir).map_err(fail)?, clock.clone(), &*chance, options.log)?;
-        let number = opened.number();
+        let opened =
+            Opened::open(disk.subtree(&log_dir).map_err(fail)?, clock.clone(), &*chance, options.log, options.joins)?;
+        let (number, cluster, is_invited) = (opened.number(), opened.cluster(), opened.is_invited());
         let (is_full, log_closing) = (opened.is_full(), opened.closing());
         let log = opened.start().map_err(fail)?;
-        let state = State::open(disk, chance)?;
+        let state = State::open(disk, chance.clone())?;
         let machine = Machine { state: state.clone(), listener };
         let config = Arc::new(config(options.checkpoint_entries, options.kept_entries));
-        let peers = Peers { transport: transport.clone(), own: number };
+        let own = Envelope { cluster, from: number, to: number };
+        let peers = Peers { transport: transport.clone(), own };
         let raft = Raft::new(number, config, peers, log, machine).await;
         let raft = raft.map_err(|error| state.damage().unwrap_or_else(|| stopped(error)))?;
         let arriving = Default::default();
-        let node = Self { raft, state, arriving, transport, clock, is_full, log_closing, log_bytes, number };
-        if options.begins_alone {
-            node.begin_alone(options.name).await.map_err(|error| node.damage().unwrap_or(error))?;
+        let name = options.name;
+        let node = Self {
+            raft,
+            state,
+            arriving,
+            transport,
+            clock,
+            chance,
+            is_full,
+            log_closing,
+            log_bytes,
+            name,
+            number,
+            cluster,
+        };
+        if !is_invited {
+            node.begin_alone().await.map_err(|error| node.damage().unwrap_or(error))?;
         }
         Ok(node)
     }
@@ -136,39 +150,14 @@ impl Node {
     }
 
     /// A node of no cluster is a cluster of one; and one that is alone need not wait for a leader.
-    async fn begin_alone(&self, name: String) -> Result<(), RaftError> {
+    async fn begin_alone(&self) -> Result<(), RaftError> {
         if !self.raft.is_initialized().await.map_err(stopped)? {
-            self.begin(BTreeMap::from([(self.number, Member { name, address: String::new() })])).await?;
+            self.begin(BTreeMap::from([(self.number, Member { name: self.name.clone(), address: String::new() })]))
+                .await?;
         } else if self.raft.voter_ids().eq([self.number]) {
             self.raft.trigger().elect(false).await.map_err(stopped)?;
         }
         Ok(())
-    }
-
-    /// Begin a cluster of these. The others wait, with nothing, for what this one tells them.
-    pub async fn begin(&self, members: BTreeMap<u64, Member>) -> Result<(), RaftError> {
-        match self.raft.initialize(members).await {
-            Ok(()) => Ok(()),
-            Err(Refused::APIError(InitializeError::NotAllowed(_))) => Err(RaftError::Begun),
-            Err(Refused::APIError(error)) => Err(RaftError::Internal(error.to_string())),
-            Err(Refused::Fatal(error)) => Err(stopped(error)),
-        }
-    }
-
-    /// Take a node in, to vote once it has caught up. On the leader.
-    pub async fn join(&self, number: u64, member: Member) -> Result<(), RaftError> {
-        self.change(|| async { self.raft.add_learner(number, member.clone(), true).await.map(drop) }).await?;
-        self.change_members(ChangeMembers::AddVoterIds([number].into())).await
-    }
-
-    /// Let a node go. On the leader.
-    pub async fn remove(&self, number: u64) -> Result<(), RaftError> {
-        self.change_members(ChangeMembers::RemoveVoters([number].into())).await
-    }
-
-    /// Have another member lead, once it has all that this one has.
-    pub async fn transfer_leader(&self, to: u64) -> Result<(), RaftError> {
-        self.raft.trigger().transfer_leader(to).await.map_err(stopped)
     }
 
     /// Have a command applied. Its answer, encoded. Ends when it is decided; who waits no longer drops it, and
@@ -254,42 +243,8 @@ impl Node {
         self.raft.voter_ids().eq([self.number])
     }
 
-    fn to(&self, number: u64) -> Envelope {
-        Envelope { from: self.number, to: number }
-    }
-
-    /// The members, by number.
-    pub fn members(&self) -> BTreeMap<u64, Member> {
-        let metrics = self.raft.metrics();
-        let metrics = metrics.borrow_watched();
-        metrics.membership_config.membership().nodes().map(|(number, member)| (*number, member.clone())).collect()
-    }
-
-    /// Tell the others where this node listens. On the leader.
-    pub async fn set_member(&self, number: u64, member: Member) -> Result<(), RaftError> {
-        self.change_members(ChangeMembers::SetNodes(BTreeMap::from([(number, member)]))).await
-    }
-
-    async fn change_members(&self, change: ChangeMembers<u64, Member>) -> Result<(), RaftError> {
-        self.change(|| async { self.raft.change_membership(change.clone(), false).await.map(drop) }).await
-    }
-
-    /// A leader that has just begun, or that nobody answered for a moment, asks to be asked again.
-    async fn change<F>(&self, mut act: impl FnMut() -> F) -> Result<(), RaftError>
-    where
-        F: Future<Output = Result<(), Refused<Types, ClientWriteError<Types>>>>,
-    {
-        for _ in 0..CHANGE_TRIES {
-            match act().await {
-                Err(Refused::APIError(ClientWriteError::ForwardToLeader(forward)))
-                    if forward.leader_id.is_none_or(|leader| leader == self.number) =>
-                {
-                    tokio::time::sleep(LEADER_PAUSE).await;
-                }
-                done => return done.map_err(changed),
-            }
-        }
-        Err(RaftError::NoQuorum)
+    pub(crate) fn to(&self, number: u64) -> Envelope {
+        Envelope { cluster: self.cluster, from: self.number, to: number }
     }
 
     /// The state as of some moment after this call.
@@ -370,16 +325,6 @@ impl Node {
 
 pub(crate) fn stopped(error: Fatal<Types>) -> RaftError {
     RaftError::Stopped(error.to_string())
-}
-
-fn changed(error: Refused<Types, ClientWriteError<Types>>) -> RaftError {
-    match error {
-        Refused::APIError(ClientWriteError::ForwardToLeader(forward)) => {
-            RaftError::NotLeader(forward.leader_node.map(|member| member.name))
-        }
-        Refused::APIError(error) => RaftError::Refused(error.to_string()),
-        Refused::Fatal(error) => stopped(error),
-    }
 }
 
 fn config(checkpoint_entries: u64, kept_entries: u64) -> Config {

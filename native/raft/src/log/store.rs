@@ -6,7 +6,7 @@
 use super::appender::{Appender, Job, LogThread, KIND_COMMITTED, KIND_ENTRY};
 use super::Meta;
 use crate::entry::{self, Place};
-use crate::types::{Entry, LogId, Types, Vote};
+use crate::types::{ClusterId, Entry, LogId, Types, Vote};
 use crate::RaftError;
 use macula_core::{Chance, Clock, Disk};
 use macula_wal::{Log, Options, Record, Replayed};
@@ -53,6 +53,7 @@ impl Opened {
         clock: Arc<dyn Clock>,
         chance: &dyn Chance,
         options: Options,
+        joins: Option<ClusterId>,
     ) -> Result<Self, RaftError> {
         let found = Meta::decode(&Log::read_meta(&*disk)?)?;
         let after = found.as_ref().map_or(0, |meta| meta.purged_sequence);
@@ -68,7 +69,7 @@ impl Opened {
             is_full: Arc::new(AtomicBool::new(false)),
             closing: Arc::new(AtomicBool::new(false)),
         };
-        appender.begin(chance)?;
+        appender.begin(chance, joins)?;
         let tail = Tail {
             vote: appender.meta.vote.map(Vote::from),
             purged,
@@ -105,6 +106,16 @@ impl Opened {
         self.appender.meta.node
     }
 
+    /// The cluster that this node is of, or waits for.
+    pub(crate) fn cluster(&self) -> ClusterId {
+        self.appender.meta.cluster
+    }
+
+    /// Whether it waits to be heard of by a cluster that others began.
+    pub(crate) fn is_invited(&self) -> bool {
+        self.appender.meta.is_invited
+    }
+
     /// Set while there is no room for what waits.
     pub(crate) fn is_full(&self) -> Arc<AtomicBool> {
         self.appender.is_full.clone()
@@ -123,10 +134,14 @@ impl Opened {
 }
 
 impl Appender {
-    /// A node that has no number yet draws one, durably, before it says anything.
-    fn begin(&mut self, chance: &dyn Chance) -> Result<(), RaftError> {
+    /// A node that has no number yet draws one, durably, before it says anything; and one for its cluster,
+    /// unless it is to join one.
+    fn begin(&mut self, chance: &dyn Chance, joins: Option<ClusterId>) -> Result<(), RaftError> {
         if self.meta.node == 0 {
             self.meta.node = chance.next_u64().max(1);
+            let drawn = u128::from(chance.next_u64()) << 64 | u128::from(chance.next_u64());
+            self.meta.cluster = joins.unwrap_or(ClusterId(drawn.to_le_bytes()));
+            self.meta.is_invited = joins.is_some();
             let bytes = self.meta.encode()?;
             self.log.set_meta(&bytes)?;
         }

@@ -19,6 +19,7 @@ use redb::{Durability, ReadableDatabase, ReadableTable, TableDefinition};
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::sync::Arc;
+use tokio::sync::Notify;
 
 /// One row, [`Position`].
 pub(super) const POSITION: TableDefinition<(), &[u8]> = TableDefinition::new("position");
@@ -53,6 +54,8 @@ pub(crate) struct State {
     /// Tables that were in use, until nobody reads them: closing one waits for the disk.
     retired: Mutex<Vec<Arc<Database>>>,
     pub(super) owed: Owed,
+    /// Told when members were changed, or may have been.
+    pub(crate) members_changed: Notify,
 }
 
 struct Current {
@@ -66,7 +69,8 @@ impl State {
         remove(&*disk, NAME_ARRIVED)?;
         let db = Database::open(&*disk, &*chance)?;
         let current = RwLock::new(Current { rows: Arc::new(Reading::now(&db)?), db });
-        Ok(Arc::new(Self { disk, chance, current, retired: Mutex::default(), owed: Owed::default() }))
+        let (retired, owed, members_changed) = (Mutex::default(), Owed::default(), Notify::new());
+        Ok(Arc::new(Self { disk, chance, current, retired, owed, members_changed }))
     }
 
     /// As of the last batch that was applied.
@@ -170,6 +174,9 @@ impl Machine {
             Ok(())
         })?;
         self.state.show(db)?;
+        if entries.iter().any(|entry| matches!(entry.payload, EntryPayload::Membership(_))) {
+            self.state.members_changed.notify_one();
+        }
         if !events.is_empty() {
             (self.listener)(&events);
         }
@@ -233,6 +240,7 @@ impl RaftStateMachine<Types> for Machine {
         let SnapshotData::Arrived(db) = snapshot else { return Err(io::Error::other("no snapshot arrived")) };
         write_position(&db, meta)?;
         self.state.adopt(db)?;
+        self.state.members_changed.notify_one();
         // the history came along: who watches finds there what it missed
         (self.listener)(&[]);
         Ok(())
