@@ -1,7 +1,7 @@
 //! The [`Transport`] over links: authenticated, reconnected by themselves, one to each member.
 //!
-//! Invariant: on the links of members nobody else is heard once this node knows the members; a node that knows
-//! none listens to every member by certificate, because its invitation does not say who will lead. On
+//! Invariant: on the links of members nobody else is heard by a node that knows who they are; one that does not, as
+//! it is new or was away, listens to every member by certificate, because one of those may lead by now. On
 //! clients' links, others may ask what [`Node::serve`] lets them.
 
 use crate::network::{Transport, Unreached};
@@ -146,11 +146,8 @@ impl Admit for Door {
         let Some(node) = self.node.read().upgrade() else {
             return Err(Refusal::new(Reason::Stopping, "the node is not there"));
         };
-        let members = node.members();
-        match purpose == Purpose::Client
-            || members.is_empty()
-            || members.values().any(|member| member.name.as_bytes() == peer.node.as_bytes())
-        {
+        let is_member = || node.members().values().any(|member| member.name.as_bytes() == peer.node.as_bytes());
+        match purpose == Purpose::Client || !node.knows_members() || is_member() {
             true => Ok(()),
             false => Err(Refusal::new(Reason::NotAdmitted, "no member of the cluster")),
         }

@@ -12,7 +12,7 @@ use crate::types::{ClusterId, Member, Types};
 use crate::way::Way;
 use crate::{Blob, RaftError};
 use openraft::async_runtime::WatchReceiver;
-use openraft::errors::{ClientWriteError, InitializeError, RaftError as Refused};
+use openraft::errors::{ChangeMembershipError, ClientWriteError, InitializeError, RaftError as Refused};
 use openraft::{ChangeMembers, RaftMetrics};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,6 +24,8 @@ use std::time::Duration;
 const CHANGE_TRIES: u32 = 500;
 /// For the leader to decide a change that another member asks for.
 const CHANGE_WAIT: Duration = Duration::from_secs(20);
+/// For another to lead.
+const HAND_OVER_WAIT: Duration = Duration::from_secs(5);
 /// Entries that a learner may lack when it is given its vote.
 const LAG_MAX: u64 = 200;
 /// Times that an invited node asks all members, a pause apart.
@@ -219,8 +221,7 @@ impl Node {
             Change::Lead { number } if !self.voters().contains(number) => {
                 Err(RaftError::Refused("only a member that votes can lead".into()))
             }
-            // once it has all that this one has
-            Change::Lead { number } => self.raft.trigger().transfer_leader(*number).await.map_err(stopped),
+            Change::Lead { number } => self.hand_over(*number).await,
         }
     }
 
@@ -306,6 +307,14 @@ impl Node {
         self.raft.metrics().borrow_watched().membership_config.membership().learner_ids().next().is_some()
     }
 
+    /// Have another lead, once it has all that this one has.
+    async fn hand_over(&self, number: u64) -> Result<(), RaftError> {
+        self.raft.trigger().transfer_leader(number).await.map_err(stopped)?;
+        let leads = |metrics: &RaftMetrics<Types>| metrics.current_leader == Some(number);
+        let waited = self.raft.wait(Some(HAND_OVER_WAIT)).metrics(leads, "another leader").await;
+        waited.map(drop).map_err(|_| RaftError::Timeout)
+    }
+
     /// As the leader: give those a vote that have caught up.
     pub(crate) async fn promote(&self) -> Result<(), RaftError> {
         let caught_up: BTreeSet<u64> = {
@@ -339,6 +348,10 @@ impl Node {
                 {
                     tokio::time::sleep(LEADER_PAUSE).await;
                 }
+                // one at a time
+                Err(Refused::APIError(ClientWriteError::ChangeMembershipError(ChangeMembershipError::InProgress(
+                    _,
+                )))) => tokio::time::sleep(LEADER_PAUSE).await,
                 done => return done.map_err(changed),
             }
         }
@@ -348,6 +361,15 @@ impl Node {
     /// The members, by number.
     pub fn members(&self) -> BTreeMap<u64, Member> {
         members_of(&self.raft.metrics().borrow_watched())
+    }
+
+    /// Whether it knows them as they are: it is one, and so is whoever leads.
+    pub(crate) fn knows_members(&self) -> bool {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let membership = metrics.membership_config.membership();
+        let is_member = |number: &u64| membership.get_node(number).is_some();
+        is_member(&self.number) && metrics.current_leader.as_ref().is_some_and(is_member)
     }
 
     /// Those that vote.

@@ -107,10 +107,11 @@ fn rpc_error(error: Unreached) -> RPCError<Types> {
     }
 }
 
-/// The member said something that does not answer the question.
+/// The member said something that does not answer the question; it may be somebody else by now. It is asked again
+/// after a pause, as one that is away: asked again at once, it kept the leader so busy that nobody else was heard.
 fn unexpected(response: &Response) -> RPCError<Types> {
     let error = io::Error::other(format!("an unexpected answer: {response:?}"));
-    RPCError::Network(NetworkError::new(&error))
+    RPCError::Unreachable(Unreachable::new(&error))
 }
 
 impl Peer {

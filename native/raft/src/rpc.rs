@@ -162,6 +162,7 @@ impl Response {
             Ok(()) => Self::Done,
             Err(RaftError::NotLeader(_)) => Self::NotLeader { leader: None },
             Err(RaftError::NoQuorum) => Self::NoQuorum,
+            Err(RaftError::Timeout) => Self::Unknown,
             Err(RaftError::Refused(reason)) => Self::Refused(reason),
             // one that was under way when the node stopped: it is asked for again
             Err(error) => Self::Failed(error.to_string()),
@@ -174,6 +175,7 @@ impl Response {
             Self::Done => Ok(()),
             Self::Refused(reason) => Err(RaftError::Refused(reason)),
             Self::NoQuorum => Err(RaftError::NoQuorum),
+            Self::Unknown => Err(RaftError::Timeout),
             Self::Failed(reason) => Err(RaftError::Internal(reason)),
             Self::NotLeader { .. } => Err(RaftError::NotLeader(None)),
             Self::WrongNode => Err(RaftError::Refused("it is not of that cluster".into())),

@@ -25,7 +25,7 @@ const LOOKS_PER_RELOAD: u32 = 60;
 
 /// Look after a node until it is closed.
 pub(crate) async fn keep(node: Arc<Node>, way: Arc<Way>, mut closed: watch::Receiver<bool>) {
-    let mut members = BTreeMap::new();
+    let (mut members, mut knows) = (BTreeMap::new(), false);
     let mut looks = 0_u32;
     loop {
         tokio::select! {
@@ -35,8 +35,12 @@ pub(crate) async fn keep(node: Arc<Node>, way: Arc<Way>, mut closed: watch::Rece
             _ = closed.changed() => return,
         }
         learn(&node, &way, &mut members);
+        if node.knows_members() != knows {
+            knows = !knows;
+            way.look_again();
+        }
         looks = looks.wrapping_add(1);
-        if looks % LOOKS_PER_RELOAD == 0 {
+        if looks.is_multiple_of(LOOKS_PER_RELOAD) {
             way.reload();
         }
         let look = async {

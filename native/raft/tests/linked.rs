@@ -183,6 +183,10 @@ fn a_wiped_node_is_another_and_takes_the_place_of_its_former_self() {
     let members = first.status().members;
     assert!(members.len() == 3 && !members.contains_key(&before), "{members:?}");
     assert_eq!(value(&wiped, "x").expect("reads"), Some(binary(b"1")));
+    // one that joins later goes through a past in which that name was somebody else's, whoever leads
+    change(&first, Change::Lead { number: wiped.number() }).expect("leads");
+    let fourth = site.node("d@test", "d", invited_by(&first));
+    join(&fourth, invite(&first).expect("invites")).expect("joins");
 }
 
 #[test]

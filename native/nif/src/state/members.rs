@@ -9,8 +9,10 @@ use crate::options::span;
 use crate::runtime::owe;
 use macula_core::{RealDisk, RelPath, SystemClock};
 use macula_raft::net::{self, Identity, NodeName, Peer, Role, Transport};
-use macula_raft::{Change, ClusterId, Invitation, LinkOptions, NodeStatus, RaftError, Standing};
+use macula_raft::{Change, ClusterId, Invitation, LinkOptions, Member, NodeStatus, RaftError, Standing};
 use rustler::{Atom, Binary, Encoder, Env, ResourceArc, Term};
+use std::io::ErrorKind;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -56,8 +58,12 @@ fn transport(name: &str, certificates: Option<&str>) -> Result<Transport, Failur
         Failure::invalid(format!("no certificates in {dir}: {error}"))
             .with_hint("issue them with mix macula.cluster.issue, and set state_certificates")
     };
-    let disk = RealDisk::at(Path::new(dir)).map_err(missing)?;
-    let identity = Identity::load(Arc::new(disk), RelPath::root(), Arc::new(SystemClock)).map_err(RaftError::from)?;
+    // from above: a directory that is renewed is another one
+    let path = Path::new(dir);
+    let (above, name) = path.parent().zip(path.file_name()).ok_or_else(|| missing(ErrorKind::InvalidInput.into()))?;
+    let disk = RealDisk::at(above).map_err(missing)?;
+    let name = RelPath::root().join(name.as_bytes()).map_err(|error| missing(std::io::Error::other(error)))?;
+    let identity = Identity::load(Arc::new(disk), name, Arc::new(SystemClock)).map_err(RaftError::from)?;
     let peer = identity.peer();
     if peer.node != node || peer.role != Role::Member {
         let role = if peer.role == Role::Member { "member" } else { "client" };
@@ -87,12 +93,17 @@ impl Encoder for NodeTerm {
                     Standing::Voter => atoms::voter(),
                     Standing::Learner => atoms::learner(),
                 };
-                (*number, member.name.as_str(), member.address.as_str(), standing)
+                (*number, name_of(env, member), member.address.as_str(), standing)
             })
             .collect();
         let log = (status.term, status.last, status.applied, status.checkpoint);
         (status.cluster.to_string(), status.number, status.leader, log, address, members).encode(env)
     }
+}
+
+/// An Erlang node's name: so many atoms as there are members. What is none stays text.
+fn name_of<'a>(env: Env<'a>, member: &Member) -> Term<'a> {
+    Atom::from_str(env, &member.name).map_or_else(|_| member.name.encode(env), |name| name.encode(env))
 }
 
 /// own thread: let one node in, once, within a time. Answers its invitation.
