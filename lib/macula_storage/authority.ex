@@ -113,7 +113,7 @@ defmodule MaculaStorage.Authority do
   Durability: `{:ok, _}` means that the files and their names are synced; a crash, or another program that looks,
   finds wholly the certificate before or wholly the new one. What is put there was read back as the node will read it.
   Cost: a thread of ours; about ten syncs. Errors: of kind `:invalid` when the authority cannot be used (its key is
-  lost or may be read by others, its time is over), for an `:out` that is another's, or a new one inside the base directory.
+  lost or may be read by others, its time is over), for an `:out` that is another's, or a new one inside the base directory other than its `state/certificates`.
 
       iex> dir = Path.join(System.tmp_dir!(), "macula_authority_doc_issue")
       iex> File.rm_rf!(dir)

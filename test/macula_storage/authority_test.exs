@@ -209,6 +209,12 @@ defmodule MaculaStorage.AuthorityTest do
     assert refused(Authority.create(linked)) =~ "on no member"
     assert refused(Authority.issue(ca, "a@host", out: linked)) =~ "the library's own"
 
+    # where a node looks for it unless told
+    its = Path.join(base_path(), "state/certificates")
+    on_exit(fn -> File.rm_rf!(its) end)
+    for _ <- 1..2, do: assert({:ok, _} = Authority.issue(ca, "a@host", out: its))
+    assert ls(its) == @files
+
     # a node's certificate that lies there is renewed; an authority that does issues nothing
     {:ok, %{dir: out}} = Authority.issue(ca, "a@host")
     File.cp_r!(out, inside)

@@ -1,7 +1,7 @@
 //! Certificates of a cluster: made and told about in directories that the operator names.
 //!
-//! Invariant: an authority's key is on no member, so neither it nor what it issues is looked for in, or
-//! put into, the base directory of this node (but for a certificate that is renewed where it lies).
+//! Invariant: an authority's key is on no member, so it is neither made nor used in the base directory of
+//! this node. What is issued goes there only to where a node looks for its certificate, or over one that is its.
 
 use crate::atoms;
 use crate::dir::runtime;
@@ -13,6 +13,9 @@ use rustler::{Atom, Binary, Encoder, Env, Term};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+
+/// Where in its base directory a node looks for its certificate when it is not told.
+const CERTIFICATES: &str = "state/certificates";
 
 /// own thread: a new authority in `dir`: of the cluster of the one in `before`, else of a new one. On a
 /// dirty scheduler, because the first call starts threads.
@@ -125,25 +128,26 @@ impl Place {
     }
 
     fn refuse_key_inside(&self, base: &Path) -> Result<(), Failure> {
-        match self.is_inside(base) {
-            true => Err(refusal(
-                "an authority's key is on no member: directory inside the base directory",
-                &self.real,
-                "keep the authority on a machine of the operator's, outside of the base directory",
-            )),
-            false => Ok(()),
+        if !self.is_inside(base) {
+            return Ok(());
         }
+        Err(refusal(
+            "an authority's key is on no member: directory inside the base directory",
+            &self.real,
+            "keep the authority on a machine of the operator's, outside of the base directory",
+        ))
     }
 
     fn refuse_new_inside(&self, base: &Path) -> Result<(), Failure> {
-        match self.is_inside(base) && !self.real.exists() {
-            true => Err(refusal(
-                "the base directory is the library's own: certificates are not put there",
-                &self.real,
-                "issue to a directory outside of the base directory",
-            )),
-            false => Ok(()),
+        let is_its = leads_to(&base.join(CERTIFICATES)).is_ok_and(|its| self.real == its);
+        if !self.is_inside(base) || is_its || self.real.exists() {
+            return Ok(());
         }
+        Err(refusal(
+            "the base directory is the library's own: certificates lie in its state/certificates only",
+            &self.real,
+            "issue to that, or to a directory outside of the base directory",
+        ))
     }
 }
 
