@@ -120,6 +120,24 @@ defmodule MaculaStorage.Native do
   @spec state_set_aside(handle, reference, boolean) :: call
   def state_set_aside(_base, _ref, _is_kept), do: missing()
 
+  # certificates: directories are absolute, `base` is this node's own
+
+  @spec authority_create(reference, binary, binary, binary | nil, pos_integer) :: call
+  def authority_create(_ref, _dir, _base, _before, _days), do: missing()
+
+  @spec authority_issue(
+          reference,
+          binary,
+          binary,
+          binary,
+          {String.t(), :member | :client, pos_integer},
+          [binary]
+        ) :: call
+  def authority_issue(_ref, _dir, _base, _out, _node, _trust), do: missing()
+
+  @spec authority_read(reference, binary) :: call
+  def authority_read(_ref, _dir), do: missing()
+
   # base and apps
 
   @spec base_open(binary, pos_integer, non_neg_integer, :full | :normal, pos_integer) ::

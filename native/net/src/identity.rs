@@ -53,7 +53,7 @@ impl Identity {
     /// # Errors
     /// [`NetError::Identity`] says which file is not usable and why.
     pub fn load(disk: Arc<dyn Disk>, dir: RelPath, clock: Arc<dyn Clock>) -> Result<Arc<Self>, NetError> {
-        let keys = RwLock::new(Arc::new(Source::read(&*disk, &dir)?.keys(&clock, 0)?));
+        let keys = RwLock::new(Arc::new(read(&*disk, &dir, &clock)?));
         Ok(Arc::new(Self { disk, dir, clock, keys, generation: watch::Sender::new(0) }))
     }
 
@@ -132,6 +132,11 @@ impl TimeProvider for NotBefore {
     }
 }
 
+/// What the directory's files give now.
+pub(crate) fn read(disk: &dyn Disk, dir: &RelPath, clock: &Arc<dyn Clock>) -> Result<Keys, NetError> {
+    Source::read(disk, dir)?.keys(clock, 0)
+}
+
 impl Source {
     fn read(disk: &dyn Disk, dir: &RelPath) -> Result<Self, NetError> {
         let (cert, ca) = (read_text(disk, dir, CERT_FILE)?, read_text(disk, dir, CA_FILE)?);
@@ -154,7 +159,7 @@ impl Source {
     }
 }
 
-fn certificates(file: &str, pem: &str, count_max: usize) -> Result<Vec<CertificateDer<'static>>, NetError> {
+pub(crate) fn certificates(file: &str, pem: &str, count_max: usize) -> Result<Vec<CertificateDer<'static>>, NetError> {
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
     let found = found.map_err(|error| NetError::identity(file, error))?;
     match found.len() {

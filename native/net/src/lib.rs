@@ -7,6 +7,7 @@
 
 #![forbid(unsafe_code)]
 
+mod about;
 pub mod authority;
 mod error;
 mod frame;
@@ -20,16 +21,18 @@ mod name;
 mod options;
 mod queue;
 mod registry;
+mod renew;
 mod serve;
 mod transport;
 mod validity;
 
+pub use about::{About, AuthorityFacts, NodeFacts};
 pub use authority::{Authority, Issue};
 pub use error::{NetError, Reason, Refusal};
 pub use identity::Identity;
 pub use link::{Link, LinkStatus};
 pub use listener::Listener;
-pub use name::{ClusterId, NodeName, Peer, Purpose, Role, NODE_NAME_LEN_MAX};
+pub use name::{AuthorityId, ClusterId, NodeName, Peer, Purpose, Role, NODE_NAME_LEN_MAX};
 pub use options::{Limits, Options};
 pub use queue::Reply;
 pub use registry::ListenerStats;
