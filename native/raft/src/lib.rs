@@ -12,7 +12,10 @@ pub mod machine;
 mod network;
 mod node;
 mod rpc;
+mod runtime;
 mod serve;
+#[cfg(test)]
+mod simulation;
 mod state;
 #[cfg(test)]
 mod suite;

@@ -5,7 +5,7 @@
 //! never will.
 
 use crate::engine::Listener;
-use crate::log::Opened;
+use crate::log::{LogStore, Opened};
 use crate::machine::{self, Command};
 use crate::network::{ask, Peers, Transport, Unreached};
 use crate::rpc::{Envelope, Request, Response};
@@ -104,6 +104,16 @@ impl Stage {
 impl Node {
     /// Open what is in the directory, or begin there. Call on a runtime that goes on as long as the node.
     pub async fn open(seams: Seams, options: Options, listener: Listener) -> Result<Self, RaftError> {
+        Self::open_on(seams, options, listener, Opened::start).await
+    }
+
+    /// The same with a log that `start` found somebody to write for.
+    pub(crate) async fn open_on(
+        seams: Seams,
+        options: Options,
+        listener: Listener,
+        start: impl FnOnce(Opened) -> io::Result<LogStore>,
+    ) -> Result<Self, RaftError> {
         let Seams { disk, clock, chance, transport } = seams;
         let fail = |error: io::Error| RaftError::Table(error.to_string());
         let log_dir = RelPath::literal(LOG_DIR);
@@ -115,7 +125,7 @@ impl Node {
         let opened = Opened::open(disk.subtree(&log_dir).map_err(fail)?, clock.clone(), &*chance, options.log)?;
         let number = opened.number();
         let (is_full, log_closing) = (opened.is_full(), opened.closing());
-        let log = opened.start().map_err(fail)?;
+        let log = start(opened).map_err(fail)?;
         let state = State::open(disk, chance)?;
         let machine = Machine { state: state.clone(), listener };
         let config = Arc::new(config(options.checkpoint_entries, options.kept_entries));
@@ -391,6 +401,9 @@ fn config(checkpoint_entries: u64, kept_entries: u64) -> Config {
         snapshot_policy: SnapshotPolicy::LogsSinceLast(checkpoint_entries),
         max_in_snapshot_log_to_keep: kept_entries,
         enable_pre_vote: Some(true),
+        // what it had not synced yet others may have: as leader of the same term it would put other entries in
+        // their places, and nobody could tell them apart (seen by the simulation, seed 490969526689)
+        enable_leader_restore: Some(false),
         ..Config::default()
     }
 }
