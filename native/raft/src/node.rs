@@ -30,6 +30,8 @@ pub(crate) type Raft = openraft::Raft<Types, Machine>;
 const LOG_DIR: &str = "log";
 /// For another member to apply a command of ours.
 const FORWARD_WAIT: Duration = Duration::from_secs(10);
+/// For the leader to tell how new a read must be; who waits longer asks anew, perhaps somebody else.
+const READ_INDEX_WAIT: Duration = Duration::from_secs(1);
 /// Between two looks for who leads.
 const LEADER_PAUSE: Duration = Duration::from_millis(20);
 /// Tries to change the members, a pause apart.
@@ -327,7 +329,7 @@ impl Node {
         if leader == self.number {
             return Ok(None);
         }
-        match ask(&*self.transport, self.to(leader), &member, &Request::ReadIndex, FORWARD_WAIT).await {
+        match ask(&*self.transport, self.to(leader), &member, &Request::ReadIndex, READ_INDEX_WAIT).await {
             Ok(Response::ReadAt(place)) => Ok(Some(place.index)),
             Ok(Response::NoQuorum) => Err(RaftError::NoQuorum),
             // reads may be asked again

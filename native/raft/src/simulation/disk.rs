@@ -125,8 +125,12 @@ impl Runner {
                     durable.given.split_off(&from);
                 }
                 Taken::Purged(upto) => {
-                    durable.purged = upto;
-                    durable.synced = durable.synced.split_off(&(upto + 1));
+                    durable.purged = upto.index;
+                    durable.synced = durable.synced.split_off(&(upto.index + 1));
+                    // a snapshot took the place of others
+                    if durable.given.get(&upto.index).map(|entry| Place::from(&entry.log_id)) != Some(upto) {
+                        durable.given = durable.given.split_off(&(upto.index + 1));
+                    }
                 }
                 Taken::Other => {}
             }
@@ -138,7 +142,7 @@ impl Runner {
 enum Taken {
     Entries(Vec<Entry>),
     Truncated(u64),
-    Purged(u64),
+    Purged(Place),
     Other,
 }
 
@@ -149,7 +153,7 @@ impl Taken {
                 Self::Entries(entries.iter().map(|bytes| entry::decode(bytes).expect("our own")).collect())
             }
             Job::Truncate { from, .. } => Self::Truncated(*from),
-            Job::Purge { upto, .. } => Self::Purged(upto.index),
+            Job::Purge { upto, .. } => Self::Purged(*upto),
             Job::Committed(_) | Job::Meta { .. } => Self::Other,
         }
     }

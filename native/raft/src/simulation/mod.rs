@@ -92,6 +92,10 @@ async fn begin(world: &Arc<World>, plan: Plan) {
         world.lives().iter().map(|(at, life)| (life.node.number(), world.member(*at))).collect();
     let first = world.life(0).expect("it lives");
     first.node.begin(members).await.expect("begins");
+    // before that a crash may take back the beginning
+    while world.lives().iter().any(|(_, life)| life.node.members().is_empty()) {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
 }
 
 async fn look(world: Arc<World>, stop: Arc<AtomicBool>) {
@@ -126,7 +130,7 @@ async fn heals(world: &Arc<World>) {
 async fn agree(world: &Arc<World>) {
     for (at, life) in world.lives() {
         for key in 0..KEYS {
-            let wait = Duration::from_secs(5);
+            let wait = 2 * HEAL;
             let told = clients::once(world, &life, at, key, Op::Get, wait, Reads::Linearizable).await;
             if told.is_none() {
                 return world.wrong(format!("it does not read after all is well: place={at}"));

@@ -14,6 +14,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+/// As long as a link without a byte from the other side lives: then what waits on it is told that it is lost.
+const SILENCE: Duration = Duration::from_millis(4_000);
+
 /// How bad it is; chances in a thousand.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Weather {
@@ -89,7 +92,7 @@ impl Transport for End {
         let (world, from, is_over) = (self.world.clone(), self.at, self.is_over.clone());
         Box::pin(async move {
             let carried = carry(world, from, is_over, to, request);
-            match tokio::time::timeout(wait, carried).await {
+            match tokio::time::timeout(wait.min(SILENCE), carried).await {
                 Ok(Ok(answer)) => Ok(answer),
                 Ok(Err(error)) => Err(error),
                 Err(_) => Err(Unreached::Lost("no answer in time".into())),

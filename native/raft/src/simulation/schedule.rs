@@ -203,6 +203,7 @@ impl Schedule {
     fn crash_inside(&mut self, at: usize) {
         let (mode, ms, nth) = (self.mode(), self.random.u64(5..1_200), self.random.u64(1..60));
         let (world, Some(life)) = (self.world.clone(), self.world.life(at)) else { return };
+        let is_over = self.is_over.clone();
         {
             let disk = &world.places.lock()[at].disk;
             disk.fail_at(disk.operations() + nth, Fault::Crash);
@@ -218,6 +219,9 @@ impl Schedule {
                 }
             }
             drop(life);
+            if is_over.load(Ordering::Relaxed) {
+                return;
+            }
             world.crash(at, mode);
             sleep(Duration::from_millis(ms)).await;
             world.open(at).await;
