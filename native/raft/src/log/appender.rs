@@ -108,7 +108,7 @@ impl Drop for LogThread {
 /// The log and where each entry stands in it.
 pub(crate) struct Appender {
     pub(super) log: Log,
-    pub(super) meta: Meta,
+    pub(crate) meta: Meta,
     pub(super) clock: Arc<dyn Clock>,
     /// The log's sequence of each entry, by index.
     pub(crate) sequences: BTreeMap<u64, u64>,

@@ -34,7 +34,7 @@ pub(crate) struct LogStore {
 /// What the log holds.
 #[derive(Debug, Default)]
 pub(crate) struct Tail {
-    vote: Option<Vote>,
+    pub(crate) vote: Option<Vote>,
     pub(crate) purged: Option<LogId>,
     committed: Option<LogId>,
     /// By index. Raft leaves no gap between them.

@@ -198,22 +198,22 @@ impl Checks {
     pub fn acknowledged(&mut self, world: &World, call: usize, op: &Op, done: Done, revision: Option<u64>) {
         let Some(revision) = revision.filter(|_| done.is_done && !matches!(op, Op::Get)) else { return };
         let places = world.places.lock();
-        let mut has_it = BTreeMap::new();
-        let mut of_index = BTreeSet::new();
+        let (mut has_it, mut purged) = (BTreeMap::new(), BTreeSet::new());
         for place in places.iter() {
-            let durable = place.durable.lock();
-            if let Some(synced) = durable.synced.get(&revision) {
-                of_index.insert((synced.term, synced.node));
-                has_it.insert(place.number, *synced);
+            for (number, durable) in place.former.iter().chain([&(place.number, place.durable.clone())]) {
+                let durable = durable.lock();
+                if let Some(synced) = durable.synced.get(&revision) {
+                    has_it.insert(*number, *synced);
+                }
+                if durable.purged >= revision {
+                    purged.insert(*number);
+                }
             }
         }
-        let purged = |number: u64| {
-            places.iter().any(|place| place.number == number && place.durable.lock().purged >= revision)
-        };
         let configs = self.configs(&places, revision);
         let decided = self.decided.get(revision as usize).map(|decided| decided.place);
         let is_held = |number: &u64| {
-            purged(*number) || has_it.get(number).is_some_and(|place| decided.is_none_or(|decided| decided == *place))
+            purged.contains(number) || has_it.get(number).is_some_and(|place| decided.is_none_or(|decided| decided == *place))
         };
         let is_majority = |voters: &BTreeSet<u64>| voters.iter().filter(|n| is_held(n)).count() * 2 > voters.len();
         // who votes may have changed in entries that nobody applied yet
@@ -223,6 +223,18 @@ impl Checks {
                 "acknowledged and not on a majority: call={call} {op:?} revision={revision} synced={has_it:?} \
                  voters={configs:?}"
             ));
+        }
+    }
+
+    /// At the end: everyone's watch was given all there was.
+    pub fn has_all(&self, world: &World) {
+        let last = self.events.last().map_or(0, |event| event.revision);
+        for (at, watched) in &self.watched {
+            let is_member = world.life(*at).is_some();
+            if is_member && (watched.through < last || !watched.pending.is_empty()) {
+                let (through, pending) = (watched.through, watched.pending.len());
+                world.wrong(format!("a watch fell behind: place={at} through={through} pending={pending} last={last}"));
+            }
         }
     }
 

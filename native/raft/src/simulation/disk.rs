@@ -3,7 +3,7 @@
 //! Invariant: [`Durable`] has what was synced and nothing else; what a place loses of it is a defect.
 
 use super::world::World;
-use crate::entry::{self, Place};
+use crate::entry::{self, Ballot, Place};
 use crate::log::{Appender, Job, Jobs, LogStore, Opened, ROOM_PAUSE};
 use crate::types::Entry;
 use parking_lot::Mutex;
@@ -23,6 +23,7 @@ pub struct Durable {
     pub given: BTreeMap<u64, Entry>,
     /// Up to here a durable snapshot has it.
     pub purged: u64,
+    vote: Option<Ballot>,
 }
 
 /// Of one life.
@@ -31,7 +32,8 @@ pub struct Runner {
     pub at: usize,
     pub is_over: Arc<AtomicBool>,
     pub durable: Arc<Mutex<Durable>>,
-    pub sync_us_max: Arc<AtomicU64>,
+    /// At least, and beyond that at most.
+    pub sync_us: (Arc<AtomicU64>, Arc<AtomicU64>),
 }
 
 struct Queue {
@@ -67,6 +69,12 @@ impl Runner {
     fn compare(&self, opened: &Opened) {
         let Some(world) = self.world.upgrade() else { return };
         let durable = &mut *self.durable.lock();
+        let found = opened.tail.vote.as_ref().map(Ballot::from);
+        let rank = |vote: Option<Ballot>| vote.map(|vote| (vote.term, vote.node, vote.is_committed));
+        if rank(found) < rank(durable.vote) {
+            world.wrong(format!("a vote is forgotten: place={} saved={:?} found={found:?}", self.at, durable.vote));
+        }
+        durable.vote = found;
         let purged = opened.tail.purged.map(|id| id.index);
         let is_kept = |index: &u64| purged.is_none_or(|purged| *index > purged);
         for (index, place) in durable.synced.iter().filter(|(index, _)| is_kept(index)) {
@@ -85,7 +93,8 @@ impl Runner {
     async fn serve(self, mut appender: Appender, mut waiting: mpsc::UnboundedReceiver<Job>) {
         while let Some(first) = waiting.recv().await {
             let Some(world) = self.world.upgrade() else { return };
-            let sync_us = world.random.lock().u64(..=self.sync_us_max.load(Ordering::Relaxed));
+            let (us_min, us_max) = (self.sync_us.0.load(Ordering::Relaxed), self.sync_us.1.load(Ordering::Relaxed));
+            let sync_us = us_min + world.random.lock().u64(..=us_max);
             drop(world);
             tokio::time::sleep(Duration::from_micros(sync_us)).await;
             let mut next = Some(first);
@@ -109,6 +118,9 @@ impl Runner {
         // then nobody was told of these entries
         let has_crashed = world.places.lock()[self.at].disk.has_crashed();
         let durable = &mut *self.durable.lock();
+        if !has_crashed {
+            durable.vote = appender.meta.vote;
+        }
         world.trace(("synced", self.at, taken.len(), appender.sequences.len()));
         for taken in taken {
             match taken {

@@ -11,6 +11,7 @@ mod disk;
 mod history;
 mod network;
 mod schedule;
+mod tests;
 pub(crate) mod watch;
 mod world;
 
@@ -137,55 +138,11 @@ async fn agree(world: &Arc<World>) {
             }
         }
     }
+    // for who watches to read what is there
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    // twice: what the first place needs to be compared the last one may tell
+    Checks::look(world, false).await;
     Checks::look(world, true).await;
+    world.checks.lock().has_all(world);
 }
 
-fn seed() -> Option<u64> {
-    std::env::var("MACULA_SEED").ok().and_then(|text| text.parse().ok())
-}
-
-/// Seeds of this run: one that was given, or so many.
-fn seeds(slice: u64, all: u64) -> Vec<u64> {
-    let count = if std::env::var_os("MACULA_TORTURE").is_some() { all } else { slice };
-    match seed() {
-        Some(seed) => vec![seed],
-        None => {
-            let first = fastrand::u64(..) >> 24;
-            eprintln!("MACULA_SEED={first} and those behind it");
-            (first..first + count).collect()
-        }
-    }
-}
-
-#[test]
-fn nothing_is_lost_and_nothing_is_wrong_whatever_breaks() {
-    let (mut sum, mut runs) = (Figures::default(), 0_u64);
-    for seed in seeds(60, 5_000) {
-        if std::env::var_os("MACULA_TRACE").is_some() {
-            eprintln!("MACULA_SEED={seed}");
-        }
-        let Outcome { figures, wrong, .. } = run(seed, RIGHT);
-        if let Some(wrong) = wrong {
-            panic!("MACULA_SEED={seed}: {wrong}");
-        }
-        runs += 1;
-        sum.operations += figures.operations;
-        sum.unknown += figures.unknown;
-        sum.elections += figures.elections;
-        sum.crashes += figures.crashes;
-        sum.joins += figures.joins;
-    }
-    let Figures { operations, unknown, elections, crashes, joins } = sum;
-    eprintln!(
-        "simulation: runs={runs} operations={operations} unknown={unknown} elections={elections} crashes={crashes} \
-         joins={joins} lost=0 wrong=0"
-    );
-}
-
-#[test]
-fn a_seed_is_a_run() {
-    for seed in seeds(3, 100) {
-        let (one, other) = (run(seed, RIGHT), run(seed, RIGHT));
-        assert_eq!(one.trace, other.trace, "MACULA_SEED={seed}");
-    }
-}

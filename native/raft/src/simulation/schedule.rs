@@ -5,7 +5,7 @@
 
 use super::network::Weather;
 use super::world::World;
-use macula_testkit::{CrashMode, Fault, FaultDisk};
+use macula_testkit::{CrashMode, Fault};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 use std::time::Duration;
@@ -300,10 +300,4 @@ async fn on_leader(world: &Arc<World>, act: impl Fn(Arc<super::world::Life>) -> 
         }
         sleep(Duration::from_millis(50)).await;
     }
-}
-
-/// Before the first of them there is none that forgets.
-#[allow(dead_code)]
-pub fn forgetful(disk: &FaultDisk) {
-    disk.forget_syncs(true);
 }

@@ -6,15 +6,16 @@
 use super::checks::Checks;
 use super::disk::{self, Durable};
 use super::network::{End, Network};
-use crate::log::LogStore;
 use crate::node::{Node, Options, Seams};
+use crate::state::Machine;
 use crate::{Feeds, Member};
 use macula_core::Clock;
 use macula_testkit::{CrashMode, FaultDisk, SeededChance};
+use openraft::storage::RaftStateMachine;
 use parking_lot::Mutex;
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -34,7 +35,6 @@ pub struct Figures {
 pub struct Life {
     pub id: u64,
     pub node: Arc<Node>,
-    pub log: LogStore,
     pub feeds: Arc<Feeds>,
     pub is_over: Arc<AtomicBool>,
     over: Notify,
@@ -60,8 +60,11 @@ pub struct Place {
     pub life: Option<Arc<Life>>,
     pub wall_ms: Arc<AtomicI64>,
     pub durable: Arc<Mutex<Durable>>,
-    /// How long a sync may take here.
-    pub sync_us_max: Arc<std::sync::atomic::AtomicU64>,
+    /// Who lived here before it was wiped, and what it had: that it synced it was true.
+    pub former: Vec<(u64, Arc<Mutex<Durable>>)>,
+    /// How long a sync takes here, at least and beyond that at most.
+    pub sync_us_min: Arc<AtomicU64>,
+    pub sync_us_max: Arc<AtomicU64>,
     pub is_opening: bool,
 }
 
@@ -78,6 +81,7 @@ pub struct World {
     trace: Mutex<(u64, DefaultHasher)>,
     wrong: Mutex<Option<String>>,
     pub is_wrong: AtomicBool,
+    is_told: bool,
 }
 
 /// A node's clock: the run's, and a wall that jumps.
@@ -111,6 +115,8 @@ impl World {
             life: None,
             wall_ms: Arc::default(),
             durable: Arc::default(),
+            former: Vec::new(),
+            sync_us_min: Arc::default(),
             sync_us_max: Arc::new(2_000.into()),
             is_opening: false,
         };
@@ -126,6 +132,7 @@ impl World {
             trace: Mutex::default(),
             wrong: Mutex::default(),
             is_wrong: AtomicBool::new(false),
+            is_told: std::env::var_os("MACULA_TRACE").is_some(),
         })
     }
 
@@ -135,7 +142,7 @@ impl World {
         *count += 1;
         let at = self.begun.elapsed();
         (at, &what).hash(hash);
-        if std::env::var_os("MACULA_TRACE").is_some() {
+        if self.is_told {
             eprintln!("{at:?} {what:?}");
         }
     }
@@ -209,7 +216,7 @@ impl World {
             *lives += 1;
             *lives
         };
-        let (seams, durable, sync_us_max, was) = {
+        let (seams, durable, sync_us, was) = {
             let place = &self.places.lock()[at];
             let seams = Seams {
                 disk: Arc::new(place.disk.clone()),
@@ -217,22 +224,26 @@ impl World {
                 chance: Arc::new(SeededChance::new(self.seed.wrapping_mul(31).wrapping_add(id))),
                 transport: Arc::new(End { world: Arc::downgrade(self), at, is_over: is_over.clone() }),
             };
-            (seams, place.durable.clone(), place.sync_us_max.clone(), place.number)
+            let sync_us = (place.sync_us_min.clone(), place.sync_us_max.clone());
+            (seams, place.durable.clone(), sync_us, place.number)
         };
-        let (feeds, mut log) = (Arc::new(Feeds::default()), None);
+        let feeds = Arc::new(Feeds::default());
         let told = feeds.clone();
-        let runner = disk::Runner { world: Arc::downgrade(self), at, is_over: is_over.clone(), durable, sync_us_max };
+        let runner = disk::Runner { world: Arc::downgrade(self), at, is_over: is_over.clone(), durable, sync_us };
         let opened = Node::open_on(seams, options(at), Box::new(move |events| told.tell(events)), |opened| {
-            let store = runner.start(opened)?;
-            log = Some(store.clone());
-            Ok(store)
+            runner.start(opened)
         });
         let node = Arc::new(opened.await.map_err(|error| error.to_string())?);
-        let log = log.ok_or("no log")?;
+        let purged = self.places.lock()[at].durable.lock().purged;
+        let mut machine = Machine { state: node.state.clone(), listener: Box::new(|_| {}) };
+        let (applied, _) = machine.applied_state().await.map_err(|error| error.to_string())?;
+        if applied.map_or(0, |id| id.index) < purged {
+            self.wrong(format!("lost from the table: place={at} applied={applied:?} purged={purged}"));
+        }
         if was != 0 && was != node.number() {
             self.wrong(format!("it is somebody else after its return: place={at}"));
         }
-        let life = Arc::new(Life { id, node, log, feeds, is_over, over: Notify::new() });
+        let life = Arc::new(Life { id, node, feeds, is_over, over: Notify::new() });
         self.trace(("opened", at, life.node.number()));
         {
             let place = &mut self.places.lock()[at];
@@ -277,8 +288,9 @@ impl World {
     pub fn wipe(&self, at: usize) {
         let place = &mut self.places.lock()[at];
         place.disk = FaultDisk::new();
-        place.number = 0;
-        place.durable = Arc::default();
+        let number = std::mem::take(&mut place.number);
+        let durable = std::mem::take(&mut place.durable);
+        place.former.push((number, durable));
     }
 }
 
