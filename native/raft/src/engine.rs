@@ -121,7 +121,7 @@ impl Engine {
     ) -> Result<(), RaftError> {
         let (node, way) = (self.node.clone(), self.way.clone());
         let ends = Ends { over: || RaftError::Timeout, lost: || RaftError::Closed };
-        self.run(async move { node.invite(&way, ttl).await }, deadline, ends, cancel, reply)
+        self.run(async move { node.invite(way.address(), ttl).await }, deadline, ends, cancel, reply)
     }
 
     /// Change the members, from any of them. What timed out may have happened.

@@ -15,7 +15,10 @@ mod network;
 mod node;
 mod query;
 mod rpc;
+mod runtime;
 mod serve;
+#[cfg(test)]
+mod simulation;
 mod state;
 #[cfg(test)]
 mod suite;

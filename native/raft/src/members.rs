@@ -167,9 +167,9 @@ impl Node {
     }
 
     /// Let one node in within this time.
-    pub(crate) async fn invite(&self, way: &Way, ttl: Duration) -> Result<Invitation, RaftError> {
+    pub(crate) async fn invite(&self, address: Option<String>, ttl: Duration) -> Result<Invitation, RaftError> {
         let mut members = self.members();
-        if let (Some(own), Some(address)) = (members.get_mut(&self.number), way.address()) {
+        if let (Some(own), Some(address)) = (members.get_mut(&self.number), address) {
             // which the members may not have agreed on yet
             *own = Member { name: self.name.clone(), address };
         }

@@ -215,6 +215,8 @@ impl RaftNetworkV2<Types> for Peer {
         _option: RPCOption,
     ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
         tokio::select! {
+            // in this order, so that a simulation repeats
+            biased;
             sent = self.send(vote, snapshot) => Ok(sent?),
             closed = cancel => Err(StreamingError::Closed(closed)),
         }

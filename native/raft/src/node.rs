@@ -5,7 +5,7 @@
 //! never will.
 
 use crate::engine::Listener;
-use crate::log::Opened;
+use crate::log::{LogStore, Opened};
 use crate::machine::{self, Command};
 use crate::network::{ask, Peers, Transport, Unreached};
 use crate::rpc::{Envelope, Request, Response};
@@ -27,6 +27,8 @@ pub(crate) type Raft = openraft::Raft<Types, Machine>;
 const LOG_DIR: &str = "log";
 /// For another member to apply a command of ours.
 const FORWARD_WAIT: Duration = Duration::from_secs(10);
+/// For the leader to tell how new a read must be; who waits longer asks anew, perhaps somebody else.
+const READ_INDEX_WAIT: Duration = Duration::from_secs(1);
 /// Between two looks for who leads.
 pub(crate) const LEADER_PAUSE: Duration = Duration::from_millis(20);
 /// A leader that heard of no majority for so long takes no more commands.
@@ -102,6 +104,16 @@ impl Stage {
 impl Node {
     /// Open what is in the directory, or begin there. Call on a runtime that goes on as long as the node.
     pub async fn open(seams: Seams, options: Options, listener: Listener) -> Result<Self, RaftError> {
+        Self::open_on(seams, options, listener, Opened::start).await
+    }
+
+    /// The same with a log that `start` found somebody to write for.
+    pub(crate) async fn open_on(
+        seams: Seams,
+        options: Options,
+        listener: Listener,
+        start: impl FnOnce(Opened) -> io::Result<LogStore>,
+    ) -> Result<Self, RaftError> {
         let Seams { disk, clock, chance, transport } = seams;
         let fail = |error: io::Error| RaftError::Table(error.to_string());
         let log_dir = RelPath::literal(LOG_DIR);
@@ -114,7 +126,7 @@ impl Node {
             Opened::open(disk.subtree(&log_dir).map_err(fail)?, clock.clone(), &*chance, options.log, options.joins)?;
         let (number, cluster, is_invited) = (opened.number(), opened.cluster(), opened.is_invited());
         let (is_full, log_closing) = (opened.is_full(), opened.closing());
-        let log = opened.start().map_err(fail)?;
+        let log = start(opened).map_err(fail)?;
         let state = State::open(disk, chance.clone())?;
         let machine = Machine { state: state.clone(), listener };
         let config = Arc::new(config(options.checkpoint_entries, options.kept_entries));
@@ -272,7 +284,7 @@ impl Node {
         if leader == self.number {
             return Ok(None);
         }
-        match ask(&*self.transport, self.to(leader), &member, &Request::ReadIndex, FORWARD_WAIT).await {
+        match ask(&*self.transport, self.to(leader), &member, &Request::ReadIndex, READ_INDEX_WAIT).await {
             Ok(Response::ReadAt(place)) => Ok(Some(place.index)),
             Ok(Response::NoQuorum) => Err(RaftError::NoQuorum),
             // reads may be asked again
@@ -336,6 +348,9 @@ fn config(checkpoint_entries: u64, kept_entries: u64) -> Config {
         snapshot_policy: SnapshotPolicy::LogsSinceLast(checkpoint_entries),
         max_in_snapshot_log_to_keep: kept_entries,
         enable_pre_vote: Some(true),
+        // what it had not synced yet others may have: as leader of the same term it would put other entries in
+        // their places, and nobody could tell them apart (seen by the simulation, seed 490969526689)
+        enable_leader_restore: Some(false),
         ..Config::default()
     }
 }

@@ -66,7 +66,7 @@ impl Node {
     }
 
     /// Of an unknown number: a node that is behind hears of a new member from that one itself, which may lead by now, and
-    /// may have the name of a former one. What only members ask of who leads, which knows all, is not for it.
+    /// may have the name of a former one (seen by the simulation, seed 82). What only members ask of who leads, which knows all, is not for it.
     fn may_be(&self, number: u64, name: &[u8], request: &Request) -> bool {
         match self.members().get(&number) {
             Some(member) => member.name.as_bytes() == name,

@@ -3,6 +3,7 @@
 //! Invariant: a node's number is drawn anew for each incarnation. A wiped node is somebody else, so
 //! that it can never deny what its former self promised.
 
+use crate::runtime::Runtime;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
 use std::sync::Arc;
@@ -14,6 +15,7 @@ openraft::declare_raft_types!(
         R = Answer,
         NodeId = u64,
         Node = Member,
+        AsyncRuntime = Runtime,
 );
 
 /// The leader under which an entry was proposed.

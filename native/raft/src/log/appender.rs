@@ -22,11 +22,11 @@ pub(super) const KIND_ENTRY: u8 = 1;
 /// A record that says up to where entries are committed. Nobody waits for it.
 pub(super) const KIND_COMMITTED: u8 = 2;
 /// Between two looks for room on a full disk.
-const ROOM_PAUSE: Duration = Duration::from_millis(50);
+pub(crate) const ROOM_PAUSE: Duration = Duration::from_millis(50);
 
-pub(super) type Done = oneshot::Sender<Result<(), io::Error>>;
+pub(crate) type Done = oneshot::Sender<Result<(), io::Error>>;
 
-pub(super) enum Job {
+pub(crate) enum Job {
     /// Entries from an index on, encoded.
     Append {
         first: u64,
@@ -50,6 +50,12 @@ pub(super) enum Job {
     },
 }
 
+/// Where jobs go: a thread, or a simulation's task. Dropped, it ends when its jobs are done.
+pub(crate) trait Jobs: Send + Sync {
+    /// Do it after all that were given before. A job that cannot be taken is dropped, which its waiters see.
+    fn submit(&self, job: Job);
+}
+
 /// The thread that writes.
 pub(super) struct LogThread {
     jobs: Option<Sender<Job>>,
@@ -58,16 +64,17 @@ pub(super) struct LogThread {
 }
 
 impl LogThread {
-    pub(super) fn start(mut appender: Appender) -> io::Result<Self> {
+    pub(super) fn start(appender: Appender) -> io::Result<Self> {
         let (jobs, waiting) = crossbeam_channel::unbounded::<Job>();
         let closing = appender.closing.clone();
         let name = "macula-raft-log".to_owned();
-        let thread = std::thread::Builder::new().name(name).spawn(move || serve(&mut appender, &waiting))?;
+        let thread = std::thread::Builder::new().name(name).spawn(move || serve(appender, &waiting))?;
         Ok(Self { jobs: Some(jobs), thread: Some(thread), closing })
     }
+}
 
-    /// Do it after all that were given before. A job that cannot be taken is dropped, which its waiters see.
-    pub(super) fn submit(&self, job: Job) {
+impl Jobs for LogThread {
+    fn submit(&self, job: Job) {
         if let Some(jobs) = &self.jobs {
             // without a thread it is dropped, and says so
             let _ = jobs.send(job);
@@ -75,9 +82,15 @@ impl LogThread {
     }
 }
 
-fn serve(appender: &mut Appender, waiting: &Receiver<Job>) {
+fn serve(mut appender: Appender, waiting: &Receiver<Job>) {
     while let Ok(first) = waiting.recv() {
-        appender.run(std::iter::once(first).chain(waiting.try_iter()));
+        let mut next = Some(first);
+        while let Some(first) = next {
+            next = appender.run(std::iter::once(first).chain(waiting.try_iter()));
+            if next.is_some() {
+                appender.clock.sleep(ROOM_PAUSE);
+            }
+        }
     }
 }
 
@@ -93,25 +106,30 @@ impl Drop for LogThread {
 }
 
 /// The log and where each entry stands in it.
-pub(super) struct Appender {
+pub(crate) struct Appender {
     pub(super) log: Log,
-    pub(super) meta: Meta,
+    pub(crate) meta: Meta,
     pub(super) clock: Arc<dyn Clock>,
     /// The log's sequence of each entry, by index.
-    pub(super) sequences: BTreeMap<u64, u64>,
+    pub(crate) sequences: BTreeMap<u64, u64>,
     /// There is no room for what waits.
     pub(super) is_full: Arc<AtomicBool>,
-    pub(super) closing: Arc<AtomicBool>,
+    pub(crate) closing: Arc<AtomicBool>,
 }
 
 impl Appender {
-    /// Do these jobs with as few syncs as their order allows.
-    fn run(&mut self, jobs: impl Iterator<Item = Job>) {
+    /// Do these jobs with as few syncs as their order allows. What is left of one that waits for room; those behind
+    /// it are not taken.
+    pub(crate) fn run(&mut self, jobs: impl Iterator<Item = Job>) -> Option<Job> {
         let mut unsynced = Vec::new();
         for job in jobs {
             match job {
-                Job::Append { first, entries, flushed } => match self.append(first, &entries) {
-                    Ok(()) => unsynced.push(flushed),
+                Job::Append { first, mut entries, flushed } => match self.append(first, &mut entries) {
+                    Ok(None) => unsynced.push(flushed),
+                    Ok(Some(first)) => {
+                        self.settle(&mut unsynced);
+                        return Some(Job::Append { first, entries, flushed });
+                    }
                     Err(error) => flushed.io_completed(Err(error)),
                 },
                 Job::Committed(bytes) => {
@@ -134,6 +152,7 @@ impl Appender {
             }
         }
         self.settle(&mut unsynced);
+        None
     }
 
     /// Sync what was appended and tell who waits for it.
@@ -149,31 +168,25 @@ impl Appender {
         let _ = self.log.spares().refill();
     }
 
-    fn append(&mut self, first: u64, entries: &[Vec<u8>]) -> io::Result<()> {
-        for (index, bytes) in (first..).zip(entries) {
-            let sequence = self.append_with_patience(bytes)?;
-            self.sequences.insert(index, sequence);
-        }
-        Ok(())
-    }
-
-    /// On a full disk everything behind waits too: an entry that was given to the log must get into it, and
-    /// nobody is told that it did before it did.
-    fn append_with_patience(&mut self, bytes: &[u8]) -> io::Result<u64> {
-        loop {
-            match self.log.append(KIND_ENTRY, entry::VERSION, &[bytes]) {
+    /// Where it goes on when there is room: an entry that was given to the log must get into it, nobody is told that
+    /// it did before it did, and everything behind waits too. `entries` are those that are left.
+    fn append(&mut self, first: u64, entries: &mut Vec<Vec<u8>>) -> io::Result<Option<u64>> {
+        for (nth, index) in (first..).take(entries.len()).enumerate() {
+            match self.log.append(KIND_ENTRY, entry::VERSION, &[&entries[nth]]) {
                 Err(WalError::DiskFull) if !self.closing.load(Ordering::Acquire) => {
                     self.is_full.store(true, Ordering::Release);
-                    self.clock.sleep(ROOM_PAUSE);
+                    entries.drain(..nth);
+                    return Ok(Some(index));
                 }
-                result => {
-                    if result.is_ok() && self.is_full.load(Ordering::Acquire) {
+                appended => {
+                    self.sequences.insert(index, appended.map_err(RaftError::from)?);
+                    if self.is_full.load(Ordering::Acquire) {
                         self.is_full.store(false, Ordering::Release);
                     }
-                    return result.map_err(|error| RaftError::from(error).into());
                 }
             }
         }
+        Ok(None)
     }
 
     fn save_meta(&mut self) -> Result<(), RaftError> {

@@ -3,7 +3,7 @@
 //! Invariant: memory holds what the log holds or will hold, in the order of its jobs; openraft reads
 //! memory.
 
-use super::appender::{Appender, Job, LogThread, KIND_COMMITTED, KIND_ENTRY};
+use super::appender::{Appender, Job, Jobs, LogThread, KIND_COMMITTED, KIND_ENTRY};
 use super::Meta;
 use crate::entry::{self, Place};
 use crate::types::{ClusterId, Entry, LogId, Types, Vote};
@@ -28,23 +28,23 @@ const READ_BYTES_MAX: usize = 1 << 20;
 #[derive(Clone)]
 pub(crate) struct LogStore {
     tail: Arc<Mutex<Tail>>,
-    thread: Arc<LogThread>,
+    jobs: Arc<dyn Jobs>,
 }
 
 /// What the log holds.
 #[derive(Debug, Default)]
-struct Tail {
-    vote: Option<Vote>,
-    purged: Option<LogId>,
+pub(crate) struct Tail {
+    pub(crate) vote: Option<Vote>,
+    pub(crate) purged: Option<LogId>,
     committed: Option<LogId>,
     /// By index. Raft leaves no gap between them.
-    entries: BTreeMap<u64, Entry>,
+    pub(crate) entries: BTreeMap<u64, Entry>,
 }
 
 /// A log that was just opened.
 pub(crate) struct Opened {
     appender: Appender,
-    tail: Tail,
+    pub(crate) tail: Tail,
 }
 
 impl Opened {
@@ -128,8 +128,13 @@ impl Opened {
 
     /// The store, with the thread that writes for it.
     pub(crate) fn start(self) -> io::Result<LogStore> {
-        let thread = Arc::new(LogThread::start(self.appender)?);
-        Ok(LogStore { tail: Arc::new(Mutex::new(self.tail)), thread })
+        self.start_on(|appender| Ok(Arc::new(LogThread::start(appender)?)))
+    }
+
+    /// The same with whoever `start` finds to do the jobs.
+    pub(crate) fn start_on(self, start: impl FnOnce(Appender) -> io::Result<Arc<dyn Jobs>>) -> io::Result<LogStore> {
+        let jobs = start(self.appender)?;
+        Ok(LogStore { tail: Arc::new(Mutex::new(self.tail)), jobs })
     }
 }
 
@@ -189,7 +194,7 @@ impl LogStore {
 
     async fn done(&self, job: impl FnOnce(oneshot::Sender<io::Result<()>>) -> Job) -> io::Result<()> {
         let (done, answer) = oneshot::channel();
-        self.thread.submit(job(done));
+        self.jobs.submit(job(done));
         answer.await.unwrap_or_else(|_| Err(io::Error::other("the log was closed")))
     }
 }
@@ -261,7 +266,7 @@ impl RaftLogStorage<Types> for LogStore {
 
     async fn save_committed(&mut self, committed: Option<LogId>) -> io::Result<()> {
         if let Some(id) = &committed {
-            self.thread.submit(Job::Committed(entry::to_bytes(&Place::from(id))?));
+            self.jobs.submit(Job::Committed(entry::to_bytes(&Place::from(id))?));
         }
         self.tail.lock().committed = committed;
         Ok(())
@@ -282,7 +287,7 @@ impl RaftLogStorage<Types> for LogStore {
         // both under the lock: the order of the jobs is the order in memory
         let mut tail = self.tail.lock();
         tail.entries.extend(entries.into_iter().map(|entry| (entry.log_id.index, entry)));
-        self.thread.submit(Job::Append { first, entries: encoded, flushed });
+        self.jobs.submit(Job::Append { first, entries: encoded, flushed });
         Ok(())
     }
 

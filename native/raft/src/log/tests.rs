@@ -39,7 +39,7 @@ async fn append(log: &mut LogStore, index: u64, len: usize) -> Receiver<std::io:
 async fn full() -> Full {
     let disk = FaultDisk::new();
     let options = macula_wal::Options { segment_bytes_min: 8192, segment_bytes_max: 32_768, ..Default::default() };
-    let opened = Opened::open(Arc::new(disk.clone()), Arc::new(SystemClock), &SeededChance::new(1), options);
+    let opened = Opened::open(Arc::new(disk.clone()), Arc::new(SystemClock), &SeededChance::new(1), options, None);
     let opened = opened.expect("opens");
     let (is_full, closing) = (opened.is_full(), opened.closing());
     let mut log = opened.start().expect("starts");

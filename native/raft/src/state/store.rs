@@ -293,9 +293,7 @@ impl RaftSnapshotBuilder<Types> for Builder {
     async fn build_snapshot(&mut self) -> io::Result<Snap> {
         // first what it is of, then the checkpoint, which holds that and perhaps more
         let snapshot = self.state.snap()?;
-        let state = self.state.clone();
-        let checkpoint = move || state.checkpoint();
-        tokio::task::spawn_blocking(checkpoint).await.map_err(io::Error::other)??;
+        crate::engine::blocking(|| self.state.checkpoint())?;
         Ok(snapshot)
     }
 }
