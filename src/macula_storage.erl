@@ -43,6 +43,9 @@
 -export([state_app_put/3, state_app_get/2, state_app_list_keys/1, state_watch/1, state_watch/2, state_unwatch/1]).
 -export([state_lease/0, state_lease/1, state_lease/2, state_revoke/1, state_revoke/2, state_export/2, state_export/3]).
 -export([state_import/1, state_import/2, state_status/0, state_close/0]).
+-export([state_start/1, state_start/2, state_join/1, state_join/2, state_invite/0, state_invite/1, state_leave/0, state_leave/1, state_leave/2]).
+-export([state_replace/2, state_replace/3, state_reset/0, state_reset/1, state_members/0, state_transfer_leader/1, state_transfer_leader/2]).
+-export([state_wait_for_leader/0, state_wait_for_leader/1]).
 -export([state_tx_get/2, state_tx_get_many/2, state_tx_put/3, state_tx_put/4, state_tx_delete/2]).
 -export([state_cache_start_link/1, state_cache_child_spec/1, state_cache_get/2, state_cache_get/3, state_cache_fetch/2, state_cache_fetch/3]).
 -export([state_cache_list/2, state_cache_list/3, state_cache_wait/1, state_cache_wait/2, state_cache_stats/1]).
@@ -273,6 +276,24 @@ state_export(Pattern, File) -> ?STATE:export(Pattern, File).
 state_export(Pattern, File, Options) -> ?STATE:export(Pattern, File, Options).
 state_import(File) -> ?STATE:import(File).
 state_import(File, Options) -> ?STATE:import(File, Options).
+state_start(Nodes) -> ?STATE:start(Nodes).
+state_start(Nodes, Options) -> ?STATE:start(Nodes, Options).
+state_join(NodeOrInvitation) -> ?STATE:join(NodeOrInvitation).
+state_join(NodeOrInvitation, Options) -> ?STATE:join(NodeOrInvitation, Options).
+state_invite() -> ?STATE:invite().
+state_invite(Options) -> ?STATE:invite(Options).
+state_leave() -> ?STATE:leave().
+state_leave(Node) -> ?STATE:leave(Node).
+state_leave(Node, Options) -> ?STATE:leave(Node, Options).
+state_replace(Old, New) -> ?STATE:replace(Old, New).
+state_replace(Old, New, Options) -> ?STATE:replace(Old, New, Options).
+state_reset() -> ?STATE:reset().
+state_reset(Options) -> ?STATE:reset(Options).
+state_members() -> ?STATE:members().
+state_transfer_leader(Node) -> ?STATE:transfer_leader(Node).
+state_transfer_leader(Node, Options) -> ?STATE:transfer_leader(Node, Options).
+state_wait_for_leader() -> ?STATE:wait_for_leader().
+state_wait_for_leader(Timeout) -> ?STATE:wait_for_leader(Timeout).
 state_status() -> ?STATE:status().
 state_close() -> ?STATE:close().
 state_tx_get(Tx, Path) -> ?STATE_TX:get(Tx, Path).
