@@ -379,9 +379,10 @@ impl Node {
 
     /// What this node is and knows.
     pub fn status(&self) -> NodeStatus {
+        // before: who looks twice at once waits for ever behind a writer that came between
+        let voters = self.voters();
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
-        let voters = self.voters();
         let standing = |number| if voters.contains(&number) { Standing::Voter } else { Standing::Learner };
         let members = members_of(&metrics).into_iter().map(|(number, member)| (number, (member, standing(number))));
         NodeStatus {
