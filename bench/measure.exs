@@ -61,9 +61,12 @@ defmodule MaculaStorage.Bench.Measure do
     # Without --no-start it runs already, elsewhere.
     Application.stop(:macula_storage)
     {:ok, _} = Application.ensure_all_started(:macula_storage)
-    :persistent_term.put(__MODULE__, :crypto.strong_rand_bytes(@pool_bytes))
+    values()
     peers()
   end
+
+  @doc "What `value/1` needs in a VM."
+  def values, do: :persistent_term.put(__MODULE__, :crypto.strong_rand_bytes(@pool_bytes))
 
   # Newer versions of Mix hide what a project does not list.
   defp peers do

@@ -1,0 +1,179 @@
+# What clients of the cluster's benches do, in the BEAM of the node that they ask. Loaded there by `load/2`.
+#
+# Invariant: all sides are asked by the loop of measure.exs, with keys and values of the same make; a read that
+# finds another value than was written ends the bench.
+for file <- ~w(measure.exs nodes.exs), do: Code.require_file(file, __DIR__)
+
+defmodule MaculaStorage.Bench.StateLoad do
+  @moduledoc false
+  # Rivals are not there when this is compiled.
+  @compile {:no_warn_undefined, [:khepri, :khepri_cluster, :mnesia, :ra]}
+
+  alias MaculaStorage.Bench.{Measure, Nodes}
+  alias MaculaStorage.{Cache, Khepri, Mnesia}
+
+  @app "bench"
+  @table :bench_data
+  @ets :bench_ets
+  @cache :bench_cache
+  @putters 64
+  @batch 100
+
+  ## From the bench
+
+  @doc "Loads this into nodes, and starts what clients there need."
+  def load(nodes) do
+    Nodes.call_all(nodes, Code, :require_file, [Path.expand(__ENV__.file)])
+    Nodes.call_all(nodes, Measure, :values, [])
+    :ok
+  end
+
+  @doc "A turn of clients, shared out over nodes, that do the same thing at the same time."
+  def turn(nodes, what, clients, seconds, keys) do
+    shares = shares(clients, length(nodes))
+
+    nodes
+    |> Enum.zip(shares)
+    |> Enum.map(fn {node, share} ->
+      Task.async(fn -> Nodes.call(node, __MODULE__, :turn_here, [what, share, seconds, keys]) end)
+    end)
+    |> Task.await_many(:infinity)
+    |> Enum.reduce(&together/2)
+    |> rated()
+  end
+
+  defp shares(clients, nodes) do
+    for n <- 0..(nodes - 1), do: div(clients, nodes) + if(n < rem(clients, nodes), do: 1, else: 0)
+  end
+
+  defp together(a, b) do
+    sum = &Map.merge(&1, &2, fn _, x, y -> x + y end)
+
+    %{
+      calls: a.calls + b.calls,
+      s: max(a.s, b.s),
+      times: sum.(a.times, b.times),
+      errors: sum.(a.errors, b.errors)
+    }
+  end
+
+  defp rated(turn), do: Map.put(turn, :rate, turn.calls / turn.s)
+
+  ## In the node
+
+  def turn_here(what, clients, seconds, keys),
+    do: Measure.turn(clients, seconds, keys, fn -> call(what) end)
+
+  @doc "Puts all keys once; the ETS table that a cached get is compared with, and the cache, are of this node."
+  def fill(keys) do
+    each(keys, &(:ok = Khepri.put([@app, &1], Measure.value(&1))))
+  end
+
+  defp each(keys, act) do
+    0..(keys - 1)
+    |> Task.async_stream(act, max_concurrency: @putters, timeout: :infinity, ordered: false)
+    |> Stream.run()
+  end
+
+  @doc "What is read beside the state in this VM: a cache of it, and an ETS table of the same keys."
+  def serve(keys) do
+    kept(fn ->
+      :ets.new(@ets, [:set, :public, :named_table, read_concurrency: true])
+      {:ok, _} = Cache.start_link(prefix: [@app], name: @cache)
+    end)
+
+    for n <- 0..(keys - 1), do: :ets.insert(@ets, {[@app, n], Measure.value(n)})
+    :ok = Cache.wait(@cache, 60_000)
+  end
+
+  # What a call over standard input makes goes with it.
+  defp kept(make) do
+    caller = self()
+
+    spawn(fn ->
+      make.()
+      send(caller, {self(), :made})
+      Process.sleep(:infinity)
+    end)
+    |> then(fn keeper ->
+      receive do
+        {^keeper, :made} -> :ok
+      end
+    end)
+  end
+
+  @doc "Puts keys of so many bytes from many clients, many in one transaction each; from a key on."
+  def fill_large(from, count, bytes) do
+    first..last = from..(from + count - 1)
+    random = :crypto.strong_rand_bytes(1_048_576 + bytes)
+
+    first..last
+    |> Stream.chunk_every(@batch)
+    |> Task.async_stream(&put_all(&1, random, bytes),
+      max_concurrency: 16,
+      timeout: :infinity,
+      ordered: false
+    )
+    |> Stream.run()
+  end
+
+  defp put_all(numbers, random, bytes) do
+    puts =
+      for n <- numbers do
+        at = rem(n * 7919, 1_048_576)
+        {:put, [@app, n], <<n::64, binary_part(random, at, bytes - 8)::binary>>}
+      end
+
+    {:ok, true, _} = Khepri.txn([], puts, [], timeout: 60_000)
+  end
+
+  @doc "Whether a key is there, as `fill_large/3` made it."
+  def has?(n, consistency),
+    do: match?({:ok, <<^n::64, _::binary>>}, Khepri.get([@app, n], consistency: consistency))
+
+  ## Rivals, in the node
+
+  def mnesia(nodes), do: Mnesia.setup(nodes)
+  def mnesia_table, do: Mnesia.create_app_table(@app)
+  def mnesia_fill(keys), do: each(keys, &(:ok = Mnesia.put(@app, &1, Measure.value(&1))))
+
+  def khepri_there?, do: Code.ensure_loaded?(:khepri)
+
+  def khepri(dir, first) do
+    {:ok, _} = Application.ensure_all_started(:khepri)
+    {:ok, _store} = :khepri.start(to_charlist(dir))
+    if first != node(), do: :ok = :khepri_cluster.join(first), else: :ok
+  end
+
+  def khepri_leader do
+    {:ok, _members, {_store, leader}} = :ra.members({:khepri, node()})
+    leader
+  end
+
+  def khepri_fill(keys), do: each(keys, &(:ok = :khepri.put([:bench, &1], Measure.value(&1))))
+
+  ## What a client does
+
+  defp call(:put), do: &Khepri.put([@app, &1], Measure.value(&1))
+  defp call(:read), do: &found(&1, Khepri.get([@app, &1]))
+  defp call(:local), do: &found(&1, Khepri.get([@app, &1], consistency: :local))
+  defp call(:cached), do: &found(&1, Khepri.get([@app, &1], consistency: :cached))
+  defp call(:ets), do: fn n -> [{_, <<^n::64, _::binary>>}] = :ets.lookup(@ets, [@app, n]) end
+  defp call(:mnesia_put), do: &Mnesia.put(@app, &1, Measure.value(&1))
+
+  defp call(:mnesia_commit) do
+    fn n ->
+      write = fn -> :mnesia.write({@table, n, Measure.value(n), 0}) end
+      {:atomic, :ok} = :mnesia.sync_transaction(write)
+    end
+  end
+
+  defp call(:mnesia_read), do: &found(&1, Mnesia.get(@app, &1))
+  defp call(:mnesia_local), do: &found(&1, Mnesia.get(@app, &1, consistency: :local))
+  defp call(:khepri_put), do: &:khepri.put([:bench, &1], Measure.value(&1))
+  defp call(:khepri_read), do: &found(&1, :khepri.get([:bench, &1], %{favor: :consistency}))
+  defp call(:khepri_local), do: &found(&1, :khepri.get([:bench, &1], %{favor: :low_latency}))
+
+  defp found(n, {:ok, <<n::64, _::binary>>}), do: :ok
+  defp found(_n, {:error, _} = failure), do: failure
+end
