@@ -150,7 +150,8 @@ defmodule MaculaStorage.Bench.StateLoad do
     leader
   end
 
-  def khepri_fill(keys), do: each(keys, &(:ok = :khepri.put([:bench, &1], Measure.value(&1))))
+  def khepri_fill(keys),
+    do: each(keys, &(:ok = :khepri.put([:bench, Integer.to_string(&1)], Measure.value(&1))))
 
   ## What a client does
 
@@ -170,9 +171,13 @@ defmodule MaculaStorage.Bench.StateLoad do
 
   defp call(:mnesia_read), do: &found(&1, Mnesia.get(@app, &1))
   defp call(:mnesia_local), do: &found(&1, Mnesia.get(@app, &1, consistency: :local))
-  defp call(:khepri_put), do: &:khepri.put([:bench, &1], Measure.value(&1))
-  defp call(:khepri_read), do: &found(&1, :khepri.get([:bench, &1], %{favor: :consistency}))
-  defp call(:khepri_local), do: &found(&1, :khepri.get([:bench, &1], %{favor: :low_latency}))
+  defp call(:khepri_put), do: &:khepri.put([:bench, Integer.to_string(&1)], Measure.value(&1))
+
+  defp call(:khepri_read),
+    do: &found(&1, :khepri.get([:bench, Integer.to_string(&1)], %{favor: :consistency}))
+
+  defp call(:khepri_local),
+    do: &found(&1, :khepri.get([:bench, Integer.to_string(&1)], %{favor: :low_latency}))
 
   defp found(n, {:ok, <<n::64, _::binary>>}), do: :ok
   defp found(_n, {:error, _} = failure), do: failure
