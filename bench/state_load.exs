@@ -16,6 +16,7 @@ defmodule MaculaStorage.Bench.StateLoad do
   @table :bench_data
   @ets :bench_ets
   @cache :bench_cache
+  @writes :bench_writes
   @putters 64
   @batch 100
 
@@ -130,6 +131,55 @@ defmodule MaculaStorage.Bench.StateLoad do
   @doc "Whether a key is there, as `fill_large/3` made it."
   def has?(n, consistency),
     do: match?({:ok, <<^n::64, _::binary>>}, Khepri.get([@app, n], consistency: consistency))
+
+  ## Writing all the time
+
+  @doc "Starts clients that put one after the other from now on, and remember when each began and was answered."
+  def write_on(clients, keys) do
+    kept(fn ->
+      Process.register(self(), @writes)
+      :ets.new(@writes, [:duplicate_bag, :public, :named_table, write_concurrency: true])
+      for n <- 1..clients, do: spawn_link(fn -> write_on(n, clients, keys) end)
+    end)
+  end
+
+  @doc "Ends them."
+  def write_off do
+    keeper = Process.whereis(@writes)
+    monitor = Process.monitor(keeper)
+    Process.exit(keeper, :kill)
+
+    receive do
+      {:DOWN, ^monitor, _, _, _} -> :ok
+    end
+  end
+
+  defp write_on(n, clients, keys) do
+    began = now_ns()
+    result = Khepri.put([@app, n], Measure.value(n))
+    :ets.insert(@writes, {began, now_ns(), result})
+    write_on(if(n + clients < keys, do: n + clients, else: rem(n, clients)), clients, keys)
+  end
+
+  @doc """
+  Waits for the first answer `:ok` to a put that began after a moment: when it came, and how many puts have
+  failed meanwhile, by reason. Forgets what was before.
+  """
+  def written_after(ns) do
+    case :ets.select(@writes, [{{:"$1", :"$2", :ok}, [{:>=, :"$1", ns}], [:"$2"]}]) do
+      [] ->
+        Process.sleep(1)
+        written_after(ns)
+
+      answered ->
+        failed = for {_began, _answered, {:error, reason}} <- :ets.tab2list(@writes), do: reason
+        :ets.delete_all_objects(@writes)
+        {Enum.min(answered), Enum.frequencies(failed)}
+    end
+  end
+
+  @doc "The machine's own clock, the same in all its processes."
+  def now_ns, do: :os.perf_counter(:nanosecond)
 
   ## Rivals, in the node
 
