@@ -66,15 +66,16 @@ defmodule MaculaStorage.Bench.StateLoad do
     do: Measure.turn(clients, seconds, keys, fn -> call(what) end)
 
   @doc "Puts all keys once; the ETS table that a cached get is compared with, and the cache, are of this node."
-  def fill(keys) do
-    each(keys, &(:ok = Khepri.put([@app, &1], Measure.value(&1))))
-  end
+  def fill(keys), do: each(0..(keys - 1), &(:ok = Khepri.put([@app, &1], Measure.value(&1))))
 
-  defp each(keys, act) do
-    0..(keys - 1)
+  defp each(all, act) do
+    all
     |> Task.async_stream(act, max_concurrency: @putters, timeout: :infinity, ordered: false)
     |> Stream.run()
   end
+
+  @doc "Puts these paths and values, each by itself, from many clients."
+  def put_each(entries), do: each(entries, fn {path, value} -> :ok = Khepri.put(path, value) end)
 
   @doc "What is read beside the state in this VM: a cache of it, and an ETS table of the same keys."
   def serve(keys) do
@@ -185,7 +186,7 @@ defmodule MaculaStorage.Bench.StateLoad do
 
   def mnesia(nodes), do: Mnesia.setup(nodes)
   def mnesia_table, do: Mnesia.create_app_table(@app)
-  def mnesia_fill(keys), do: each(keys, &(:ok = Mnesia.put(@app, &1, Measure.value(&1))))
+  def mnesia_fill(keys), do: each(0..(keys - 1), &(:ok = Mnesia.put(@app, &1, Measure.value(&1))))
 
   def khepri_there?, do: Code.ensure_loaded?(:khepri)
 
@@ -201,7 +202,11 @@ defmodule MaculaStorage.Bench.StateLoad do
   end
 
   def khepri_fill(keys),
-    do: each(keys, &(:ok = :khepri.put([:bench, Integer.to_string(&1)], Measure.value(&1))))
+    do:
+      each(
+        0..(keys - 1),
+        &(:ok = :khepri.put([:bench, Integer.to_string(&1)], Measure.value(&1)))
+      )
 
   ## What a client does
 
