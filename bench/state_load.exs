@@ -106,10 +106,9 @@ defmodule MaculaStorage.Bench.StateLoad do
 
   @doc "Puts keys of so many bytes from many clients, many in one transaction each; from a key on."
   def fill_large(from, count, bytes) do
-    first..last = from..(from + count - 1)
     random = :crypto.strong_rand_bytes(1_048_576 + bytes)
 
-    first..last
+    from..(from + count - 1)//1
     |> Stream.chunk_every(@batch)
     |> Task.async_stream(&put_all(&1, random, bytes),
       max_concurrency: 16,
