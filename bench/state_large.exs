@@ -1,8 +1,8 @@
 # What does a large replicated state cost: memory, a restart, a new node?
 #
-#     mix run --no-start bench/state_large.exs [--keys 1000000] [--bytes 1024]
+#     mix run --no-start bench/state_large.exs [--keys 1000000] [--bytes 1024] [--batch 10]
 #
-# Three BEAMs as in state_cluster.exs, filled with values that do not compress. Memory of each OS process, with the
+# Three BEAMs as in state_cluster.exs, filled with values that do not compress, `--batch` keys a transaction. Memory of each OS process, with the
 # BEAM's own; a follower killed (SIGKILL) and started again, and all three at once, until they serve; a fourth node that
 # joins, until it votes, which it does when it has caught up. It takes about ten times the size of the state on the disk.
 for file <- ~w(nodes.exs state_load.exs), do: Code.require_file(file, __DIR__)
@@ -15,8 +15,10 @@ defmodule MaculaStorage.Bench.StateLarge do
   @join_ms 3_600_000
 
   def main(args) do
-    {given, [], []} = OptionParser.parse(args, strict: [keys: :integer, bytes: :integer])
-    options = Map.merge(%{keys: 1_000_000, bytes: 1_024}, Map.new(given))
+    {given, [], []} =
+      OptionParser.parse(args, strict: [keys: :integer, bytes: :integer, batch: :integer])
+
+    options = Map.merge(%{keys: 1_000_000, bytes: 1_024, batch: 10}, Map.new(given))
     Measure.main("macula_bench_large", &run(&1, options))
   end
 
@@ -43,14 +45,14 @@ defmodule MaculaStorage.Bench.StateLarge do
 
   defp fill([_ | _] = nodes, options) do
     {leader, followers} = Nodes.leader(nodes)
-    args = [0, options.keys, options.bytes]
+    args = [options.keys, options.bytes, options.batch]
     {_, s} = Tree.timed(fn -> Nodes.call(leader, StateLoad, :fill_large, args) end)
     {_, behind_s} = Tree.timed(fn -> Enum.each(followers, &Nodes.caught_up(&1, leader)) end)
     {:ok, %{live_bytes: live_bytes}} = Nodes.khepri(leader, :status)
 
     IO.puts([
       "filled: #{Text.count(options.keys)} keys of #{options.bytes} bytes in #{Tree.seconds(s)}, ",
-      "#{Text.count(round(options.keys / s))} keys/s in transactions of 100, followers even #{Tree.seconds(behind_s)} ",
+      "#{Text.count(round(options.keys / s))} keys/s in transactions of #{options.batch}, followers even #{Tree.seconds(behind_s)} ",
       "later; #{Text.bytes(live_bytes)} live, #{disk(leader)} on the disk of each"
     ])
   end

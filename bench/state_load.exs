@@ -18,7 +18,6 @@ defmodule MaculaStorage.Bench.StateLoad do
   @cache :bench_cache
   @writes :bench_writes
   @putters 64
-  @batch 100
 
   ## From the bench
 
@@ -104,14 +103,14 @@ defmodule MaculaStorage.Bench.StateLoad do
     end)
   end
 
-  @doc "Puts keys of so many bytes from many clients, many in one transaction each; from a key on."
-  def fill_large(from, count, bytes) do
+  @doc "Puts keys of so many bytes from many clients, `batch` of them in one transaction."
+  def fill_large(keys, bytes, batch) do
     random = :crypto.strong_rand_bytes(1_048_576 + bytes)
 
-    from..(from + count - 1)//1
-    |> Stream.chunk_every(@batch)
+    0..(keys - 1)
+    |> Stream.chunk_every(batch)
     |> Task.async_stream(&put_all(&1, random, bytes),
-      max_concurrency: 16,
+      max_concurrency: @putters,
       timeout: :infinity,
       ordered: false
     )
