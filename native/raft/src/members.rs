@@ -29,7 +29,7 @@ const HAND_OVER_WAIT: Duration = Duration::from_secs(5);
 /// Entries that a learner may lack when it is given its vote.
 const LAG_MAX: u64 = 200;
 /// Times that an invited node asks all members, a pause apart.
-const JOIN_ROUNDS: u32 = 3;
+const JOIN_ROUNDS: u32 = 2;
 const JOIN_PAUSE: Duration = Duration::from_millis(500);
 /// What an invitation's lease says whose it is, before the hash of its secret.
 const OWNER: &[u8] = b"macula_storage invitation ";
