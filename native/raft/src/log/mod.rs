@@ -10,7 +10,7 @@ mod store;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use meta::Meta;
 #[cfg(test)]
 pub(crate) use appender::{Appender, Job, Jobs, ROOM_PAUSE};
+pub(crate) use meta::Meta;
 pub(crate) use store::{LogStore, Opened};

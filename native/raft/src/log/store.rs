@@ -121,10 +121,7 @@ impl Opened {
     }
 
     /// The same with whoever `start` finds to do the jobs.
-    pub(crate) fn start_on(
-        self,
-        start: impl FnOnce(Appender) -> io::Result<Arc<dyn Jobs>>,
-    ) -> io::Result<LogStore> {
+    pub(crate) fn start_on(self, start: impl FnOnce(Appender) -> io::Result<Arc<dyn Jobs>>) -> io::Result<LogStore> {
         let jobs = start(self.appender)?;
         Ok(LogStore { tail: Arc::new(Mutex::new(self.tail)), jobs })
     }

@@ -173,7 +173,8 @@ impl Checks {
 
     /// Take over what a node has applied.
     fn learn(&mut self, world: &World, given: &BTreeMap<u64, Entry>, applied: Place) {
-        while let Some(entry) = given.get(&(self.decided.len() as u64)).filter(|entry| entry.log_id.index <= applied.index)
+        while let Some(entry) =
+            given.get(&(self.decided.len() as u64)).filter(|entry| entry.log_id.index <= applied.index)
         {
             let index = entry.log_id.index;
             match &entry.payload {
@@ -202,7 +203,7 @@ impl Checks {
         for place in places.iter() {
             for (number, durable) in place.former.iter().chain([&(place.number, place.durable.clone())]) {
                 let durable = durable.lock();
-                if let Some(synced) = durable.synced.get(&revision) {
+                if let Some(synced) = durable.synced.get(&revision).or_else(|| durable.perhaps.get(&revision)) {
                     has_it.insert(*number, *synced);
                 }
                 if durable.purged >= revision {
@@ -213,7 +214,8 @@ impl Checks {
         let configs = self.configs(&places, revision);
         let decided = self.decided.get(revision as usize).map(|decided| decided.place);
         let is_held = |number: &u64| {
-            purged.contains(number) || has_it.get(number).is_some_and(|place| decided.is_none_or(|decided| decided == *place))
+            purged.contains(number)
+                || has_it.get(number).is_some_and(|place| decided.is_none_or(|decided| decided == *place))
         };
         let is_majority = |voters: &BTreeSet<u64>| voters.iter().filter(|n| is_held(n)).count() * 2 > voters.len();
         // who votes may have changed in entries that nobody applied yet
@@ -238,18 +240,16 @@ impl Checks {
         }
     }
 
-    /// Who may have voted for an entry: as of it, or as of any entry behind it that is in a log.
+    /// Who may have voted for an entry: as of it, or as of any entry behind it, in the log of whoever led.
     fn configs(&self, places: &[super::world::Place], revision: u64) -> Vec<Vec<BTreeSet<u64>>> {
-        let mut voters = self.voters.clone();
+        let mut configs = Vec::new();
         for place in places {
-            for (index, entry) in &place.durable.lock().given {
-                if let EntryPayload::Membership(members) = &entry.payload {
-                    voters.entry(*index).or_insert_with(|| members.get_joint_config().clone());
-                }
-            }
+            let mut voters = self.voters.clone();
+            voters.extend(place.durable.lock().voters.iter().map(|(index, config)| (*index, config.clone())));
+            let before = voters.range(..=revision).next_back();
+            configs.extend(before.into_iter().chain(voters.range(revision + 1..)).map(|(_, config)| config.clone()));
         }
-        let before = voters.range(..=revision).next_back();
-        before.into_iter().chain(voters.range(revision + 1..)).map(|(_, config)| config.clone()).collect()
+        configs
     }
 
     /// What a watch was given against what happened.
@@ -264,7 +264,9 @@ impl Checks {
             let last = self.events.partition_point(|event| event.revision <= upto);
             if self.events[first..last] != events[..] {
                 let (wanted, got) = (&self.events[first..last], events.len());
-                world.wrong(format!("a watch missed or invented: place={at} after={after} upto={upto} got={got} wanted={wanted:?}"));
+                world.wrong(format!(
+                    "a watch missed or invented: place={at} after={after} upto={upto} got={got} wanted={wanted:?}"
+                ));
             }
         }
     }

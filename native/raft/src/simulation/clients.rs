@@ -4,8 +4,8 @@
 
 use super::history::{Done, Op};
 use super::world::{Life, World};
-use crate::machine::{read, Command, Condition, Guard, OpResult, Path, Response};
 use crate::machine::{self, Node as Row};
+use crate::machine::{read, Command, Condition, Guard, OpResult, Path, Response};
 use crate::node::Stage;
 use crate::{RaftError, Reading};
 use std::sync::Arc;

@@ -145,4 +145,3 @@ async fn agree(world: &Arc<World>) {
     Checks::look(world, true).await;
     world.checks.lock().has_all(world);
 }
-

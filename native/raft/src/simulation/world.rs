@@ -230,9 +230,8 @@ impl World {
         let feeds = Arc::new(Feeds::default());
         let told = feeds.clone();
         let runner = disk::Runner { world: Arc::downgrade(self), at, is_over: is_over.clone(), durable, sync_us };
-        let opened = Node::open_on(seams, options(at), Box::new(move |events| told.tell(events)), |opened| {
-            runner.start(opened)
-        });
+        let opened =
+            Node::open_on(seams, options(at), Box::new(move |events| told.tell(events)), |opened| runner.start(opened));
         let node = Arc::new(opened.await.map_err(|error| error.to_string())?);
         let purged = self.places.lock()[at].durable.lock().purged;
         let mut machine = Machine { state: node.state.clone(), listener: Box::new(|_| {}) };
