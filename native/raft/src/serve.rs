@@ -166,7 +166,7 @@ impl Node {
             return Ok(Response::Failed(format!("not all pieces arrived: id={id} pieces={pieces}")));
         };
         let meta = SnapshotMeta { last_log_id: last.map(Into::into), last_membership: membership_of(since, members)? };
-        let snapshot = Snapshot { meta, snapshot: incoming.arrival.end() };
+        let snapshot = Snapshot { meta, snapshot: incoming.arrival.end()? };
         let taken = self.raft.install_full_snapshot(vote.into(), snapshot).await.map_err(stopped)?;
         Ok(Response::Installed { vote: (&taken.vote).into() })
     }

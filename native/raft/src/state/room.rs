@@ -16,7 +16,7 @@ use std::time::Duration;
 /// What a command may take beside its bytes: pages of its rows and those above them.
 const PAGES_BYTES: u64 = 64 << 10;
 /// For what redb writes of its own, at a checkpoint too.
-const OWN_BYTES: u64 = 512 << 10;
+pub(super) const OWN_BYTES: u64 = 512 << 10;
 /// What commands leave that do more than remove, so that those which make room find some.
 const LEFT_BYTES: u64 = 1 << 20;
 /// With so much left on the disk nothing is reserved.

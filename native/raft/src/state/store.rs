@@ -117,7 +117,7 @@ impl State {
             arrival.take(&bytes)?;
             behind = last;
         }
-        Ok(arrival.end())
+        arrival.end()
     }
 
     /// Make what is applied durable; the log up to there may go afterwards.
