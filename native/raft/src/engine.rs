@@ -216,8 +216,11 @@ impl Engine {
                 Consistency::Linearizable => node.read_latest().await?,
                 Consistency::Local => node.read_local(),
             };
-            // pages may come from the disk
-            blocking(|| find(&rows, &query))
+            match find_hot(&rows, &query)? {
+                Some(found) => Ok(found),
+                // pages may come from the disk
+                None => blocking(|| find(&rows, &query)),
+            }
         };
         let over = move || match consistency {
             Consistency::Linearizable => RaftError::NoQuorum,
@@ -234,8 +237,8 @@ impl Engine {
     /// The same from memory, on a thread that must not wait; `None`: by [`Engine::query_here`] only. Of
     /// [`Query::Get`], and of nodes up to [`HOT_BYTES_MAX`].
     pub fn query_hot(&self, query: &Query) -> Result<Option<Found>, RaftError> {
-        let (Query::Get(path), Some(rows)) = (query, self.node.read_now()) else { return Ok(None) };
-        rows.look_now(HOT_BYTES_MAX, |rows| Ok(Found::Node(read::get(rows, path)?)))
+        let Some(rows) = self.node.read_now() else { return Ok(None) };
+        find_hot(&rows, query)
     }
 
     /// Answer another member's request.
@@ -352,6 +355,16 @@ impl Engine {
     }
 }
 
+impl Engine {
+    /// Be gone without a word to anybody, as after SIGKILL: for tests and measurements. What was under way is
+    /// answered as lost.
+    pub fn kill(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
 impl Drop for Engine {
     fn drop(&mut self) {
         self.close();
@@ -431,6 +444,12 @@ impl Query {
 
 fn find(rows: &Reading, query: &Query) -> Result<Found, RaftError> {
     rows.look(|view| find_in(view, query))
+}
+
+/// From memory, without waiting; `None`: by [`find`] only.
+fn find_hot(rows: &Reading, query: &Query) -> Result<Option<Found>, RaftError> {
+    let Query::Get(path) = query else { return Ok(None) };
+    rows.look_now(HOT_BYTES_MAX, |rows| Ok(Found::Node(read::get(rows, path)?)))
 }
 
 fn find_in(view: &dyn View, query: &Query) -> Result<Found, RaftError> {

@@ -11,6 +11,7 @@ mod log;
 pub mod machine;
 mod network;
 mod node;
+mod rounds;
 mod rpc;
 mod serve;
 mod state;

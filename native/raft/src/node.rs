@@ -14,10 +14,8 @@ use crate::types::{Member, Proposal, Types};
 use crate::{Blob, RaftError};
 use macula_core::{Chance, Clock, Disk, RelPath};
 use openraft::async_runtime::WatchReceiver;
-use openraft::errors::{
-    ClientWriteError, Fatal, ForwardToLeader, InitializeError, LinearizableReadError, RaftError as Refused,
-};
-use openraft::{ChangeMembers, Config, Instant, RaftMetrics, ReadPolicy, SnapshotPolicy};
+use openraft::errors::{ClientWriteError, Fatal, ForwardToLeader, InitializeError, RaftError as Refused};
+use openraft::{ChangeMembers, Config, Instant, RaftMetrics, SnapshotPolicy};
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::io;
@@ -31,7 +29,7 @@ const LOG_DIR: &str = "log";
 /// For another member to apply a command of ours.
 const FORWARD_WAIT: Duration = Duration::from_secs(10);
 /// Between two looks for who leads.
-const LEADER_PAUSE: Duration = Duration::from_millis(20);
+pub(crate) const LEADER_PAUSE: Duration = Duration::from_millis(20);
 /// Tries to change the members, a pause apart.
 const CHANGE_TRIES: u32 = 500;
 /// A leader that heard of no majority for so long takes no more commands.
@@ -78,7 +76,8 @@ pub struct Node {
     pub(crate) raft: Raft,
     pub(crate) state: Arc<State>,
     pub(crate) arriving: crate::serve::Arriving,
-    transport: Arc<dyn Transport>,
+    pub(crate) rounds: crate::rounds::Rounds,
+    pub(crate) transport: Arc<dyn Transport>,
     clock: Arc<dyn Clock>,
     is_full: Arc<AtomicBool>,
     log_closing: Arc<AtomicBool>,
@@ -122,8 +121,8 @@ impl Node {
         let peers = Peers { transport: transport.clone(), own: number };
         let raft = Raft::new(number, config, peers, log, machine).await;
         let raft = raft.map_err(|error| state.damage().unwrap_or_else(|| stopped(error)))?;
-        let arriving = Default::default();
-        let node = Self { raft, state, arriving, transport, clock, is_full, log_closing, log_bytes, number };
+        let (arriving, rounds) = Default::default();
+        let node = Self { raft, state, arriving, rounds, transport, clock, is_full, log_closing, log_bytes, number };
         if options.begins_alone {
             node.begin_alone(options.name).await.map_err(|error| node.damage().unwrap_or(error))?;
         }
@@ -254,7 +253,7 @@ impl Node {
         self.raft.voter_ids().eq([self.number])
     }
 
-    fn to(&self, number: u64) -> Envelope {
+    pub(crate) fn to(&self, number: u64) -> Envelope {
         Envelope { from: self.number, to: number }
     }
 
@@ -290,39 +289,6 @@ impl Node {
             }
         }
         Err(RaftError::NoQuorum)
-    }
-
-    /// The state as of some moment after this call.
-    pub(crate) async fn read_latest(&self) -> Result<Arc<Reading>, RaftError> {
-        loop {
-            let index = match self.raft.ensure_linearizable(ReadPolicy::ReadIndex).await {
-                Ok(_) => return Ok(self.read_local()),
-                Err(Refused::APIError(LinearizableReadError::ForwardToLeader(forward))) => {
-                    self.ask_read_index(forward).await?
-                }
-                Err(Refused::APIError(LinearizableReadError::QuorumNotEnough(_))) => return Err(RaftError::NoQuorum),
-                Err(Refused::Fatal(error)) => return Err(self.damage().unwrap_or_else(|| stopped(error))),
-            };
-            if let Some(index) = index {
-                let applied = self.raft.wait(None).applied_index_at_least(Some(index), "a read").await;
-                applied.map_err(|error| RaftError::Stopped(error.to_string()))?;
-                return Ok(self.read_local());
-            }
-            tokio::time::sleep(LEADER_PAUSE).await;
-        }
-    }
-
-    async fn ask_read_index(&self, forward: ForwardToLeader<Types>) -> Result<Option<u64>, RaftError> {
-        let Some((leader, member)) = forward.leader_id.zip(forward.leader_node) else { return Ok(None) };
-        if leader == self.number {
-            return Ok(None);
-        }
-        match ask(&*self.transport, self.to(leader), &member, &Request::ReadIndex, FORWARD_WAIT).await {
-            Ok(Response::ReadAt(place)) => Ok(Some(place.index)),
-            Ok(Response::NoQuorum) => Err(RaftError::NoQuorum),
-            // reads may be asked again
-            Ok(_) | Err(_) => Ok(None),
-        }
     }
 
     /// The state that this node has.
