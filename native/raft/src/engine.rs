@@ -154,10 +154,11 @@ impl Engine {
         })?;
         let address = linked.as_ref().and_then(|(listening, _)| listening.address());
         if let Some((listening, links)) = &linked {
-            links.learn(&node.members());
+            links.learn(&node.members(), node.number());
             listening.serve(&node);
         }
         let listening = Arc::new(tokio::sync::Mutex::new(linked));
+        runtime.spawn(make_checkpoints(node.clone(), closed.clone()));
         runtime.spawn(keep(node.clone(), listening.clone(), closed));
         Ok(Self { runtime: Some(runtime), node, listening, address, calls: Arc::default(), closing })
     }
@@ -477,6 +478,15 @@ fn history(view: &dyn View, from: u64, limit: usize) -> Result<Found, RaftError>
     Ok(Found::Events(events, more))
 }
 
+async fn make_checkpoints(node: Arc<Node>, mut closed: watch::Receiver<bool>) {
+    loop {
+        tokio::select! {
+            made = node.checkpoint_when_full() => if made.is_err() { return },
+            _ = closed.changed() => return,
+        }
+    }
+}
+
 /// While this node leads, end what has expired; and let its links know who the members are.
 async fn keep(node: Arc<Node>, listening: Linked, mut closed: watch::Receiver<bool>) {
     let mut members = node.members();
@@ -493,7 +503,7 @@ async fn keep(node: Arc<Node>, listening: Linked, mut closed: watch::Receiver<bo
         if members_now != members {
             members = members_now;
             if let Some((listening, links)) = &*listening.lock().await {
-                links.learn(&members);
+                links.learn(&members, node.number());
                 // who left is cut off
                 listening.look_again();
             }

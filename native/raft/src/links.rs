@@ -21,7 +21,7 @@ use tokio::runtime::Handle;
 /// The one kind of request.
 const KIND_RAFT: u8 = 1;
 
-/// Links to members, opened with the first call.
+/// Links to members, opened when they are known, or with the first call.
 pub(crate) struct Links {
     net: Net,
     open: Mutex<BTreeMap<u64, (String, Arc<Link>)>>,
@@ -34,10 +34,16 @@ impl Links {
         Self { net, open: Mutex::default(), members: RwLock::default() }
     }
 
-    /// Where members are from now on. Links to those who left are closed.
-    pub(crate) fn learn(&self, members: &BTreeMap<u64, Member>) {
+    /// Where members are from now on. Links to those who left are closed, to the others they are opened: whoever
+    /// wants to lead asks all of them, once, and a link that is not there yet would cost a round.
+    pub(crate) fn learn(&self, members: &BTreeMap<u64, Member>, own: u64) {
         members.clone_into(&mut self.members.write());
         self.open.lock().retain(|number, _| members.contains_key(number));
+        for (number, member) in members.iter().filter(|(number, member)| **number != own && !member.address.is_empty())
+        {
+            // what is no name is told by the first call
+            let _ = self.link(*number, member);
+        }
     }
 
     fn link(&self, number: u64, member: &Member) -> Result<Arc<Link>, NetError> {

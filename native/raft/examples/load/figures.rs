@@ -26,6 +26,7 @@ pub fn syncs_per_s(dir: &Path, len: usize, span: Duration) -> f64 {
 /// Of this process since it began.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Spent {
+    /// Of threads that are there still.
     pub cpu_us: u64,
     pub switches: u64,
     pub rss_kb: u64,
@@ -33,16 +34,15 @@ pub struct Spent {
 
 impl Spent {
     pub fn now() -> Self {
-        let stat = std::fs::read_to_string("/proc/self/stat").expect("reads");
-        let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-        let ticks: u64 = fields[11].parse::<u64>().expect("user") + fields[12].parse::<u64>().expect("system");
-        let mut switches = 0;
+        // the kernel's count by ticks is far off for who wakes up with them
+        let (mut cpu_ns, mut switches) = (0, 0);
         for task in std::fs::read_dir("/proc/self/task").expect("lists").flatten() {
-            let status = std::fs::read_to_string(task.path().join("status")).unwrap_or_default();
-            switches += field(&status, "voluntary_ctxt_switches:");
+            let read = |name: &str| std::fs::read_to_string(task.path().join(name)).unwrap_or_default();
+            cpu_ns += read("schedstat").split(' ').next().and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
+            switches += field(&read("status"), "voluntary_ctxt_switches:");
         }
         let status = std::fs::read_to_string("/proc/self/status").expect("reads");
-        Self { cpu_us: ticks * 10_000, switches, rss_kb: field(&status, "VmRSS:") }
+        Self { cpu_us: cpu_ns / 1000, switches, rss_kb: field(&status, "VmRSS:") }
     }
 }
 

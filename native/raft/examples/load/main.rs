@@ -92,7 +92,7 @@ fn run(engine: &Engine, kind: Kind, clients: usize, span: Duration) -> Ran {
     let (elapsed, after) = (begun.elapsed(), Spent::now());
     latencies_us.sort_unstable();
     let spent = Spent {
-        cpu_us: after.cpu_us - before.cpu_us,
+        cpu_us: after.cpu_us.saturating_sub(before.cpu_us),
         switches: after.switches.saturating_sub(before.switches),
         rss_kb: after.rss_kb,
     };
