@@ -6,6 +6,7 @@ mod engine;
 mod entry;
 mod error;
 mod feed;
+mod forward;
 mod links;
 mod log;
 pub mod machine;

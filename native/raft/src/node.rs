@@ -7,12 +7,13 @@
 use crate::engine::Listener;
 use crate::log::Opened;
 use crate::machine::{self, Command};
-use crate::network::{ask, Peers, Transport, Unreached};
-use crate::rpc::{Envelope, Request, Response};
-use crate::state::{Machine, Reading, State};
+use crate::network::{Peers, Transport};
+use crate::rpc::{Envelope, Outcome};
+use crate::state::{LetIn, Machine, Reading, State};
 use crate::types::{Member, Proposal, Types};
 use crate::{Blob, RaftError};
-use macula_core::{Chance, Clock, Disk, RelPath};
+use futures_util::StreamExt;
+use macula_core::{Chance, Clock, Disk, Kind, Kinded, RelPath};
 use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{ClientWriteError, Fatal, ForwardToLeader, InitializeError, RaftError as Refused};
 use openraft::{ChangeMembers, Config, Instant, RaftMetrics, SnapshotPolicy};
@@ -26,8 +27,6 @@ use std::time::Duration;
 pub(crate) type Raft = openraft::Raft<Types, Machine>;
 
 const LOG_DIR: &str = "log";
-/// For another member to apply a command of ours.
-const FORWARD_WAIT: Duration = Duration::from_secs(10);
 /// Between two looks for who leads.
 pub(crate) const LEADER_PAUSE: Duration = Duration::from_millis(20);
 /// Tries to change the members, a pause apart.
@@ -77,6 +76,7 @@ pub struct Node {
     pub(crate) state: Arc<State>,
     pub(crate) arriving: crate::serve::Arriving,
     pub(crate) rounds: crate::rounds::Rounds,
+    pub(crate) forwards: crate::forward::Forwards,
     pub(crate) transport: Arc<dyn Transport>,
     clock: Arc<dyn Clock>,
     is_full: Arc<AtomicBool>,
@@ -95,8 +95,13 @@ impl Stage {
         self.0.load(Ordering::Acquire)
     }
 
-    fn send(&self) {
+    pub(crate) fn send(&self) {
         self.0.store(true, Ordering::Release);
+    }
+
+    /// It is back, and nothing of it is going to happen.
+    pub(crate) fn take_back(&self) {
+        self.0.store(false, Ordering::Release);
     }
 }
 
@@ -121,8 +126,9 @@ impl Node {
         let peers = Peers { transport: transport.clone(), own: number };
         let raft = Raft::new(number, config, peers, log, machine).await;
         let raft = raft.map_err(|error| state.damage().unwrap_or_else(|| stopped(error)))?;
-        let (arriving, rounds) = Default::default();
-        let node = Self { raft, state, arriving, rounds, transport, clock, is_full, log_closing, log_bytes, number };
+        let (arriving, rounds, forwards) = Default::default();
+        let node =
+            Self { raft, state, arriving, rounds, forwards, transport, clock, is_full, log_closing, log_bytes, number };
         if options.begins_alone {
             node.begin_alone(options.name).await.map_err(|error| node.damage().unwrap_or(error))?;
         }
@@ -172,7 +178,7 @@ impl Node {
 
     /// Have a command applied. Its answer, encoded. Ends when it is decided; who waits no longer drops it, and
     /// learns from `stage` whether it may have happened.
-    pub(crate) async fn propose(&self, command: &Command, stage: &Stage) -> Result<Blob, RaftError> {
+    pub(crate) async fn propose(self: &Arc<Self>, command: &Command, stage: &Stage) -> Result<Blob, RaftError> {
         if self.is_full.load(Ordering::Acquire) {
             return Err(RaftError::Log(macula_wal::WalError::DiskFull));
         }
@@ -204,7 +210,7 @@ impl Node {
         match self.raft.client_write(proposal).await {
             Ok(written) => Ok(Ok(written.data.0)),
             Err(Refused::APIError(ClientWriteError::ForwardToLeader(forward))) => {
-                stage.0.store(false, Ordering::Release);
+                stage.take_back();
                 Ok(Err(forward))
             }
             Err(Refused::APIError(ClientWriteError::LogEntryDiscarded(_))) => Err(RaftError::Unknown),
@@ -215,37 +221,59 @@ impl Node {
         }
     }
 
+    /// Several, of another member, as the leader; the outcome of each.
+    pub(crate) async fn write_many(&self, proposals: Vec<Proposal>) -> Vec<Outcome> {
+        let mut outcomes = Vec::with_capacity(proposals.len());
+        let (mut taken, mut let_in) = (Vec::with_capacity(proposals.len()), Vec::new());
+        for proposal in proposals {
+            outcomes.push(match self.may_take(&proposal) {
+                Ok(entered) => {
+                    let_in.push(entered);
+                    taken.push(proposal);
+                    None
+                }
+                Err(outcome) => Some(outcome),
+            });
+        }
+        let mut written = match self.raft.client_write_many(taken).await {
+            Ok(written) => written,
+            // perhaps it was taken
+            Err(_) => return outcomes.into_iter().map(|outcome| outcome.unwrap_or(Outcome::Unknown)).collect(),
+        };
+        for outcome in outcomes.iter_mut().filter(|outcome| outcome.is_none()) {
+            *outcome = Some(match written.next().await {
+                Some(Ok(Ok(written))) => Outcome::Applied(written.response.0),
+                Some(Ok(Err(ClientWriteError::ForwardToLeader(_)))) => Outcome::NotLeader,
+                // of a node that stops while it is asked nobody knows
+                Some(Ok(Err(_)) | Err(_)) | None => Outcome::Unknown,
+            });
+        }
+        outcomes.into_iter().map(|outcome| outcome.unwrap_or(Outcome::Unknown)).collect()
+    }
+
+    fn may_take(&self, proposal: &Proposal) -> Result<LetIn, Outcome> {
+        if Command::decode(&proposal.command.0).is_err() {
+            // in the log it would stop every member
+            return Err(Outcome::Failed("a command that this version does not know".into()));
+        }
+        if !self.has_quorum() {
+            return Err(Outcome::NoQuorum);
+        }
+        if self.is_full.load(Ordering::Acquire) {
+            return Err(Outcome::DiskFull);
+        }
+        self.state.let_in(&proposal.command, self.log_bytes).map_err(|error| match error.kind() {
+            Kind::DiskFull => Outcome::DiskFull,
+            _ => Outcome::Failed(error.to_string()),
+        })
+    }
+
     /// A leader that nobody hears would keep what it takes for itself.
     fn has_quorum(&self) -> bool {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
         let is_alone = metrics.membership_config.voter_ids().eq([self.number]);
         is_alone || metrics.last_quorum_acked.as_ref().is_none_or(|acked| acked.elapsed() <= QUORUM_AGE_MAX)
-    }
-
-    /// Ask who leads. `None`: it was not done; ask again.
-    async fn forward(
-        &self,
-        forward: ForwardToLeader<Types>,
-        proposal: Proposal,
-        stage: &Stage,
-    ) -> Result<Option<Blob>, RaftError> {
-        let Some((leader, member)) = forward.leader_id.zip(forward.leader_node) else { return Ok(None) };
-        if leader == self.number {
-            return Ok(None);
-        }
-        stage.send();
-        let answer = ask(&*self.transport, self.to(leader), &member, &Request::Propose(proposal), FORWARD_WAIT).await;
-        match answer {
-            Ok(Response::Applied(answer)) => Ok(Some(answer)),
-            Ok(Response::NotLeader { .. } | Response::WrongNode) | Err(Unreached::NotSent(_)) => {
-                stage.0.store(false, Ordering::Release);
-                Ok(None)
-            }
-            Ok(Response::NoQuorum) => Err(RaftError::NoQuorum),
-            Ok(Response::Failed(reason)) => Err(RaftError::Internal(reason)),
-            Ok(_) | Err(Unreached::Lost(_)) => Err(RaftError::Unknown),
-        }
     }
 
     /// Whether no other has a vote, and this one has.
@@ -358,14 +386,14 @@ fn changed(error: Refused<Types, ClientWriteError<Types>>) -> RaftError {
 }
 
 /// A follower waits out the leader's lease, as long as the longest election timeout, and then its own: it stands for
-/// leader 360 to 420 ms after it last heard of one. So a leader that stops for 300 ms leads on, on a machine with
-/// other work too, and two that stand at once differ by more than a question takes.
+/// leader 300 to 400 ms after it last heard of one. So a leader that stops for 250 ms, on a machine with other work,
+/// leads on; and two that stand after the same silence differ by more than a question takes, mostly.
 fn config(checkpoint_entries: u64, kept_entries: u64) -> Config {
     Config {
         cluster_name: "macula".to_owned(),
         heartbeat_interval: 50,
-        election_timeout_min: 150,
-        election_timeout_max: 210,
+        election_timeout_min: 100,
+        election_timeout_max: 200,
         snapshot_policy: SnapshotPolicy::LogsSinceLast(checkpoint_entries),
         max_in_snapshot_log_to_keep: kept_entries,
         enable_pre_vote: Some(true),

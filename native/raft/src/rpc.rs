@@ -31,6 +31,8 @@ pub(crate) enum Request {
     Propose(Proposal),
     /// Up to which entry must a read wait that begins now? You lead, as it seems.
     ReadIndex,
+    /// Apply these, in this order: you lead, as it seems.
+    ProposeMany(Vec<Proposal>),
 }
 
 /// A member's answer.
@@ -66,6 +68,21 @@ pub(crate) enum Response {
     /// Not for who got it, or not from who is wanted: nothing was done.
     WrongNode,
     Failed(String),
+    /// Of several commands, in their order.
+    Each(Vec<Outcome>),
+}
+
+/// What became of one of several commands.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) enum Outcome {
+    Applied(Blob),
+    /// It was not done, and nothing of it is going to happen; nor in the next three cases.
+    NotLeader,
+    NoQuorum,
+    DiskFull,
+    Failed(String),
+    /// It may have happened.
+    Unknown,
 }
 
 /// From whom a request is, and for whom: a node's successor at the same address is somebody else.

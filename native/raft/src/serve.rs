@@ -91,6 +91,7 @@ impl Node {
                 Err(_) => Ok(Response::Unknown),
             },
             Request::ReadIndex => self.read_index().await,
+            Request::ProposeMany(proposals) => Ok(Response::Each(self.write_many(proposals).await)),
         }
     }
 
