@@ -15,8 +15,9 @@ defmodule MaculaStorage do
 
   Expected outcomes are `{:error, atom}`; what a person must read is `{:error, %MaculaStorage.Error{}}`;
   misuse raises `ArgumentError`. From Erlang the same functions are in the module `macula_storage`, with
-  those of `MaculaStorage.CubDB`, `MaculaStorage.SQLite`, `MaculaStorage.Mnesia`, `MaculaStorage.Khepri` and
-  `MaculaStorage.Cache` beneath `data_`, `sqlite_`, `mnesia_`, `state_` and `state_cache_`.
+  those of `MaculaStorage.CubDB`, `MaculaStorage.SQLite`, `MaculaStorage.Mnesia`, `MaculaStorage.Khepri`,
+  `MaculaStorage.Cache` and `MaculaStorage.Authority` beneath `data_`, `sqlite_`, `mnesia_`, `state_`, `state_cache_` and
+  `authority_`.
   """
 
   alias MaculaStorage.{Apps, Call, Config, CubDB, Error, Files, Khepri, Native, Options}

@@ -1,6 +1,7 @@
 %% MaculaStorage for Erlang: the same functions under the same names, and beneath a prefix those of its
 %% tiers: data_* is MaculaStorage.CubDB (`has_key?` is data_has_key), sqlite_* is MaculaStorage.SQLite,
-%% mnesia_* is MaculaStorage.Mnesia, state_* is MaculaStorage.Khepri and state_cache_* MaculaStorage.Cache.
+%% mnesia_* is MaculaStorage.Mnesia, state_* is MaculaStorage.Khepri, state_cache_* MaculaStorage.Cache and
+%% authority_* MaculaStorage.Authority.
 %% A data_* function takes an app, a store's pid or name, or the transaction or snapshot that a function
 %% was given. What is a lazy stream in Elixir is a list (data_select, bounded by {limit, N}), a fold or an
 %% unfold here; options are lists of pairs; results are maps (sqlite: #{columns, rows, changes, ...}).
@@ -45,6 +46,7 @@
 -export([state_tx_get/2, state_tx_get_many/2, state_tx_put/3, state_tx_put/4, state_tx_delete/2]).
 -export([state_cache_start_link/1, state_cache_child_spec/1, state_cache_get/2, state_cache_get/3, state_cache_fetch/2, state_cache_fetch/3]).
 -export([state_cache_list/2, state_cache_list/3, state_cache_wait/1, state_cache_wait/2, state_cache_stats/1]).
+-export([authority_create/1, authority_create/2, authority_issue/2, authority_issue/3, authority_describe/1]).
 -export([file_write/3, file_write/4, file_read/2, file_read/3, file_delete/2, file_delete/3, file_list/1, file_list/2, file_stat/2]).
 -export([file_fold/4, file_fold/5, file_unfold/4]).
 -export([archive/2, archive/3, restore/2, restore/3]).
@@ -58,6 +60,7 @@
 -define(STATE, 'Elixir.MaculaStorage.Khepri').
 -define(STATE_TX, 'Elixir.MaculaStorage.Khepri.Tx').
 -define(CACHE, 'Elixir.MaculaStorage.Cache').
+-define(AUTHORITY, 'Elixir.MaculaStorage.Authority').
 
 %% Directories and apps
 
@@ -288,6 +291,14 @@ state_cache_list(Name, Path, Options) -> ?CACHE:list(Name, Path, Options).
 state_cache_wait(Name) -> ?CACHE:wait(Name).
 state_cache_wait(Name, Timeout) -> ?CACHE:wait(Name, Timeout).
 state_cache_stats(Name) -> ?CACHE:stats(Name).
+
+%% Certificates. Directories are strings or binaries, in results binaries.
+
+authority_create(Dir) -> ?AUTHORITY:create(Dir).
+authority_create(Dir, Options) -> ?AUTHORITY:create(Dir, Options).
+authority_issue(Dir, Node) -> ?AUTHORITY:issue(Dir, Node).
+authority_issue(Dir, Node, Options) -> ?AUTHORITY:issue(Dir, Node, Options).
+authority_describe(Dir) -> ?AUTHORITY:describe(Dir).
 
 %% Files
 

@@ -38,6 +38,7 @@ defmodule MaculaStorage.ErlangFacadeTest do
     assert :ok = apply(user, :backups, [app])
     assert :ok = apply(user, :archives, [app, Path.join(dir, "a.tar.gz")])
     assert :ok = apply(user, :state, [to_charlist(app), Path.join(dir, "a.state")])
+    assert :ok = apply(user, :certificates, [to_charlist(dir)])
     assert :ok = apply(user, :misuse, [app])
   end
 
@@ -79,7 +80,8 @@ defmodule MaculaStorage.ErlangFacadeTest do
             mnesia: MaculaStorage.Mnesia,
             state: MaculaStorage.Khepri,
             state_tx: MaculaStorage.Khepri.Tx,
-            state_cache: MaculaStorage.Cache
+            state_cache: MaculaStorage.Cache,
+            authority: MaculaStorage.Authority
           ],
           {name, arity} <- documented(module),
           name = :"#{prefix}_#{name}",

@@ -21,7 +21,7 @@ defmodule MaculaStorage.HouseTest do
   @native "lib/macula_storage/native.ex"
   # Files and directories (beneath lib/macula_storage) that call NIFs: one per tier and what they share.
   # The front door is the tier of the directories themselves.
-  @callers_of_native ~w(lib/macula_storage.ex lib/macula_backup.ex application.ex apps.ex call.ex
+  @callers_of_native ~w(lib/macula_storage.ex lib/macula_backup.ex application.ex apps.ex authority.ex call.ex
                         cub_db.ex cub_db/ sqlite.ex sqlite/ files.ex files/ khepri.ex khepri/
                         native.ex)
 

@@ -9,6 +9,7 @@ defmodule MaculaStorage.Apps do
   use GenServer, shutdown: 70_000
 
   alias MaculaStorage.{Call, Config, Native}
+  alias MaculaStorage.Khepri.Endpoint
 
   @table __MODULE__
   @open_ms 60_000
@@ -55,13 +56,36 @@ defmodule MaculaStorage.Apps do
   @spec with_state((reference -> result)) :: result | {:error, term} when result: any
   def with_state(use), do: with_handle(:state, &state/0, use)
 
-  defp state do
-    lookup(:state, fn ->
-      with {:ok, base} <- base() do
-        name = Atom.to_string(node())
-        Call.run(&Native.state_open(base, &1, name), op: :open, timeout: @open_ms)
-      end
-    end)
+  defp state, do: lookup(:state, fn -> open_state(nil) end)
+
+  defp open_state(joins) do
+    name = Atom.to_string(node())
+
+    with {:ok, base} <- base(),
+         {:ok, state} <-
+           Call.run(&Native.state_open(base, &1, name, joins), op: :open, timeout: @open_ms),
+         :ok <- Endpoint.open(base, state, joins != nil) do
+      {:ok, state}
+    end
+  end
+
+  @doc "Has this node's replicated state forget what it was, and wait to be let into a cluster, if one is given."
+  @spec renew_state(boolean, binary | nil) :: {:ok, Path.t() | nil} | {:error, term}
+  def renew_state(keep?, joins) do
+    with {:ok, base} <- base(),
+         _ = forget(:state),
+         {:ok, aside} <-
+           Call.run(&Native.state_set_aside(base, &1, keep?), op: :set_aside, timeout: @open_ms),
+         {:ok, state} <- open_state(joins) do
+      keep(:state, state)
+      {:ok, aside}
+    end
+  end
+
+  @doc "Has other members reach this node's replicated state from now on."
+  @spec listen_state() :: :ok | {:error, term}
+  def listen_state do
+    with {:ok, base} <- base(), do: with_state(&Endpoint.open(base, &1, true))
   end
 
   @doc "Close the replicated state."
@@ -79,6 +103,10 @@ defmodule MaculaStorage.Apps do
         {:error, :closed}
     end
   end
+
+  @doc "This node's replicated state, if it is open already."
+  @spec opened_state() :: {:ok, reference} | :none | :no_table
+  def opened_state, do: find(:state)
 
   @doc "An app's connection, if it is there already."
   @spec opened_conn(String.t()) :: {:ok, reference} | :none | :no_table

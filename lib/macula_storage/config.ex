@@ -7,6 +7,9 @@ defmodule MaculaStorage.Config do
         kv_cache_bytes: 67_108_864,       # memory for pages of each key-value store, at most
         kv_history_bytes: 4_194_304,      # changes that are kept for MaculaStorage.CubDB.subscribe/2
         sqlite_synchronous: :full,        # :normal: apps' databases sync at checkpoints, not at each commit
+        state_listen: "10.0.0.1:4377",    # where other members reach this node; nil: nobody, until it is of a cluster
+        state_certificates: "/etc/macula", # of MaculaStorage.Authority; nil: state/certificates in the base
+        state_plain: false,               # true: links without TLS, on loopback addresses only
         state_session_ttl_ms: 10_000,     # how long keys of a VM's leases stay once it is dead
         usage_interval_ms: 10_000,        # how often files of other programs are counted at most
         timeout_ms: 15_000                # how long a call waits when it is not told
@@ -21,6 +24,9 @@ defmodule MaculaStorage.Config do
     :kv_cache_bytes,
     :kv_history_bytes,
     :sqlite_synchronous,
+    :state_listen,
+    :state_certificates,
+    :state_plain,
     :state_session_ttl_ms,
     :usage_interval_ms,
     :timeout_ms
@@ -32,6 +38,9 @@ defmodule MaculaStorage.Config do
           kv_cache_bytes: pos_integer,
           kv_history_bytes: non_neg_integer,
           sqlite_synchronous: :full | :normal,
+          state_listen: {String.t(), :inet.port_number()} | nil,
+          state_certificates: String.t(),
+          state_plain: boolean,
           state_session_ttl_ms: pos_integer,
           usage_interval_ms: pos_integer,
           timeout_ms: pos_integer
@@ -44,11 +53,16 @@ defmodule MaculaStorage.Config do
   """
   @spec load() :: t
   def load do
+    base_path = Path.expand(base_path())
+
     config = %__MODULE__{
-      base_path: Path.expand(base_path()),
+      base_path: base_path,
       kv_cache_bytes: positive(:kv_cache_bytes, 64 * 1024 * 1024),
       kv_history_bytes: non_negative(:kv_history_bytes, 4 * 1024 * 1024),
       sqlite_synchronous: one_of(:sqlite_synchronous, [:full, :normal]),
+      state_listen: address(:state_listen),
+      state_certificates: path(:state_certificates, Path.join(base_path, "state/certificates")),
+      state_plain: one_of(:state_plain, [false, true]),
       state_session_ttl_ms: positive(:state_session_ttl_ms, 10_000),
       usage_interval_ms: positive(:usage_interval_ms, 10_000),
       timeout_ms: positive(:timeout_ms, 15_000)
@@ -100,6 +114,32 @@ defmodule MaculaStorage.Config do
       other -> raise ArgumentError, "expected base_path to be a path, got: #{inspect(other)}"
     end
   end
+
+  defp path(name, default) do
+    case Application.get_env(:macula_storage, name, default) do
+      path when is_binary(path) and path != "" -> Path.expand(path)
+      other -> raise ArgumentError, "expected #{name} to be a path, got: #{inspect(other)}"
+    end
+  end
+
+  # "host:port", or "[ip6]:port"
+  defp address(name) do
+    case Application.get_env(:macula_storage, name) do
+      nil -> nil
+      text when is_binary(text) -> parsed_address(text) || bad_address!(name, text)
+      other -> bad_address!(name, other)
+    end
+  end
+
+  defp parsed_address(text) do
+    with [_, host, digits] <- Regex.run(~r/^\[?([^\[\]]+)\]?:(\d{1,5})$/, text),
+         port when port < 65_536 <- String.to_integer(digits),
+         do: {host, port},
+         else: (_ -> nil)
+  end
+
+  defp bad_address!(name, other),
+    do: raise(ArgumentError, "expected #{name} to be \"host:port\", got: #{inspect(other)}")
 
   defp one_of(name, [default | _] = values) do
     value = Application.get_env(:macula_storage, name, default)

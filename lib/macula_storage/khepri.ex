@@ -37,8 +37,8 @@ defmodule MaculaStorage.Khepri do
   A write costs one sync, shared by all that wait together, on each of a majority of the members.
   """
 
-  alias MaculaStorage.{Apps, Cache, Call, Native, Options}
-  alias MaculaStorage.Khepri.{Dump, Leases, Node, Tx, Walk, Watches, Wire}
+  alias MaculaStorage.{Apps, Cache, Options}
+  alias MaculaStorage.Khepri.{Cluster, Dump, Engine, Leases, Node, Op, Tx, Walk, Watches, Wire}
 
   @type path :: [term, ...]
   @type pattern :: [term, ...]
@@ -55,14 +55,10 @@ defmodule MaculaStorage.Khepri do
           | {:lease, pos_integer | nil}
           | {:timeout, timeout}
 
-  @write_options [
-    ttl: {:infinity, :ttl},
-    keep_while: {[], :any},
-    lease: {nil, :any},
-    timeout: {5_000, :timeout}
-  ]
   @consistency {:linearizable, {:one_of, [:linearizable, :local]}}
   @read_options [consistency: @consistency, timeout: {5_000, :timeout}]
+  @member_options [timeout: {60_000, :timeout}]
+  @force_options [force: {false, :boolean}] ++ @member_options
   @get_options [
     details: {false, :boolean},
     stale: {:error, {:one_of, [:ok, :error]}},
@@ -87,8 +83,8 @@ defmodule MaculaStorage.Khepri do
   """
   @spec put(path, term, [write_option]) :: :ok | failure
   def put(path, value, options \\ []) do
-    {op, options} = put_op!(path, value, options)
-    done(txn_raw([], [op], [], options))
+    {op, options} = Op.put!(path, value, options)
+    done(Engine.txn([], [op], [], options))
   end
 
   @doc """
@@ -134,21 +130,13 @@ defmodule MaculaStorage.Khepri do
   end
 
   defp put_if(path, value, conditions, otherwise, options) do
-    {op, options} = put_op!(path, value, options)
+    {op, options} = Op.put!(path, value, options)
     guard = {:node, Wire.path!(path), Wire.condition!(conditions)}
 
-    case txn_raw([guard], [op], [], options) do
+    case Engine.txn([guard], [op], [], options) do
       {:ok, {:txn, false, _}} -> {:error, otherwise}
       answer -> done(answer)
     end
-  end
-
-  @doc false
-  def put_op!(path, value, options) do
-    options = Options.validate!(options, @write_options)
-    ttl = if options.ttl != :infinity, do: options.ttl
-    keep_while = Wire.watched!(options.keep_while)
-    {{:put, Wire.path!(path), Wire.value(value), ttl, options.lease, keep_while}, options}
   end
 
   @doc """
@@ -162,7 +150,7 @@ defmodule MaculaStorage.Khepri do
   @spec delete(path, timeout: timeout) :: :ok | failure
   def delete(path, options \\ []) do
     options = Options.validate!(options, timeout: {5_000, :timeout})
-    done(txn_raw([], [{:delete, Wire.path!(path)}], [], options))
+    done(Engine.txn([], [{:delete, Wire.path!(path)}], [], options))
   end
 
   @doc """
@@ -197,7 +185,7 @@ defmodule MaculaStorage.Khepri do
   defp uncached(consistency), do: consistency
 
   defp get_node(path, options) do
-    case query({:get, Wire.path!(path)}, options) do
+    case Engine.query({:get, Wire.path!(path)}, options) do
       {:ok, nil} -> {:error, :not_found}
       {:ok, node} when options.details -> {:ok, Wire.node(node)}
       {:ok, {nil, _, _, _, _, _, _}} -> {:error, :not_found}
@@ -217,7 +205,7 @@ defmodule MaculaStorage.Khepri do
 
   defp holds(path, options, test) do
     options = Options.validate!(options, @read_options)
-    with {:ok, node} <- query({:get, Wire.path!(path)}, options), do: test.(node)
+    with {:ok, node} <- Engine.query({:get, Wire.path!(path)}, options), do: test.(node)
   end
 
   ## Many nodes
@@ -313,7 +301,7 @@ defmodule MaculaStorage.Khepri do
   @spec count(pattern, keyword) :: {:ok, non_neg_integer} | failure
   def count(pattern, options \\ []) do
     options = Options.validate!(options, [where: {[], :any}] ++ @read_options)
-    query({:count, Wire.pattern!(pattern, options.where)}, options)
+    Engine.query({:count, Wire.pattern!(pattern, options.where)}, options)
   end
 
   @doc """
@@ -328,7 +316,7 @@ defmodule MaculaStorage.Khepri do
   def put_many(pattern, value, options \\ []) do
     options = Options.validate!(options, where: {[], :any}, timeout: {5_000, :timeout})
     op = {:put_many, Wire.pattern!(pattern, options.where), Wire.value(value)}
-    with {:ok, {:txn, true, [{:put_many, n}]}} <- txn_raw([], [op], [], options), do: {:ok, n}
+    with {:ok, {:txn, true, [{:put_many, n}]}} <- Engine.txn([], [op], [], options), do: {:ok, n}
   end
 
   @doc "Deletes all nodes that match and what is beneath them, at once; how many went. As `put_many/3`."
@@ -337,7 +325,9 @@ defmodule MaculaStorage.Khepri do
   def delete_many(pattern, options \\ []) do
     options = Options.validate!(options, where: {[], :any}, timeout: {5_000, :timeout})
     op = {:delete_many, Wire.pattern!(pattern, options.where)}
-    with {:ok, {:txn, true, [{:delete_many, n}]}} <- txn_raw([], [op], [], options), do: {:ok, n}
+
+    with {:ok, {:txn, true, [{:delete_many, n}]}} <- Engine.txn([], [op], [], options),
+         do: {:ok, n}
   end
 
   ## Transactions
@@ -394,20 +384,9 @@ defmodule MaculaStorage.Khepri do
     guards = for {path, held} <- conditions, do: {:node, Wire.path!(path), Wire.condition!(held)}
 
     with {:ok, {:txn, held?, results}} <-
-           txn_raw(guards, Enum.map(then, &op!/1), Enum.map(otherwise, &op!/1), options),
-         do: {:ok, held?, Enum.map(results, &op_result/1)}
+           Engine.txn(guards, Enum.map(then, &Op.of!/1), Enum.map(otherwise, &Op.of!/1), options),
+         do: {:ok, held?, Enum.map(results, &Op.result/1)}
   end
-
-  defp op!({:put, path, value}), do: op!({:put, path, value, []})
-  defp op!({:put, path, value, options}), do: path |> put_op!(value, options) |> elem(0)
-  defp op!({:delete, path}), do: {:delete, Wire.path!(path)}
-  defp op!({:get, path}), do: {:get, Wire.path!(path)}
-  defp op!(other), do: raise(ArgumentError, "expected an operation, got: #{inspect(other)}")
-
-  defp op_result({:get, nil}), do: {:error, :not_found}
-  defp op_result({:get, {nil, _, _, _, _, _, _}}), do: {:error, :not_found}
-  defp op_result({:get, {value, _, _, _, _, _, _}}), do: {:ok, Wire.term(value)}
-  defp op_result(_put_or_delete), do: :ok
 
   ## Apps
 
@@ -508,11 +487,92 @@ defmodule MaculaStorage.Khepri do
   @spec import(Path.t(), timeout: timeout) :: {:ok, non_neg_integer} | failure
   def import(file, options \\ []), do: Dump.import(file, options)
 
-  ## The node
+  ## The cluster
 
   @doc """
-  Figures of this node's state: `revision`, `nodes`, `live_bytes`, `leases`, `time_ms` (the state's own
-  clock), `history_first` and `history_bytes`. Cost: one dirty-I/O call.
+  Makes one cluster of these Erlang nodes, this one among them. Called on one or on each of them, at once or again,
+  there is one cluster, and all are members. Each listens as configured (`MaculaStorage.Config`), with the
+  certificates of `MaculaStorage.Authority`; where is told over Erlang distribution.
+
+  Options: `keep: node` when several hold state of their own, which is refused otherwise: its state stays, what the
+  others held is set aside in `state/raft-set-aside-*`. `timeout:` of each step (default 60,000).
+
+  Durability: `:ok` means that all are members, synced. Cost: opens a listener; new members copy the state.
+  Errors: `%MaculaStorage.Error{kind: :conflict}` names who holds state, `:unreachable` who was not reached,
+  `:invalid` what certificate or configuration lacks; `:busy` when others form it for long.
+
+      iex> MaculaStorage.Khepri.start([node()])
+      :ok
+  """
+  @spec start([node], keep: node | nil, timeout: timeout) :: :ok | failure
+  def start(nodes, options \\ []) when is_list(nodes),
+    do: Cluster.start(nodes, Options.validate!(options, [keep: {nil, :any}] ++ @member_options))
+
+  @doc """
+  A text with which one node may join this node's cluster, once, within `ttl:` milliseconds (default 600,000):
+  for `join/2` where Erlang distribution does not reach. It is a secret. Durability and cost as `put/3`.
+  """
+  @spec invite(ttl: pos_integer, timeout: timeout) :: {:ok, String.t()} | failure
+  def invite(options \\ []),
+    do: Cluster.invite(Options.validate!(options, [ttl: {600_000, :positive}] ++ @member_options))
+
+  @doc """
+  Has this node join the cluster of another, or of an `invite/1`; it votes once it has caught up. A node that holds state
+  of its own is refused unless `force: true`, which sets that aside. Watches of this node end with `:closed`.
+  Durability, cost and errors as `start/2`.
+  """
+  @spec join(node | String.t(), force: boolean, timeout: timeout) :: :ok | failure
+  def join(node_or_invitation, options \\ []),
+    do: Cluster.join(node_or_invitation, Options.validate!(options, @force_options))
+
+  @doc """
+  Has a member leave, this node by default; also one that is dead. What it held is set aside, it begins anew, alone.
+  """
+  @spec leave(node, timeout: timeout) :: :ok | failure
+  def leave(node \\ node(), options \\ []),
+    do: Cluster.leave(node, Options.validate!(options, @member_options))
+
+  @doc "Has `new` join, then `old` leave, which may be dead. As `join/2` and `leave/2`."
+  @spec replace(node, node, force: boolean, timeout: timeout) :: :ok | failure
+  def replace(old, new, options \\ []),
+    do: Cluster.replace(old, new, Options.validate!(options, @force_options))
+
+  @doc """
+  The members: maps of `node`, `number` (of this incarnation), `address`, `standing` (`:voter` or `:learner`) and
+  `leader` (whether it leads). As this node knows them. Cost: a call on the caller's scheduler.
+
+      iex> {:ok, [%{standing: :voter}]} = MaculaStorage.Khepri.members()
+  """
+  @spec members() :: {:ok, [map]} | failure
+  def members, do: Cluster.members()
+
+  @doc "Has a member lead, once it has all that the leader has. `{:error, :timeout}`: it does not, yet."
+  @spec transfer_leader(node, timeout: timeout) :: :ok | failure
+  def transfer_leader(node, options \\ []),
+    do: Cluster.transfer_leader(node, Options.validate!(options, @member_options))
+
+  @doc """
+  Waits until somebody leads; who.
+
+      iex> {:ok, _node} = MaculaStorage.Khepri.wait_for_leader()
+  """
+  @spec wait_for_leader(timeout) :: {:ok, node} | failure
+  def wait_for_leader(timeout \\ 5_000), do: Cluster.wait_for_leader(timeout)
+
+  @doc """
+  Has this node begin anew, alone and empty: it leaves its cluster first, or with `force: true` does not ask the others.
+  What it held is set aside.
+  """
+  @spec reset(force: boolean, timeout: timeout) :: :ok | failure
+  def reset(options \\ []), do: Cluster.reset(force!(options))
+
+  defp force!(options),
+    do: Options.validate!(options, [force: {false, :boolean}] ++ @member_options)
+
+  @doc """
+  Figures of this node: of the state, `revision`, `nodes`, `live_bytes`, `leases`, `time_ms` (its own clock),
+  `history_first` and `history_bytes`; of the node, `node`, `number`, `address`, `cluster`, `leader`, `term`,
+  `last`, `applied` and `checkpoint` (entries of the log). Cost: one dirty-I/O call.
 
       iex> MaculaStorage.Khepri.put([:doc, :status], 1)
       iex> {:ok, status} = MaculaStorage.Khepri.status()
@@ -520,7 +580,7 @@ defmodule MaculaStorage.Khepri do
       true
   """
   @spec status() :: {:ok, map} | failure
-  def status, do: query(:status, %{consistency: :local, timeout: 5_000})
+  def status, do: Cluster.status()
 
   @doc """
   Closes this node's state; the next call opens it again, which decides what a failed sync left unknown.
@@ -528,58 +588,7 @@ defmodule MaculaStorage.Khepri do
   @spec close() :: :ok | failure
   def close, do: Apps.close_state()
 
-  ## The boundary
-
-  @doc false
-  def txn_raw(guards, then, otherwise, %{timeout: timeout}) do
-    case command({:txn, guards, then, otherwise}, timeout) do
-      {:ok, {:refused, {:keep_while_not_met, path}}} ->
-        {:error, {:keep_while_not_met, Wire.path(path)}}
-
-      {:ok, {:refused, why}} ->
-        {:error, why}
-
-      answer ->
-        answer
-    end
-  end
-
-  @doc false
-  def command(command, timeout) do
-    on_state(:command, timeout, fn state, ref ->
-      if Wire.large?(command),
-        do: Native.state_command_large(state, ref, command, rust_ms(timeout)),
-        else: Native.state_command(state, ref, command, rust_ms(timeout))
-    end)
-  end
-
-  @doc false
-  def query({:get, _} = query, %{consistency: :local}) do
-    Apps.with_state(fn state ->
-      case Native.state_query_hot(state, query) do
-        :cold -> query_here(state, query)
-        {:ok, _} = found -> found
-        failure -> MaculaStorage.Error.wrap_result(failure, :query, nil)
-      end
-    end)
-  end
-
-  def query(query, %{consistency: :local}), do: Apps.with_state(&query_here(&1, query))
-
-  def query(query, %{consistency: consistency, timeout: timeout}),
-    do:
-      on_state(:query, timeout, &Native.state_query(&1, &2, query, consistency, rust_ms(timeout)))
-
-  defp query_here(state, query),
-    do: MaculaStorage.Error.wrap_result(Native.state_query_here(state, query), :query, nil)
-
-  defp on_state(op, timeout, start) do
-    # Rust's deadline first: it knows more of what happened
-    options = [op: op, timeout: MaculaStorage.wait_ms(timeout)]
-    Apps.with_state(fn state -> Call.run(&start.(state, &1), options) end)
-  end
-
-  defp rust_ms(timeout), do: MaculaStorage.rust_ms(timeout)
+  ## Shared
 
   defp done({:ok, {:txn, true, _}}), do: :ok
   defp done(failure), do: failure

@@ -45,8 +45,8 @@ defmodule MaculaStorage.Native do
 
   # the replicated state: paths are lists of terms in the External Term Format; shapes in Khepri.Wire
 
-  @spec state_open(handle, reference, String.t()) :: call
-  def state_open(_base, _ref, _name), do: missing()
+  @spec state_open(handle, reference, String.t(), binary | nil) :: call
+  def state_open(_base, _ref, _name, _joins), do: missing()
 
   @spec state_close(handle, reference) :: call
   def state_close(_base, _ref), do: missing()
@@ -83,6 +83,60 @@ defmodule MaculaStorage.Native do
 
   @spec state_view_release(handle) :: :ok
   def state_view_release(_view), do: missing()
+
+  # the members of its cluster: {cluster, number, leader, {term, last, applied, checkpoint}, address, members}
+  @spec state_node(handle) :: {:ok, tuple} | failure
+  def state_node(_state), do: missing()
+
+  @spec state_listen(
+          handle,
+          handle,
+          reference,
+          {String.t(), String.t()},
+          String.t(),
+          String.t() | nil
+        ) ::
+          call
+  def state_listen(_base, _state, _ref, _at, _name, _certificates), do: missing()
+
+  @spec state_invite(handle, reference, pos_integer, non_neg_integer) :: call
+  def state_invite(_state, _ref, _ttl_ms, _timeout_ms), do: missing()
+
+  @spec state_invitation(binary) :: {:ok, binary} | failure
+  def state_invitation(_invitation), do: missing()
+
+  @spec state_join(handle, reference, binary, non_neg_integer) :: call
+  def state_join(_state, _ref, _invitation, _timeout_ms), do: missing()
+
+  @spec state_change(handle, reference, {:leave | :lead, pos_integer}, non_neg_integer) :: call
+  def state_change(_state, _ref, _change, _timeout_ms), do: missing()
+
+  @spec state_wait_for_leader(handle, reference, non_neg_integer) :: call
+  def state_wait_for_leader(_state, _ref, _timeout_ms), do: missing()
+
+  @spec state_tell(handle, String.t(), String.t()) :: :ok
+  def state_tell(_state, _name, _address), do: missing()
+
+  @spec state_set_aside(handle, reference, boolean) :: call
+  def state_set_aside(_base, _ref, _is_kept), do: missing()
+
+  # certificates: directories are absolute, `base` is this node's own
+
+  @spec authority_create(reference, binary, binary, binary | nil, pos_integer) :: call
+  def authority_create(_ref, _dir, _base, _before, _days), do: missing()
+
+  @spec authority_issue(
+          reference,
+          binary,
+          binary,
+          binary,
+          {String.t(), :member | :client, pos_integer},
+          [binary]
+        ) :: call
+  def authority_issue(_ref, _dir, _base, _out, _node, _trust), do: missing()
+
+  @spec authority_read(reference, binary) :: call
+  def authority_read(_ref, _dir), do: missing()
 
   # base and apps
 

@@ -6,7 +6,7 @@ defmodule MaculaStorage.Operator do
       bin/my_app rpc  'MaculaStorage.Operator.usage()'
 
   and what stands behind `mix macula.backup`, `mix macula.restore`, `mix macula.backups`,
-  `mix macula.usage` and `mix macula.import.cubdb`. Each function starts `:macula_storage` when it is not running, prints what it did
+  `mix macula.usage`, `mix macula.import.cubdb` and `mix macula.cluster.*`. Each function starts `:macula_storage` when it is not running, prints what it did
   and returns `:ok`. They work while another OS process owns the app (that process does it; not an import) and
   when nobody does.
 
@@ -18,7 +18,7 @@ defmodule MaculaStorage.Operator do
   """
 
   alias MaculaStorage.{Config, Error, Options}
-  alias MaculaStorage.Operator.{Import, JSON, Text}
+  alias MaculaStorage.Operator.{Certificates, Import, JSON, Text}
 
   @type app :: MaculaStorage.app()
 
@@ -186,6 +186,37 @@ defmodule MaculaStorage.Operator do
         else: ""
 
     "#{Text.count(done.entries)} entries imported from #{dir} into #{name(app)}#{changed}"
+  end
+
+  @doc """
+  Makes a cluster's authority in `dir`. Options: those of `MaculaStorage.Authority.create/2`, and `:json`.
+
+  Durability: `:ok` means synced. Cost: six syncs.
+  """
+  @spec cluster_init(Path.t(), keyword) :: :ok
+  def cluster_init(dir, options \\ []) do
+    perform("cluster.init", nil, options, &Certificates.init(dir, &1))
+  end
+
+  @doc """
+  Issues or renews the certificate of a node. Options: those of `MaculaStorage.Authority.issue/3`, and `:json`.
+
+  Durability: `:ok` means synced; the files are wholly those before or wholly the new ones, whenever the
+  machine stops. Cost: about ten syncs.
+  """
+  @spec cluster_issue(Path.t(), MaculaStorage.Authority.node_name(), keyword) :: :ok
+  def cluster_issue(dir, node, options \\ []) do
+    perform("cluster.issue", nil, options, &Certificates.issue(dir, node, &1))
+  end
+
+  @doc """
+  Prints what a directory of certificates is, and how long it is good. Options: `:json`.
+
+  Durability: nothing is written. Cost: reads its files.
+  """
+  @spec cluster_show(Path.t(), keyword) :: :ok
+  def cluster_show(dir, options \\ []) do
+    perform("cluster.show", nil, options, &Certificates.show(dir, &1))
   end
 
   @doc false

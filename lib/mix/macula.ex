@@ -53,7 +53,13 @@ defmodule Mix.Macula do
   end
 
   defp options(options) do
+    # what may be given more than once comes as a list
+    {trust, options} = Keyword.pop_values(options, :trust)
+    options = if trust == [], do: options, else: [trust: trust] ++ options
+
     Enum.map(options, fn
+      {:role, "member"} -> {:role, :member}
+      {:role, "client"} -> {:role, :client}
       {:timeout, seconds} -> {:timeout, round(seconds * 1000)}
       {:format, "gz"} -> {:format, :gz}
       {:format, "zst"} -> {:format, :zst}

@@ -4,7 +4,7 @@ defmodule MaculaStorage.Cluster.MnesiaTest do
   """
   use MaculaStorage.Case, async: false
 
-  import MaculaStorage.MnesiaNode
+  import MaculaStorage.{BeamNode, MnesiaNode}
   alias MaculaStorage.{Error, Mnesia, MnesiaListener, Wait}
   alias MaculaStorage.Mnesia.SetAside
 

@@ -2,7 +2,7 @@
 %% failed match ends the test with the line.
 -module(facade_user).
 
--export([directories/1, key_value/1, many/1, transactions/1, snapshots/1, stores/1, directory/1, sqlite/2, files/1, chunks/1, backups/1, archives/2, misuse/1, atoms/1, mnesia/2, state/2]).
+-export([directories/1, key_value/1, many/1, transactions/1, snapshots/1, stores/1, directory/1, sqlite/2, files/1, chunks/1, backups/1, archives/2, misuse/1, atoms/1, mnesia/2, state/2, certificates/1]).
 
 directories(App) ->
     ok = macula_storage:ensure_app_dirs(App),
@@ -336,6 +336,17 @@ archives(App, Dest) ->
     ok = macula_storage:restore(App, Dest),
     ok = macula_storage:restore(App, Dest, [{foreign, false}]),
     {ok, <<"iodata">>} = macula_storage:file_read(App, "a/b.txt"),
+    ok.
+
+certificates(Dir) ->
+    Ca = Dir ++ "/ca",
+    {ok, #{kind := authority, id := Id, dir := _}} = macula_storage:authority_create(Ca),
+    {error, exists} = macula_storage:authority_create(Ca, [{days, 30}]),
+    {ok, #{id := Next}} = macula_storage:authority_create(Dir ++ "/next", [{successor_of, Ca}]),
+    {ok, #{role := member, dir := Out}} = macula_storage:authority_issue(Ca, 'a@host'),
+    {ok, #{trusts := [Id, Next]}} = macula_storage:authority_issue(Ca, "a@host", [{trust, [Dir ++ "/next"]}]),
+    {ok, #{trusts := [Id, Next]}} = macula_storage:authority_issue(Ca, <<"a@host">>, [{trust, Dir ++ "/next"}]),
+    {ok, #{kind := certificate, node := <<"a@host">>, days_left := 364}} = macula_storage:authority_describe(Out),
     ok.
 
 misuse(App) ->

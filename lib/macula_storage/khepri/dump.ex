@@ -5,8 +5,8 @@ defmodule MaculaStorage.Khepri.Dump do
   # Invariant: under its name a file is whole and synced, or what was there before; nothing of a file is
   # imported before all of it was found to be what was written. Memory holds a page, whatever the size.
 
-  alias MaculaStorage.{Error, Khepri, Options}
-  alias MaculaStorage.Khepri.{View, Wire}
+  alias MaculaStorage.{Error, Options}
+  alias MaculaStorage.Khepri.{Engine, View, Wire}
 
   @magic "MACULASX"
   @version 1
@@ -146,7 +146,7 @@ defmodule MaculaStorage.Khepri.Dump do
   defp put([], _options), do: :ok
 
   defp put(batch, options) do
-    case Khepri.command({:import, Enum.reverse(batch)}, options.timeout) do
+    case Engine.command({:import, Enum.reverse(batch)}, options.timeout) do
       {:ok, {:import, _n}} -> :ok
       {:ok, {:refused, why}} -> {:error, why}
       failure -> failure

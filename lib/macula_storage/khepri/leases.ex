@@ -9,6 +9,7 @@ defmodule MaculaStorage.Khepri.Leases do
   use GenServer
 
   alias MaculaStorage.{Config, Khepri}
+  alias MaculaStorage.Khepri.Engine
 
   @retry_ms 1_000
   @command_ms 5_000
@@ -28,7 +29,7 @@ defmodule MaculaStorage.Khepri.Leases do
   @doc false
   @spec revoke(pos_integer, timeout) :: :ok | {:error, term}
   def revoke(id, timeout) do
-    with {:ok, {:lease_revoke, found, _removed}} <- Khepri.command({:lease_revoke, id}, timeout) do
+    with {:ok, {:lease_revoke, found, _removed}} <- Engine.command({:lease_revoke, id}, timeout) do
       GenServer.cast(__MODULE__, {:forget, id})
       if found, do: :ok, else: {:error, :lease_unknown}
     end
@@ -70,7 +71,7 @@ defmodule MaculaStorage.Khepri.Leases do
   def handle_info(_message, state), do: {:noreply, state}
 
   @impl true
-  def terminate(_reason, %{session: %{id: id}}), do: Khepri.command({:lease_revoke, id}, @stop_ms)
+  def terminate(_reason, %{session: %{id: id}}), do: Engine.command({:lease_revoke, id}, @stop_ms)
   def terminate(_reason, _state), do: :ok
 
   ## Commands
@@ -80,7 +81,7 @@ defmodule MaculaStorage.Khepri.Leases do
     command = command(what)
 
     task =
-      Task.Supervisor.async_nolink(__MODULE__.Tasks, Khepri, :command, [command, wait_ms(what)])
+      Task.Supervisor.async_nolink(__MODULE__.Tasks, Engine, :command, [command, wait_ms(what)])
 
     %{state | tasks: Map.put(state.tasks, task.ref, {what, begun_ms})}
   end

@@ -4,13 +4,13 @@ defmodule MaculaStorage.Khepri.Supervisor do
 
   use Supervisor
 
-  alias MaculaStorage.Khepri.{Leases, Watches}
+  alias MaculaStorage.Khepri.{Endpoint, Leases, Watches}
 
   def start_link(_options), do: Supervisor.start_link(__MODULE__, nil, name: __MODULE__)
 
   @impl true
   def init(nil) do
-    children = [Watches, {Task.Supervisor, name: Leases.Tasks}, Leases]
+    children = [Endpoint, Watches, {Task.Supervisor, name: Leases.Tasks}, Leases]
     Supervisor.init(children, strategy: :one_for_one)
   end
 end

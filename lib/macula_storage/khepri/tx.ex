@@ -7,7 +7,7 @@ defmodule MaculaStorage.Khepri.Tx do
   """
 
   alias MaculaStorage.Khepri
-  alias MaculaStorage.Khepri.{View, Wire}
+  alias MaculaStorage.Khepri.{Engine, Op, View, Wire}
 
   @enforce_keys [:ref, :view, :revision]
   defstruct [:ref, :view, :revision]
@@ -57,7 +57,7 @@ defmodule MaculaStorage.Khepri.Tx do
   @doc "Puts a value, at the commit. Options as `MaculaStorage.Khepri.put/3`, without `timeout:`."
   @spec put(t, Khepri.path(), term, keyword) :: :ok
   def put(%__MODULE__{} = tx, path, value, options \\ []) do
-    {op, _options} = Khepri.put_op!(path, value, options)
+    {op, _options} = Op.put!(path, value, options)
     write(tx, op, {:put, path, value})
   end
 
@@ -101,7 +101,7 @@ defmodule MaculaStorage.Khepri.Tx do
 
     walks = for wire <- state.walks, do: {:unchanged, wire, tx.revision}
 
-    case Khepri.txn_raw(reads ++ walks, Enum.reverse(state.ops), [], options) do
+    case Engine.txn(reads ++ walks, Enum.reverse(state.ops), [], options) do
       {:ok, {:txn, true, _}} -> {:ok, result}
       {:ok, {:txn, false, _}} -> again(fun, options, until)
       failure -> failure

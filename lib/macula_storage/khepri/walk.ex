@@ -2,8 +2,7 @@ defmodule MaculaStorage.Khepri.Walk do
   @moduledoc false
   # Many nodes, a page at a time: each page sees the state of its own moment.
 
-  alias MaculaStorage.Khepri
-  alias MaculaStorage.Khepri.Wire
+  alias MaculaStorage.Khepri.{Engine, Wire}
 
   @page_len 1000
 
@@ -13,7 +12,7 @@ defmodule MaculaStorage.Khepri.Walk do
   defp names(path, behind, limit, options, pages) do
     page_len = min(limit, @page_len)
 
-    case Khepri.query({:list, path, behind, page_len}, options) do
+    case Engine.query({:list, path, behind, page_len}, options) do
       {:ok, names} ->
         left = if limit == :infinity, do: :infinity, else: limit - length(names)
         pages = [Enum.map(names, &Wire.term/1) | pages]
@@ -33,7 +32,7 @@ defmodule MaculaStorage.Khepri.Walk do
   defp fold(pattern, behind, acc, fun, options) do
     query = {:get_many, pattern, behind, @page_len}
 
-    with {:ok, {nodes, more}} <- Khepri.query(query, options) do
+    with {:ok, {nodes, more}} <- Engine.query(query, options) do
       acc =
         for {path, node} <- nodes,
             options.details or elem(node, 0) != nil,

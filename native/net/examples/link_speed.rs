@@ -7,8 +7,8 @@
 use bytes::Bytes;
 use macula_core::{Chance, Clock, Disk, RealDisk, RelPath, SystemChance, SystemClock};
 use macula_net::{
-    Admit, Authority, Handler, Identity, Issue, Link, Net, NodeName, Options, Peer, Purpose, Refusal, Reply, Role,
-    Transport,
+    Admit, Authority, Caller, Handler, Identity, Issue, Link, Net, NodeName, Options, Peer, Purpose, Refusal, Reply,
+    Role, Transport,
 };
 use std::error::Error;
 use std::net::SocketAddr;
@@ -37,7 +37,7 @@ impl Admit for Everyone {
 struct Answers;
 
 impl Handler for Answers {
-    fn handle(&self, _: &Arc<Peer>, kind: u8, payload: Bytes, reply: Reply) {
+    fn handle(&self, _: &Caller, kind: u8, payload: Bytes, reply: Reply) {
         match kind {
             ECHO => reply.send(payload),
             _ => reply.send(Bytes::new()),

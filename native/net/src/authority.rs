@@ -4,8 +4,8 @@
 //! so it is there whole or not at all. An authority's certificate is bound to its cluster's names, so
 //! even one that leaked vouches for nobody elsewhere. The key belongs on no member.
 
-use crate::name::{of_hex, to_hex};
-use crate::{ClusterId, NetError, NodeName, Peer, Role};
+use crate::about::authority_of_certificate;
+use crate::{AuthorityId, ClusterId, NetError, NodeName, Peer, Role, Validity};
 use macula_core::{read_all, remove_tree, Chance, Clock, Disk, RelPath};
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, GeneralSubtree, IsCa, Issuer, KeyPair,
@@ -26,8 +26,8 @@ pub const CA_KEY_FILE: &str = "ca.key";
 /// An authority's id and label.
 pub const ABOUT_FILE: &str = "authority";
 
-/// How long an authority's certificate says to be valid, days. What ends its trust is its absence
-/// from the nodes' bundles, not this.
+/// How long an authority issues unless told, days. What ends its trust is its absence from the nodes'
+/// bundles, not this.
 pub const AUTHORITY_DAYS: u32 = 3650;
 /// How long a node's certificate is valid unless told, days.
 pub const NODE_DAYS: u32 = 365;
@@ -36,6 +36,8 @@ pub const BACKDATED_MS: u64 = 3_600_000;
 /// Authorities in a bundle.
 pub const TRUST_MAX: usize = 2;
 
+const ABOUT_HEAD: &str = "macula-authority ";
+const ABOUT_VERSION: &str = "1";
 const DAY_MS: u64 = 86_400_000;
 const FILE_LEN_MAX: u64 = 64 << 10;
 const PRIVATE: u32 = 0o600;
@@ -44,8 +46,10 @@ const PUBLIC: u32 = 0o644;
 /// The authority of a cluster.
 pub struct Authority {
     cluster: ClusterId,
-    label: [u8; 8],
-    key: KeyPair,
+    id: AuthorityId,
+    validity: Validity,
+    /// Not there when only its word is wanted: whom to trust, which cluster to follow.
+    key: Option<KeyPair>,
     pem: String,
 }
 
@@ -68,9 +72,7 @@ impl Authority {
     /// # Errors
     /// [`NetError::Exists`]; [`NetError::Io`].
     pub fn create(disk: &dyn Disk, dir: &RelPath, clock: &dyn Clock, chance: &dyn Chance) -> Result<Self, NetError> {
-        let mut id = [0; 16];
-        chance.fill(&mut id);
-        Self::create_for(ClusterId(id), disk, dir, clock, chance)
+        Self::found(None, AUTHORITY_DAYS, disk, dir, clock, chance)
     }
 
     /// A second authority of the same cluster, to rotate to.
@@ -84,41 +86,63 @@ impl Authority {
         clock: &dyn Clock,
         chance: &dyn Chance,
     ) -> Result<Self, NetError> {
-        Self::create_for(self.cluster, disk, dir, clock, chance)
+        Self::found(Some(self), AUTHORITY_DAYS, disk, dir, clock, chance)
     }
 
-    fn create_for(
-        cluster: ClusterId,
+    /// A new authority that issues for `days`: of the cluster of the one `before`, else of a new one.
+    ///
+    /// # Errors
+    /// As [`Authority::create`].
+    pub fn found(
+        before: Option<&Self>,
+        days: u32,
         disk: &dyn Disk,
         dir: &RelPath,
         clock: &dyn Clock,
         chance: &dyn Chance,
     ) -> Result<Self, NetError> {
         refuse_existing(disk, dir)?;
-        let label = chance.next_u64().to_le_bytes();
+        let mut drawn = [0; 16];
+        chance.fill(&mut drawn);
+        let cluster = before.map_or(ClusterId(drawn), Self::cluster);
+        let id = AuthorityId(chance.next_u64().to_le_bytes());
         let key = KeyPair::generate().map_err(unmade)?;
-        let mut params = authority_params(cluster, label);
-        set_validity(&mut params, clock.wall_ms(), AUTHORITY_DAYS)?;
-        let pem = params.self_signed(&key).map_err(unmade)?.pem();
-        let about = format!("macula-authority 1\ncluster {cluster}\nlabel {}\n", to_hex(&label));
+        let mut params = authority_params(cluster, id);
+        set_validity(&mut params, clock.wall_ms(), days)?;
+        let cert = params.self_signed(&key).map_err(unmade)?;
+        let validity = Validity::of(cert.der()).ok_or_else(|| NetError::identity(CA_FILE, "not a certificate"))?;
+        let pem = cert.pem();
+        let about = format!("{ABOUT_HEAD}{ABOUT_VERSION}\ncluster {cluster}\nlabel {id}\n");
         let files =
             [(CA_KEY_FILE, PRIVATE, key.serialize_pem()), (CA_FILE, PUBLIC, pem.clone()), (ABOUT_FILE, PUBLIC, about)];
         publish(disk, dir, chance, &files)?;
-        Ok(Self { cluster, label, key, pem })
+        Ok(Self { cluster, id, validity, key: Some(key), pem })
     }
 
     /// The authority in the directory `dir`.
     ///
     /// # Errors
-    /// [`NetError::Identity`] for files that are not an authority's; [`NetError::Io`].
+    /// [`NetError::Identity`] for files that are not an authority's; [`NetError::NewerFormat`];
+    /// [`NetError::Io`].
     pub fn open(disk: &dyn Disk, dir: &RelPath) -> Result<Self, NetError> {
-        let about = read_text(disk, dir, ABOUT_FILE)?;
-        let (cluster, label) = parse_about(&about)
-            .ok_or_else(|| NetError::identity(ABOUT_FILE, "not what this version writes about an authority"))?;
+        let opened = Self::open_public(disk, dir)?;
         let key = read_private(disk, dir, CA_KEY_FILE)?;
         let key = KeyPair::from_pem(&key).map_err(|error| NetError::identity(CA_KEY_FILE, error))?;
+        Ok(Self { key: Some(key), ..opened })
+    }
+
+    /// The same without its key, which may be lost: it can be trusted and followed, and issues nothing.
+    ///
+    /// # Errors
+    /// As [`Authority::open`].
+    pub fn open_public(disk: &dyn Disk, dir: &RelPath) -> Result<Self, NetError> {
+        let (cluster, id) = parse_about(&read_text(disk, dir, ABOUT_FILE)?)?;
         let pem = read_text(disk, dir, CA_FILE)?;
-        Ok(Self { cluster, label, key, pem })
+        let (certified, validity) = authority_of_certificate(&pem)?;
+        if certified != (cluster, id) {
+            return Err(NetError::identity(CA_FILE, "of another authority"));
+        }
+        Ok(Self { cluster, id, validity, key: None, pem })
     }
 
     /// Its cluster.
@@ -126,12 +150,22 @@ impl Authority {
         self.cluster
     }
 
+    /// Which of its cluster's authorities it is.
+    pub fn id(&self) -> AuthorityId {
+        self.id
+    }
+
+    /// From when until when it issues.
+    pub fn validity(&self) -> Validity {
+        self.validity
+    }
+
     /// Issue a node's certificate with a fresh key: the directory `dir`, which must not exist, with all
     /// that [`crate::Identity`] needs. A node that has one already gets the new one by [`install`].
     ///
     /// # Errors
     /// [`NetError::Exists`]; [`NetError::Invalid`] for a trust that is empty, too long or of another
-    /// cluster; [`NetError::Io`].
+    /// cluster; [`NetError::Expired`] when this authority's own time is over; [`NetError::Io`].
     pub fn issue(
         &self,
         disk: &dyn Disk,
@@ -147,11 +181,15 @@ impl Authority {
         if wanted.trust.iter().any(|other| other.cluster != self.cluster) {
             return Err(NetError::Invalid("a node trusts authorities of its own cluster only".into()));
         }
+        if clock.wall_ms() > self.validity.until_ms {
+            return Err(NetError::Expired { until_ms: self.validity.until_ms });
+        }
+        let issuing = self.key.as_ref().ok_or_else(|| NetError::identity(CA_KEY_FILE, "opened without it"))?;
         let peer = Peer { node: wanted.node.clone(), role: wanted.role, cluster: self.cluster };
         let key = KeyPair::generate().map_err(unmade)?;
         let mut params = node_params(&peer)?;
         set_validity(&mut params, clock.wall_ms(), wanted.days)?;
-        let issuer = Issuer::new(authority_params(self.cluster, self.label), &self.key);
+        let issuer = Issuer::new(authority_params(self.cluster, self.id), issuing);
         let cert = params.signed_by(&key, &issuer).map_err(unmade)?;
         let trust: String = wanted.trust.iter().map(|authority| authority.pem.as_str()).collect();
         let files =
@@ -162,7 +200,7 @@ impl Authority {
 
 impl fmt::Debug for Authority {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Authority").field("cluster", &self.cluster).finish_non_exhaustive()
+        f.debug_struct("Authority").field("cluster", &self.cluster).field("id", &self.id).finish_non_exhaustive()
     }
 }
 
@@ -188,10 +226,10 @@ pub fn install(disk: &dyn Disk, fresh: &RelPath, dir: &RelPath) -> Result<(), Ne
 
 /// What the certificate of an authority says but its validity: the same each time, because the nodes'
 /// certificates repeat it.
-fn authority_params(cluster: ClusterId, label: [u8; 8]) -> CertificateParams {
+fn authority_params(cluster: ClusterId, id: AuthorityId) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name = rcgen::DistinguishedName::new();
-    params.distinguished_name.push(DnType::CommonName, format!("macula {cluster} {}", to_hex(&label)));
+    params.distinguished_name.push(DnType::CommonName, authority_name(cluster, id));
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
     let names = GeneralSubtree::DnsName(format!("{cluster}.macula"));
@@ -220,12 +258,24 @@ fn set_validity(params: &mut CertificateParams, now_ms: u64, days: u32) -> Resul
     Ok(())
 }
 
-fn parse_about(text: &str) -> Option<(ClusterId, [u8; 8])> {
+/// The common name of an authority's certificate.
+pub(crate) fn authority_name(cluster: ClusterId, id: AuthorityId) -> String {
+    format!("macula {cluster} {id}")
+}
+
+fn parse_about(text: &str) -> Result<(ClusterId, AuthorityId), NetError> {
     let mut lines = text.lines();
-    let known = lines.next()? == "macula-authority 1";
-    let cluster = ClusterId::parse(lines.next()?.strip_prefix("cluster ")?)?;
-    let label = of_hex(lines.next()?.strip_prefix("label ")?)?.try_into().ok()?;
-    known.then_some((cluster, label))
+    match lines.next().and_then(|head| head.strip_prefix(ABOUT_HEAD)) {
+        Some(ABOUT_VERSION) => {}
+        Some(version) if version.bytes().all(|digit| digit.is_ascii_digit()) && !version.is_empty() => {
+            return Err(NetError::NewerFormat { file: ABOUT_FILE, version: version.to_owned() });
+        }
+        _ => return Err(NetError::identity(ABOUT_FILE, "not what is written about an authority")),
+    }
+    let mut value = |name| lines.next()?.strip_prefix(name);
+    let cluster = value("cluster ").and_then(ClusterId::parse);
+    let id = value("label ").and_then(AuthorityId::parse);
+    cluster.zip(id).ok_or_else(|| NetError::identity(ABOUT_FILE, "not what is written about an authority"))
 }
 
 fn unmade(error: rcgen::Error) -> NetError {
@@ -240,13 +290,17 @@ fn refuse_existing(disk: &dyn Disk, dir: &RelPath) -> Result<(), NetError> {
     }
 }
 
+/// Another name beside `dir`.
+pub(crate) fn sibling(dir: &RelPath, name: String) -> Result<RelPath, NetError> {
+    let parent = dir.parent();
+    let path = if parent.is_root() { RelPath::new(name) } else { parent.join(name) };
+    path.map_err(|error| NetError::Invalid(error.to_string()))
+}
+
 /// A directory with these files, there whole and durable or not at all.
 fn publish(disk: &dyn Disk, dir: &RelPath, chance: &dyn Chance, files: &[(&str, u32, String)]) -> Result<(), NetError> {
     let failed = NetError::io("write an authority or identity");
-    let building = dir.parent();
-    let name = format!(".{:016x}.new", chance.next_u64());
-    let building = if building.is_root() { RelPath::new(name) } else { building.join(name) };
-    let building = building.map_err(|error| NetError::Invalid(error.to_string()))?;
+    let building = sibling(dir, format!(".{:016x}.new", chance.next_u64()))?;
     let written = (|| {
         macula_core::create_dir_all(disk, &dir.parent())?;
         disk.create_dir(&building)?;

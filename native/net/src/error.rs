@@ -1,6 +1,7 @@
 //! What can go wrong between two nodes. Clonable, because one end of a connection answers every call
 //! that was on it.
 
+use crate::authority::{ABOUT_FILE, CA_KEY_FILE};
 use crate::NodeName;
 use macula_core::{io_kind, Kind, Kinded};
 use std::fmt;
@@ -71,6 +72,23 @@ pub enum NetError {
         /// What is wrong with it.
         reason: String,
     },
+    /// Files of a later version than this code knows.
+    #[error("of a newer version: format={version}, file={file}")]
+    NewerFormat {
+        /// Which of them.
+        file: &'static str,
+        /// Theirs.
+        version: String,
+    },
+    /// The authority's own time is over; nothing was issued.
+    #[error("the authority's time is over: until_ms={until_ms}")]
+    Expired {
+        /// Since when, milliseconds since 1970.
+        until_ms: u64,
+    },
+    /// Something else is where a certificate should go; nothing was changed.
+    #[error("not a place for this node's certificate: {0}")]
+    Taken(String),
     /// There is an authority or an identity already; nothing was changed.
     #[error("already there: dir={0}")]
     Exists(String),
@@ -115,6 +133,8 @@ impl Kinded for NetError {
             Self::Busy { .. } => Kind::Busy,
             Self::TooLarge { .. } => Kind::TooLarge,
             Self::Malformed(_) | Self::PlainNotLoopback(_) | Self::Invalid(_) | Self::Identity { .. } => Kind::Invalid,
+            Self::Expired { .. } | Self::Taken(_) => Kind::Invalid,
+            Self::NewerFormat { .. } => Kind::NewerFormat,
             Self::Exists(_) => Kind::Exists,
             Self::Io { source, .. } => io_kind(source),
         }
@@ -125,7 +145,16 @@ impl Kinded for NetError {
             Self::Tls(_) => Some("see that both nodes' certificates are valid now and of the same cluster".into()),
             Self::Refused(refusal) if refusal.reason == Reason::Version => Some("upgrade the older node".into()),
             Self::PlainNotLoopback(_) => Some("make a cluster authority and issue each node a certificate".into()),
+            Self::Identity { file, .. } if file == ABOUT_FILE => {
+                Some("name the directory of an authority, or create one".into())
+            }
+            Self::Identity { file, .. } if file == CA_KEY_FILE => {
+                Some("take the key, mode 0600, from your copy of it, or create a successor".into())
+            }
             Self::Identity { .. } => Some("issue the node a certificate again".into()),
+            Self::NewerFormat { .. } => Some("use the version of the library that made it".into()),
+            Self::Expired { .. } => Some("make a successor and issue from that one".into()),
+            Self::Taken(_) => Some("issue to a directory that is new, or to the one of this node before".into()),
             _ => None,
         }
     }

@@ -36,6 +36,15 @@ pub(crate) struct Keys {
     pub server: Arc<ServerConfig>,
     /// How often it was read before.
     pub generation: u64,
+    source: Source,
+}
+
+/// The directory's files.
+#[derive(PartialEq, Eq)]
+struct Source {
+    cert: String,
+    key: String,
+    ca: String,
 }
 
 impl Identity {
@@ -44,7 +53,7 @@ impl Identity {
     /// # Errors
     /// [`NetError::Identity`] says which file is not usable and why.
     pub fn load(disk: Arc<dyn Disk>, dir: RelPath, clock: Arc<dyn Clock>) -> Result<Arc<Self>, NetError> {
-        let keys = RwLock::new(Arc::new(read(&*disk, &dir, &clock, 0)?));
+        let keys = RwLock::new(Arc::new(read(&*disk, &dir, &clock)?));
         Ok(Arc::new(Self { disk, dir, clock, keys, generation: watch::Sender::new(0) }))
     }
 
@@ -55,8 +64,24 @@ impl Identity {
     /// # Errors
     /// [`NetError::Identity`]; nothing has changed then.
     pub fn reload(&self) -> Result<(), NetError> {
+        self.refresh(true).map(drop)
+    }
+
+    /// As [`Identity::reload`], if the files are others than those in use; whether they were.
+    ///
+    /// # Errors
+    /// [`NetError::Identity`]; nothing has changed then.
+    pub fn reload_if_changed(&self) -> Result<bool, NetError> {
+        self.refresh(false)
+    }
+
+    fn refresh(&self, is_forced: bool) -> Result<bool, NetError> {
         let mut current = self.keys.write();
-        let keys = read(&*self.disk, &self.dir, &self.clock, current.generation + 1)?;
+        let source = Source::read(&*self.disk, &self.dir)?;
+        if source == current.source && !is_forced {
+            return Ok(false);
+        }
+        let keys = source.keys(&self.clock, current.generation + 1)?;
         if keys.peer != current.peer {
             return Err(NetError::identity(CERT_FILE, format!("of another node now: {}", keys.peer.node)));
         }
@@ -64,7 +89,7 @@ impl Identity {
         *current = Arc::new(keys);
         drop(current);
         self.generation.send_replace(generation);
-        Ok(())
+        Ok(true)
     }
 
     /// Who this node is.
@@ -107,23 +132,34 @@ impl TimeProvider for NotBefore {
     }
 }
 
-fn read(disk: &dyn Disk, dir: &RelPath, clock: &Arc<dyn Clock>, generation: u64) -> Result<Keys, NetError> {
-    let cert = read_text(disk, dir, CERT_FILE)?;
-    let cert = certificates(CERT_FILE, &cert, 1)?.remove(0);
-    let peer = Peer::of_certificate(&cert).map_err(|error| NetError::identity(CERT_FILE, error))?;
-    let validity = Validity::of(&cert).ok_or_else(|| NetError::identity(CERT_FILE, "not a certificate"))?;
-    let key = read_private(disk, dir, KEY_FILE)?;
-    let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).map_err(|error| NetError::identity(KEY_FILE, error))?;
-    let mut roots = RootCertStore::empty();
-    for authority in certificates(CA_FILE, &read_text(disk, dir, CA_FILE)?, TRUST_MAX)? {
-        roots.add(authority).map_err(|error| NetError::identity(CA_FILE, error))?;
-    }
-    let time = Arc::new(NotBefore { clock: clock.clone(), issued_ms: validity.from_ms + BACKDATED_MS });
-    let (client, server) = configs(cert, key, Arc::new(roots), time)?;
-    Ok(Keys { peer, validity, client, server, generation })
+/// What the directory's files give now.
+pub(crate) fn read(disk: &dyn Disk, dir: &RelPath, clock: &Arc<dyn Clock>) -> Result<Keys, NetError> {
+    Source::read(disk, dir)?.keys(clock, 0)
 }
 
-fn certificates(file: &str, pem: &str, count_max: usize) -> Result<Vec<CertificateDer<'static>>, NetError> {
+impl Source {
+    fn read(disk: &dyn Disk, dir: &RelPath) -> Result<Self, NetError> {
+        let (cert, ca) = (read_text(disk, dir, CERT_FILE)?, read_text(disk, dir, CA_FILE)?);
+        Ok(Self { cert, key: read_private(disk, dir, KEY_FILE)?, ca })
+    }
+
+    fn keys(self, clock: &Arc<dyn Clock>, generation: u64) -> Result<Keys, NetError> {
+        let cert = certificates(CERT_FILE, &self.cert, 1)?.remove(0);
+        let peer = Peer::of_certificate(&cert).map_err(|error| NetError::identity(CERT_FILE, error))?;
+        let validity = Validity::of(&cert).ok_or_else(|| NetError::identity(CERT_FILE, "not a certificate"))?;
+        let key = PrivateKeyDer::from_pem_slice(self.key.as_bytes());
+        let key = key.map_err(|error| NetError::identity(KEY_FILE, error))?;
+        let mut roots = RootCertStore::empty();
+        for authority in certificates(CA_FILE, &self.ca, TRUST_MAX)? {
+            roots.add(authority).map_err(|error| NetError::identity(CA_FILE, error))?;
+        }
+        let time = Arc::new(NotBefore { clock: clock.clone(), issued_ms: validity.from_ms + BACKDATED_MS });
+        let (client, server) = configs(cert, key, Arc::new(roots), time)?;
+        Ok(Keys { peer, validity, client, server, generation, source: self })
+    }
+}
+
+pub(crate) fn certificates(file: &str, pem: &str, count_max: usize) -> Result<Vec<CertificateDer<'static>>, NetError> {
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
     let found = found.map_err(|error| NetError::identity(file, error))?;
     match found.len() {

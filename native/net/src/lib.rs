@@ -7,6 +7,7 @@
 
 #![forbid(unsafe_code)]
 
+mod about;
 pub mod authority;
 mod error;
 mod frame;
@@ -20,16 +21,18 @@ mod name;
 mod options;
 mod queue;
 mod registry;
+mod renew;
 mod serve;
 mod transport;
 mod validity;
 
+pub use about::{About, AuthorityFacts, NodeFacts};
 pub use authority::{Authority, Issue};
 pub use error::{NetError, Reason, Refusal};
 pub use identity::Identity;
 pub use link::{Link, LinkStatus};
 pub use listener::Listener;
-pub use name::{ClusterId, NodeName, Peer, Purpose, Role, NODE_NAME_LEN_MAX};
+pub use name::{AuthorityId, ClusterId, NodeName, Peer, Purpose, Role, NODE_NAME_LEN_MAX};
 pub use options::{Limits, Options};
 pub use queue::Reply;
 pub use registry::ListenerStats;
@@ -91,10 +94,19 @@ pub trait Admit: Send + Sync {
     fn generation(&self) -> u64;
 }
 
+/// Where a request came in.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    /// Who is at the other end.
+    pub peer: Arc<Peer>,
+    /// What the link is for: a request of another purpose is to be refused.
+    pub purpose: Purpose,
+}
+
 /// What requests are for.
 pub trait Handler: Send + Sync {
     /// A request, in the order in which those of a connection arrived. Called on the task that reads:
     /// must not block; the answer may be given later, from anywhere. A `reply` that is dropped tells the
     /// caller that there is none.
-    fn handle(&self, peer: &Arc<Peer>, kind: u8, payload: Bytes, reply: Reply);
+    fn handle(&self, caller: &Caller, kind: u8, payload: Bytes, reply: Reply);
 }

@@ -74,6 +74,29 @@ impl fmt::Debug for ClusterId {
     }
 }
 
+/// One of the authorities of a cluster, by the number that it drew.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AuthorityId(pub [u8; 8]);
+
+impl AuthorityId {
+    /// From 16 hexadecimal digits, lower case.
+    pub fn parse(text: &str) -> Option<Self> {
+        of_hex(text).and_then(|bytes| bytes.try_into().ok()).map(Self)
+    }
+}
+
+impl fmt::Display for AuthorityId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&to_hex(&self.0))
+    }
+}
+
+impl fmt::Debug for AuthorityId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
 /// What a node may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Role {
@@ -88,7 +111,7 @@ impl Role {
         [Self::Member, Self::Client].into_iter().find(|role| *role as u8 == byte)
     }
 
-    fn label(self) -> &'static str {
+    pub(crate) fn label(self) -> &'static str {
         match self {
             Self::Member => "member",
             Self::Client => "client",

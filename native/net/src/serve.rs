@@ -6,7 +6,7 @@
 use crate::frame::{Frame, Traffic, Type};
 use crate::greet::{farewell, Greeted, Reader};
 use crate::queue::{Open, Queue, Reply};
-use crate::{Admit, Handler, Net, NetError, Peer, Purpose, Reason, Refusal};
+use crate::{Admit, Caller, Handler, Net, NetError, Reason, Refusal};
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
@@ -27,8 +27,7 @@ pub(crate) struct Serving {
 /// What the parts of one link share.
 struct Session<'a> {
     serving: &'a Serving,
-    peer: Arc<Peer>,
-    purpose: Purpose,
+    caller: Caller,
     queue: Arc<Queue>,
     open: Arc<Open>,
     traffic: Arc<Traffic>,
@@ -46,8 +45,7 @@ impl Serving {
         let (queue, mut receiver) = Queue::new();
         let session = Session {
             serving: self,
-            peer: greeted.peer,
-            purpose: greeted.purpose,
+            caller: Caller { peer: greeted.peer, purpose: greeted.purpose },
             queue: Arc::new(queue),
             open: Arc::default(),
             traffic: greeted.traffic,
@@ -76,7 +74,7 @@ impl Serving {
 
 impl Session<'_> {
     async fn read(&self, incoming: &mut Reader) -> Result<Infallible, NetError> {
-        let len_max = self.serving.net.options.limits(self.purpose).frame_len_max;
+        let len_max = self.serving.net.options.limits(self.caller.purpose).frame_len_max;
         loop {
             let frame = incoming.next(|of| match of {
                 Type::Request => Some(len_max),
@@ -103,16 +101,16 @@ impl Session<'_> {
             let message = format!("more open requests than it was told: calls={calls} bytes={}", bytes + len);
             return Err(NetError::Malformed(message));
         }
-        let waiting_max = self.serving.net.options.limits(self.purpose).answers_bytes_max;
+        let waiting_max = self.serving.net.options.limits(self.caller.purpose).answers_bytes_max;
         let reply = Reply::new(frame.id, len, (self.answer_len_max, waiting_max), &self.queue, &self.open);
-        self.serving.handler.handle(&self.peer, frame.kind, frame.payload, reply);
+        self.serving.handler.handle(&self.caller, frame.kind, frame.payload, reply);
         Ok(())
     }
 
     fn ask_again(&self) -> Result<(), NetError> {
         let now = self.serving.admit.generation();
         if self.admitted_at.load(Ordering::Relaxed) != now {
-            self.serving.admit.admit(&self.peer, self.purpose).map_err(NetError::Refused)?;
+            self.serving.admit.admit(&self.caller.peer, self.caller.purpose).map_err(NetError::Refused)?;
             self.admitted_at.store(now, Ordering::Relaxed);
         }
         Ok(())
@@ -120,7 +118,7 @@ impl Session<'_> {
 
     /// A peer that asks and does not take the answers.
     fn refuse_a_flood(&self) -> Result<(), NetError> {
-        let limits = self.serving.net.options.limits(self.purpose);
+        let limits = self.serving.net.options.limits(self.caller.purpose);
         match self.queue.bytes() {
             bytes if bytes > limits.answers_bytes_max + limits.frame_len_max as usize + SPARE_BYTES => {
                 Err(NetError::Silent("it takes nothing"))

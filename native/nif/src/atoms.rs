@@ -8,6 +8,7 @@ rustler::atoms! {
     // what a person must read
     invalid, corrupt, newer_format, permission, io, sql, lock_held, internal,
     // arguments
+    leave, lead, voter, learner,
     sync, r#async = "async",
     blob, incl, raw, etf, named, query, gz,
     format, level, cache, verify, overwrite, foreign, from_other_app, bytes_max,
@@ -35,5 +36,7 @@ rustler::atoms! {
     node, nodes, put_many, delete_many, get, get_many, txn, lease_grant, lease_keep_alive, lease_revoke, import,
     count, list, history, status, refused, lease_unknown, lease_without_end, keep_while_not_met, time_ms, leases,
     history_first, history_bytes, state_changed,
+    // certificates
+    authority, certificate, cluster, id, has_key, role, member, client, issued_by, trusts, from_ms, until_ms,
     infinity, neg_infinity, name, path, bytes, at_us, verified, entries, blocks, bytes_in, changed, left_out,
 }

@@ -9,6 +9,7 @@ use crate::runtime::{seams, Runtime};
 use crate::state::OpenState;
 use crossbeam_channel::{bounded, RecvTimeoutError, Sender};
 use macula_core::{Kind, SystemChance};
+use macula_raft::ClusterId;
 use macula_store::{App, Base, Options, Owner, StoreError};
 use parking_lot::Mutex;
 use rustler::{Atom, Binary, Encoder, Env, Resource, ResourceArc, Term};
@@ -107,7 +108,7 @@ fn open(
 
 impl Opened {
     /// This node's replicated state, opened with the first call.
-    pub fn state(&self, name: &str) -> Result<Arc<OpenState>, Failure> {
+    pub fn state(&self, name: &str, joins: Option<ClusterId>) -> Result<Arc<OpenState>, Failure> {
         let mut state = self.state.lock();
         if let Some(state) = &*state {
             return Ok(state.clone());
@@ -115,7 +116,7 @@ impl Opened {
         if self.base.is_closed() {
             return Err(Failure::outcome(Kind::Closed));
         }
-        Ok(state.insert(Arc::new(OpenState::open(self, name)?)).clone())
+        Ok(state.insert(Arc::new(OpenState::open(self, name, joins)?)).clone())
     }
 
     /// Close it, if it is open.

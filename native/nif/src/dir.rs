@@ -61,7 +61,7 @@ impl Drop for Abandoned {
 static RUNTIME: Mutex<Option<Arc<Runtime>>> = Mutex::new(None);
 
 /// The threads of all directories, started with the first.
-fn runtime() -> Result<Arc<Runtime>, Failure> {
+pub fn runtime() -> Result<Arc<Runtime>, Failure> {
     let mut runtime = RUNTIME.lock();
     if let Some(runtime) = &*runtime {
         return Ok(runtime.clone());

@@ -37,6 +37,14 @@ impl Failure {
     }
 
     /// An expected outcome.
+    /// With what a person can do about it.
+    pub fn with_hint(mut self, text: impl Into<String>) -> Self {
+        if let Self::Of { hint, .. } = &mut self {
+            *hint = Some(text.into());
+        }
+        self
+    }
+
     pub fn outcome(kind: Kind) -> Self {
         Self::Of { kind, message: String::new(), hint: None, details: None }
     }

@@ -9,6 +9,7 @@
 
 mod archive;
 mod atoms;
+mod authority;
 mod base;
 mod bridge;
 mod call;

@@ -2,6 +2,7 @@
 //!
 //! Paths and values come and go in the External Term Format, made and read in Elixir.
 
+mod members;
 mod terms;
 mod watch;
 
@@ -11,9 +12,9 @@ use crate::error::{self, Failure};
 use crate::handle::Handle;
 use crate::options::span;
 use crate::runtime::owe;
-use macula_raft::{Consistency, Engine, Feeds, RaftError};
+use macula_raft::{ClusterId, Consistency, Engine, Feeds, RaftError};
 use parking_lot::RwLock;
-use rustler::{Atom, Encoder, Env, Resource, ResourceArc, Term};
+use rustler::{Atom, Binary, Encoder, Env, Resource, ResourceArc, Term};
 use std::sync::Arc;
 use terms::{command_of, query_of, FoundTerm, ResponseTerm};
 
@@ -30,8 +31,8 @@ pub type StateHandle = Handle<Arc<OpenState>>;
 impl Resource for StateHandle {}
 
 impl OpenState {
-    /// Open it as the node of this name.
-    pub fn open(opened: &Opened, name: &str) -> Result<Self, Failure> {
+    /// Open it as the node of this name; one that holds nothing waits to be let into the cluster `joins`.
+    pub fn open(opened: &Opened, name: &str, joins: Option<ClusterId>) -> Result<Self, Failure> {
         let dir = opened.base.own_state()?;
         let seams = macula_raft::Seams {
             disk: dir.disk(),
@@ -41,7 +42,8 @@ impl OpenState {
         };
         let feeds = Arc::new(Feeds::default());
         let told = feeds.clone();
-        let engine = Engine::open(seams, macula_raft::Options::of(name), Box::new(move |events| told.tell(events)))?;
+        let options = macula_raft::Options { joins, ..macula_raft::Options::of(name) };
+        let engine = Engine::open(seams, options, Box::new(move |events| told.tell(events)))?;
         Ok(Self { open: RwLock::new(Some((engine, dir))), feeds })
     }
 
@@ -74,16 +76,24 @@ impl OpenState {
     }
 }
 
-/// own thread: open this node's replicated state. The node begins alone; `name` is its Erlang name.
+/// own thread: open this node's replicated state; `name` is its Erlang name. A node that holds nothing begins
+/// alone, or waits to be let into the cluster `joins`.
 #[rustler::nif]
-fn state_open<'a>(env: Env<'a>, base: ResourceArc<BaseHandle>, reference: Term<'a>, name: String) -> Term<'a> {
-    let opened = match base.get() {
-        Ok(opened) => opened,
-        Err(failure) => return failure.encode(env),
+fn state_open<'a>(
+    env: Env<'a>,
+    base: ResourceArc<BaseHandle>,
+    reference: Term<'a>,
+    name: String,
+    joins: Option<Binary<'a>>,
+) -> Term<'a> {
+    let decoded = || Ok((base.get()?, joins.map(members::cluster_of).transpose()?));
+    let (opened, joins) = match decoded() {
+        Ok(found) => found,
+        Err(failure) => return Failure::encode(&failure, env),
     };
     let of = opened.clone();
     opened.runtime.io(env, reference, move |reply| {
-        let state = of.state(&name);
+        let state = of.state(&name, joins);
         reply.send_result(state.map(|state| ResourceArc::new(StateHandle::new(state))));
     })
 }

@@ -100,7 +100,7 @@ impl Kinded for RaftError {
             Self::Busy { .. } => Kind::Busy,
             Self::Timeout | Self::Unknown => Kind::Timeout,
             Self::Begun => Kind::Exists,
-            Self::Refused(_) => Kind::Conflict,
+            Self::Refused(_) => Kind::Invalid,
             Self::Cancelled => Kind::Cancelled,
             Self::Closed => Kind::Closed,
             Self::NotLeader(_) | Self::NoQuorum => Kind::NoQuorum,

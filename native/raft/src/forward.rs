@@ -1,7 +1,7 @@
 //! Commands for the leader, from a member that is not: those that wait go together.
 //!
 //! Invariant: a command is sent at most once for each time that its proposer asks, and each has its own outcome.
-//! What was sent and not answered is unknown.
+//! What was sent and not answered is unknown. Nothing waits behind what a former leader does not answer.
 
 use crate::network::{ask, Unreached};
 use crate::node::{Node, Stage};
@@ -19,7 +19,7 @@ use tokio::sync::oneshot;
 const FORWARD_WAIT: Duration = Duration::from_secs(10);
 /// Messages under way: while some are, what comes gathers.
 const MESSAGES_MAX: usize = 4;
-/// Of commands in one message, unless one is longer.
+/// Commands of one message, with the last of which it has as many or more.
 const MESSAGE_BYTES: usize = 1 << 20;
 
 /// `None`: it was not done; ask again.
@@ -31,52 +31,70 @@ pub(crate) struct Forwards(Mutex<Waiting>);
 
 #[derive(Default)]
 struct Waiting {
+    /// Who leads, as it seems, and how often that changed.
+    leader: u64,
+    epoch: u64,
     commands: VecDeque<Command>,
+    /// Under way since it last changed: what went to a leader that is gone holds up nothing.
     messages: usize,
 }
 
 struct Command {
-    leader: u64,
-    member: Member,
     proposal: Proposal,
     answer: oneshot::Sender<Answer>,
 }
 
-/// A message under way, also when it is dropped halfway.
-struct Message<'a>(&'a Forwards);
+/// One of the messages under way, also when it is dropped halfway.
+struct Message<'a> {
+    forwards: &'a Forwards,
+    epoch: u64,
+}
 
 impl Drop for Message<'_> {
     fn drop(&mut self) {
-        self.0 .0.lock().messages -= 1;
+        let mut waiting = self.forwards.0.lock();
+        if waiting.epoch == self.epoch {
+            waiting.messages -= 1;
+        }
     }
 }
 
-impl Forwards {
-    /// What goes together to one leader; whoever gave up does not. Nothing: the message is over, as of this look.
-    fn take(&self, message: Message<'_>) -> Option<(Vec<Command>, u64, Member)> {
-        let mut waiting = self.0.lock();
-        let mut taken: Vec<Command> = Vec::new();
-        let mut bytes = 0;
-        while let Some(next) = waiting.commands.pop_front() {
-            if next.answer.is_closed() {
-                continue;
-            }
-            bytes += next.proposal.command.0.len();
-            let fits = taken.first().is_none_or(|first| first.leader == next.leader && bytes <= MESSAGE_BYTES);
-            if !fits {
-                waiting.commands.push_front(next);
-                break;
-            }
-            taken.push(next);
-        }
-        std::mem::forget(message);
-        match taken.first().map(|first| (first.leader, first.member.clone())) {
-            Some((leader, member)) => Some((taken, leader, member)),
-            None => {
-                waiting.messages -= 1;
-                None
+impl Message<'_> {
+    /// What goes together; whoever gave up does not. Nothing: it is over, as of this look.
+    fn take(self) -> Option<(Self, Vec<Command>)> {
+        let (mut taken, mut bytes) = (Vec::new(), 0);
+        let mut waiting = self.forwards.0.lock();
+        while waiting.epoch == self.epoch && bytes < MESSAGE_BYTES {
+            let Some(next) = waiting.commands.pop_front() else { break };
+            if !next.answer.is_closed() {
+                bytes += next.proposal.command.0.len();
+                taken.push(next);
             }
         }
+        if !taken.is_empty() {
+            drop(waiting);
+            return Some((self, taken));
+        }
+        // under the lock: who comes now begins another
+        if waiting.epoch == self.epoch {
+            waiting.messages -= 1;
+        }
+        drop(waiting);
+        std::mem::forget(self);
+        None
+    }
+}
+
+impl Waiting {
+    /// What waited for another leader than this has not gone, and does not go there.
+    fn turn_to(&mut self, leader: u64) -> VecDeque<Command> {
+        if self.leader == leader {
+            return VecDeque::new();
+        }
+        self.leader = leader;
+        self.epoch += 1;
+        self.messages = 0;
+        std::mem::take(&mut self.commands)
     }
 }
 
@@ -94,16 +112,20 @@ impl Node {
         }
         let (answer, answered) = oneshot::channel();
         stage.send();
-        let begins = {
+        let (epoch, begins, late) = {
             let mut waiting = self.forwards.0.lock();
-            waiting.commands.push_back(Command { leader, member, proposal, answer });
+            let late = waiting.turn_to(leader);
+            waiting.commands.push_back(Command { proposal, answer });
             let begins = waiting.messages < MESSAGES_MAX;
             waiting.messages += usize::from(begins);
-            begins
+            (waiting.epoch, begins, late)
         };
+        for command in late {
+            let _ = command.answer.send(Ok(None));
+        }
         if begins {
             let node = self.clone();
-            tokio::spawn(async move { node.send_messages().await });
+            tokio::spawn(async move { node.send_messages(epoch, leader, member).await });
         }
         let answer = answered.await.unwrap_or(Err(RaftError::Unknown));
         if matches!(answer, Ok(None)) {
@@ -112,9 +134,10 @@ impl Node {
         answer
     }
 
-    async fn send_messages(&self) {
-        while let Some((commands, leader, member)) = self.forwards.take(Message(&self.forwards)) {
-            let message = Message(&self.forwards);
+    async fn send_messages(&self, epoch: u64, leader: u64, member: Member) {
+        let mut message = Message { forwards: &self.forwards, epoch };
+        while let Some((goes_on, commands)) = message.take() {
+            message = goes_on;
             let (proposals, answers): (Vec<_>, Vec<_>) =
                 commands.into_iter().map(|command| (command.proposal, command.answer)).unzip();
             let request = Request::ProposeMany(proposals);
@@ -123,7 +146,6 @@ impl Node {
                 // who gave up knows that it may have happened
                 let _ = answer.send(outcome);
             }
-            std::mem::forget(message);
         }
     }
 }

@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod calls;
 mod engine;
 mod entry;
 mod error;
@@ -10,8 +11,10 @@ mod forward;
 mod links;
 mod log;
 pub mod machine;
+mod members;
 mod network;
 mod node;
+mod query;
 mod rounds;
 mod rpc;
 mod serve;
@@ -19,13 +22,17 @@ mod state;
 #[cfg(test)]
 mod suite;
 mod types;
+mod upkeep;
+mod way;
 
-pub use engine::{Consistency, Engine, Found, LinkOptions, Listener, Query, HOT_BYTES_MAX};
+pub use engine::{Engine, LinkOptions, Listener, HOT_BYTES_MAX};
 pub use macula_net as net;
 
 pub use error::RaftError;
 pub use feed::{FeedPage, Feeds, Waker};
+pub use members::{Change, Invitation, NodeStatus, Secret, Standing};
 pub use network::{Alone, Transport, Unreached};
 pub use node::{Node, Options, Seams};
+pub use query::{Consistency, Found, Query};
 pub use state::Reading;
-pub use types::{Answer, Blob, Member, Proposal};
+pub use types::{Answer, Blob, ClusterId, Member, Proposal};

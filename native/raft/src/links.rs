@@ -1,7 +1,8 @@
 //! The [`Transport`] over links: authenticated, reconnected by themselves, one to each member.
 //!
-//! Invariant: who is not a member is not heard once this node knows the members; a node that knows none listens
-//! to every member of its cluster's certificates, because one of them may invite it.
+//! Invariant: on the links of members nobody else is heard by a node that knows who they are; one that does not, as
+//! it is new or was away, listens to every member by certificate, because one of those may lead by now. On
+//! clients' links, others may ask what [`Node::serve`] lets them.
 
 use crate::network::{Transport, Unreached};
 use crate::node::Node;
@@ -9,7 +10,9 @@ use crate::types::Member;
 use crate::RaftError;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use macula_net::{Admit, Handler, Link, Listener, Net, NetError, NodeName, Peer, Purpose, Reason, Refusal, Reply};
+use macula_net::{
+    Admit, Caller, Handler, Link, Listener, Net, NetError, NodeName, Peer, Purpose, Reason, Refusal, Reply,
+};
 use parking_lot::{Mutex, RwLock};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -19,25 +22,40 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 
 /// The one kind of request.
-const KIND_RAFT: u8 = 1;
+const KIND_REQUEST: u8 = 1;
+/// For a link to be there that is made for one request.
+const CONNECT_WAIT: Duration = Duration::from_secs(3);
 
 /// Links to members, opened when they are known, or with the first call.
 pub(crate) struct Links {
     net: Net,
     open: Mutex<BTreeMap<u64, (String, Arc<Link>)>>,
-    /// Where members are, as of the newest entry: openraft goes on with what it was told first.
-    members: RwLock<BTreeMap<u64, Member>>,
+    known: RwLock<Known>,
+}
+
+/// Where members are: openraft goes on with what it was told first.
+#[derive(Default)]
+struct Known {
+    /// As of the newest entry.
+    members: BTreeMap<u64, Member>,
+    /// As told since, by those that are elsewhere now.
+    told: BTreeMap<u64, String>,
 }
 
 impl Links {
     pub(crate) fn new(net: Net) -> Self {
-        Self { net, open: Mutex::default(), members: RwLock::default() }
+        Self { net, open: Mutex::default(), known: RwLock::default() }
     }
 
     /// Where members are from now on. Links to those who left are closed, to the others they are opened: whoever
     /// wants to lead asks all of them, once, and a link that is not there yet would cost a round.
     pub(crate) fn learn(&self, members: &BTreeMap<u64, Member>, own: u64) {
-        members.clone_into(&mut self.members.write());
+        let mut known = self.known.write();
+        let Known { members: before, told } = &mut *known;
+        // what the members agreed on since goes before what one of them was told
+        told.retain(|number, _| members.contains_key(number) && members.get(number) == before.get(number));
+        members.clone_into(before);
+        drop(known);
         self.open.lock().retain(|number, _| members.contains_key(number));
         for (number, member) in members.iter().filter(|(number, member)| **number != own && !member.address.is_empty())
         {
@@ -46,21 +64,56 @@ impl Links {
         }
     }
 
+    /// A member says where it is. A lie leads to somebody without its certificate.
+    pub(crate) fn tell(&self, name: &str, address: &str) {
+        let mut known = self.known.write();
+        let Known { members, told } = &mut *known;
+        for (number, _) in members.iter().filter(|(_, member)| member.name == name) {
+            told.insert(*number, address.to_owned());
+        }
+    }
+
+    pub(crate) fn reload(&self) {
+        if let macula_net::Transport::Tls(identity) = &self.net.transport {
+            // said when it is used to open a link
+            let _ = identity.reload_if_changed();
+        }
+    }
+
+    fn address(&self, number: u64, member: &Member) -> String {
+        let known = self.known.read();
+        let agreed = known.members.get(&number).unwrap_or(member);
+        known.told.get(&number).unwrap_or(&agreed.address).clone()
+    }
+
     fn link(&self, number: u64, member: &Member) -> Result<Arc<Link>, NetError> {
-        let known = self.members.read().get(&number).cloned();
-        let member = known.as_ref().unwrap_or(member);
+        let now = self.address(number, member);
         let mut open = self.open.lock();
         if let Some((address, link)) = open.get_mut(&number) {
-            if *address != member.address {
-                link.set_address(member.address.clone());
-                address.clone_from(&member.address);
+            if *address != now {
+                link.set_address(now.clone());
+                *address = now;
             }
             return Ok(link.clone());
         }
         let name = NodeName::new(member.name.as_bytes())?;
-        let link = Arc::new(self.net.link(name, member.address.clone(), Purpose::Raft));
-        open.insert(number, (member.address.clone(), link.clone()));
+        let link = Arc::new(self.net.link(name, now.clone(), Purpose::Raft));
+        open.insert(number, (now, link.clone()));
         Ok(link)
+    }
+
+    /// One request of a node that is no member.
+    pub(crate) async fn ask_as_client(
+        &self,
+        member: &Member,
+        request: Vec<u8>,
+        wait: Duration,
+    ) -> Result<Vec<u8>, Unreached> {
+        let name = NodeName::new(member.name.as_bytes()).map_err(unreached)?;
+        let link = self.net.link(name, member.address.clone(), Purpose::Client);
+        link.connected(CONNECT_WAIT).await;
+        let answer = link.call(KIND_REQUEST, request, wait).await;
+        answer.map(|bytes| bytes.to_vec()).map_err(unreached)
     }
 }
 
@@ -82,7 +135,7 @@ impl Transport for Links {
     ) -> BoxFuture<'static, Result<Vec<u8>, Unreached>> {
         let link = self.link(to, member);
         Box::pin(async move {
-            let answer = link.map_err(unreached)?.call(KIND_RAFT, request, wait).await;
+            let answer = link.map_err(unreached)?.call(KIND_REQUEST, request, wait).await;
             answer.map(|bytes| bytes.to_vec()).map_err(unreached)
         })
     }
@@ -96,12 +149,12 @@ struct Door {
 }
 
 impl Admit for Door {
-    fn admit(&self, peer: &Peer, _purpose: Purpose) -> Result<(), Refusal> {
+    fn admit(&self, peer: &Peer, purpose: Purpose) -> Result<(), Refusal> {
         let Some(node) = self.node.read().upgrade() else {
             return Err(Refusal::new(Reason::Stopping, "the node is not there"));
         };
-        let members = node.members();
-        match members.is_empty() || members.values().any(|member| member.name.as_bytes() == peer.node.as_bytes()) {
+        let is_member = || node.members().values().any(|member| member.name.as_bytes() == peer.node.as_bytes());
+        match purpose == Purpose::Client || !node.knows_members() || is_member() {
             true => Ok(()),
             false => Err(Refusal::new(Reason::NotAdmitted, "no member of the cluster")),
         }
@@ -113,11 +166,11 @@ impl Admit for Door {
 }
 
 impl Handler for Door {
-    fn handle(&self, peer: &Arc<Peer>, kind: u8, payload: Bytes, reply: Reply) {
-        let Some(node) = self.node.read().upgrade().filter(|_| kind == KIND_RAFT) else { return };
-        let peer = peer.clone();
+    fn handle(&self, caller: &Caller, kind: u8, payload: Bytes, reply: Reply) {
+        let Some(node) = self.node.read().upgrade().filter(|_| kind == KIND_REQUEST) else { return };
+        let caller = caller.clone();
         self.runtime.spawn(async move {
-            reply.send(node.serve(Some(peer.node.as_bytes()), &payload).await);
+            reply.send(node.serve(Some(&caller), &payload).await);
         });
     }
 }

@@ -67,19 +67,15 @@ impl Transport for Alone {
 /// Makes a [`Peer`] for each member.
 pub(crate) struct Peers {
     pub(crate) transport: Arc<dyn Transport>,
-    /// This node's number.
-    pub(crate) own: u64,
+    /// This node, to itself.
+    pub(crate) own: Envelope,
 }
 
 impl RaftNetworkFactory<Types> for Peers {
     type Network = Peer;
 
     async fn new_client(&mut self, target: u64, node: &Member) -> Peer {
-        Peer {
-            transport: self.transport.clone(),
-            envelope: Envelope { from: self.own, to: target },
-            member: node.clone(),
-        }
+        Peer { transport: self.transport.clone(), envelope: Envelope { to: target, ..self.own }, member: node.clone() }
     }
 }
 
@@ -111,10 +107,11 @@ fn rpc_error(error: Unreached) -> RPCError<Types> {
     }
 }
 
-/// The member said something that does not answer the question.
+/// The member said something that does not answer the question; it may be somebody else by now. It is asked again
+/// after a pause, as one that is away: asked again at once, it kept the leader so busy that nobody else was heard.
 fn unexpected(response: &Response) -> RPCError<Types> {
     let error = io::Error::other(format!("an unexpected answer: {response:?}"));
-    RPCError::Network(NetworkError::new(&error))
+    RPCError::Unreachable(Unreachable::new(&error))
 }
 
 impl Peer {

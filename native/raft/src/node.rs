@@ -5,20 +5,19 @@
 //! never will.
 
 use crate::engine::Listener;
-use crate::log::Opened;
+use crate::log::{InMemory, Opened};
 use crate::machine::{self, Command};
 use crate::network::{Peers, Transport};
 use crate::rpc::{Envelope, Outcome};
 use crate::state::{LetIn, Machine, Reading, State};
-use crate::types::{Member, Proposal, Types};
+use crate::types::{ClusterId, Member, Proposal, Types};
 use crate::{Blob, RaftError};
 use futures_util::StreamExt;
 use macula_core::{Chance, Clock, Disk, Kind, Kinded, RelPath};
 use openraft::async_runtime::WatchReceiver;
-use openraft::errors::{ClientWriteError, Fatal, ForwardToLeader, InitializeError, RaftError as Refused};
-use openraft::{ChangeMembers, Config, Instant, RaftMetrics, SnapshotPolicy};
+use openraft::errors::{ClientWriteError, Fatal, ForwardToLeader, RaftError as Refused};
+use openraft::{Config, Instant, RaftMetrics, SnapshotPolicy};
 use std::collections::BTreeMap;
-use std::future::Future;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
@@ -29,8 +28,8 @@ pub(crate) type Raft = openraft::Raft<Types, Machine>;
 const LOG_DIR: &str = "log";
 /// Between two looks for who leads.
 pub(crate) const LEADER_PAUSE: Duration = Duration::from_millis(20);
-/// Tries to change the members, a pause apart.
-const CHANGE_TRIES: u32 = 500;
+/// Of entries of the log that stay in memory, bytes, beside those since the last checkpoint.
+const LOG_MEMORY_BYTES: usize = 32 << 20;
 /// A leader that heard of no majority for so long takes no more commands.
 const QUORUM_AGE_MAX: Duration = Duration::from_secs(1);
 
@@ -45,15 +44,15 @@ pub struct Options {
     pub checkpoint_entries: u64,
     /// Entries behind a checkpoint that stay, for followers that lag.
     pub kept_entries: u64,
-    /// Begin a cluster of one where there is none; otherwise wait to be invited.
-    pub begins_alone: bool,
+    /// Where there is nothing yet: wait to be let into this cluster. None: begin one, alone.
+    pub joins: Option<ClusterId>,
 }
 
 impl Options {
     /// For a node of that name.
     pub fn of(name: impl Into<String>) -> Self {
         let (log, checkpoint_entries, kept_entries) = (macula_wal::Options::default(), 20_000, 2_000);
-        Self { name: name.into(), log, checkpoint_entries, kept_entries, begins_alone: true }
+        Self { name: name.into(), log, checkpoint_entries, kept_entries, joins: None }
     }
 }
 
@@ -78,12 +77,16 @@ pub struct Node {
     pub(crate) rounds: crate::rounds::Rounds,
     pub(crate) forwards: crate::forward::Forwards,
     pub(crate) transport: Arc<dyn Transport>,
-    clock: Arc<dyn Clock>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) chance: Arc<dyn Chance>,
     is_full: Arc<AtomicBool>,
     log_closing: Arc<AtomicBool>,
     /// What the log takes from the disk at a time, at most.
     log_bytes: u64,
-    number: u64,
+    log_in_memory: InMemory,
+    pub(crate) name: String,
+    pub(crate) number: u64,
+    pub(crate) cluster: ClusterId,
 }
 
 /// Whether a command left our hands.
@@ -116,21 +119,40 @@ impl Node {
             _ => disk.sync_dir(&RelPath::root()).map_err(fail)?,
         }
         let log_bytes = options.log.segment_bytes_max;
-        let opened = Opened::open(disk.subtree(&log_dir).map_err(fail)?, clock.clone(), &*chance, options.log)?;
-        let number = opened.number();
+        let opened =
+            Opened::open(disk.subtree(&log_dir).map_err(fail)?, clock.clone(), &*chance, options.log, options.joins)?;
+        let (number, cluster, is_invited) = (opened.number(), opened.cluster(), opened.is_invited());
         let (is_full, log_closing) = (opened.is_full(), opened.closing());
         let log = opened.start().map_err(fail)?;
-        let state = State::open(disk, chance)?;
+        let log_in_memory = log.in_memory();
+        let state = State::open(disk, chance.clone())?;
         let machine = Machine { state: state.clone(), listener };
         let config = Arc::new(config(options.checkpoint_entries, options.kept_entries));
-        let peers = Peers { transport: transport.clone(), own: number };
+        let own = Envelope { cluster, from: number, to: number };
+        let peers = Peers { transport: transport.clone(), own };
         let raft = Raft::new(number, config, peers, log, machine).await;
         let raft = raft.map_err(|error| state.damage().unwrap_or_else(|| stopped(error)))?;
         let (arriving, rounds, forwards) = Default::default();
-        let node =
-            Self { raft, state, arriving, rounds, forwards, transport, clock, is_full, log_closing, log_bytes, number };
-        if options.begins_alone {
-            node.begin_alone(options.name).await.map_err(|error| node.damage().unwrap_or(error))?;
+        let name = options.name;
+        let node = Self {
+            raft,
+            state,
+            arriving,
+            rounds,
+            forwards,
+            transport,
+            clock,
+            chance,
+            is_full,
+            log_closing,
+            log_bytes,
+            log_in_memory,
+            name,
+            number,
+            cluster,
+        };
+        if !is_invited {
+            node.begin_alone().await.map_err(|error| node.damage().unwrap_or(error))?;
         }
         Ok(node)
     }
@@ -141,39 +163,14 @@ impl Node {
     }
 
     /// A node of no cluster is a cluster of one; and one that is alone need not wait for a leader.
-    async fn begin_alone(&self, name: String) -> Result<(), RaftError> {
+    async fn begin_alone(&self) -> Result<(), RaftError> {
         if !self.raft.is_initialized().await.map_err(stopped)? {
-            self.begin(BTreeMap::from([(self.number, Member { name, address: String::new() })])).await?;
+            self.begin(BTreeMap::from([(self.number, Member { name: self.name.clone(), address: String::new() })]))
+                .await?;
         } else if self.raft.voter_ids().eq([self.number]) {
             self.raft.trigger().elect(false).await.map_err(stopped)?;
         }
         Ok(())
-    }
-
-    /// Begin a cluster of these. The others wait, with nothing, for what this one tells them.
-    pub async fn begin(&self, members: BTreeMap<u64, Member>) -> Result<(), RaftError> {
-        match self.raft.initialize(members).await {
-            Ok(()) => Ok(()),
-            Err(Refused::APIError(InitializeError::NotAllowed(_))) => Err(RaftError::Begun),
-            Err(Refused::APIError(error)) => Err(RaftError::Internal(error.to_string())),
-            Err(Refused::Fatal(error)) => Err(stopped(error)),
-        }
-    }
-
-    /// Take a node in, to vote once it has caught up. On the leader.
-    pub async fn join(&self, number: u64, member: Member) -> Result<(), RaftError> {
-        self.change(|| async { self.raft.add_learner(number, member.clone(), true).await.map(drop) }).await?;
-        self.change_members(ChangeMembers::AddVoterIds([number].into())).await
-    }
-
-    /// Let a node go. On the leader.
-    pub async fn remove(&self, number: u64) -> Result<(), RaftError> {
-        self.change_members(ChangeMembers::RemoveVoters([number].into())).await
-    }
-
-    /// Have another member lead, once it has all that this one has.
-    pub async fn transfer_leader(&self, to: u64) -> Result<(), RaftError> {
-        self.raft.trigger().transfer_leader(to).await.map_err(stopped)
     }
 
     /// Have a command applied. Its answer, encoded. Ends when it is decided; who waits no longer drops it, and
@@ -282,41 +279,7 @@ impl Node {
     }
 
     pub(crate) fn to(&self, number: u64) -> Envelope {
-        Envelope { from: self.number, to: number }
-    }
-
-    /// The members, by number.
-    pub fn members(&self) -> BTreeMap<u64, Member> {
-        let metrics = self.raft.metrics();
-        let metrics = metrics.borrow_watched();
-        metrics.membership_config.membership().nodes().map(|(number, member)| (*number, member.clone())).collect()
-    }
-
-    /// Tell the others where this node listens. On the leader.
-    pub async fn set_member(&self, number: u64, member: Member) -> Result<(), RaftError> {
-        self.change_members(ChangeMembers::SetNodes(BTreeMap::from([(number, member)]))).await
-    }
-
-    async fn change_members(&self, change: ChangeMembers<u64, Member>) -> Result<(), RaftError> {
-        self.change(|| async { self.raft.change_membership(change.clone(), false).await.map(drop) }).await
-    }
-
-    /// A leader that has just begun, or that nobody answered for a moment, asks to be asked again.
-    async fn change<F>(&self, mut act: impl FnMut() -> F) -> Result<(), RaftError>
-    where
-        F: Future<Output = Result<(), Refused<Types, ClientWriteError<Types>>>>,
-    {
-        for _ in 0..CHANGE_TRIES {
-            match act().await {
-                Err(Refused::APIError(ClientWriteError::ForwardToLeader(forward)))
-                    if forward.leader_id.is_none_or(|leader| leader == self.number) =>
-                {
-                    tokio::time::sleep(LEADER_PAUSE).await;
-                }
-                done => return done.map_err(changed),
-            }
-        }
-        Err(RaftError::NoQuorum)
+        Envelope { cluster: self.cluster, from: self.number, to: number }
     }
 
     /// The state that this node has.
@@ -356,6 +319,10 @@ impl Node {
     /// Have a checkpoint made, and the log shortened, as soon as much is in memory only.
     pub(crate) async fn checkpoint_when_full(&self) -> Result<(), RaftError> {
         self.state.wait_until_full().await;
+        // what stays for followers is counted in entries, and those may be long; of what the last checkpoint holds
+        if let Some(surplus) = self.log_in_memory.surplus(LOG_MEMORY_BYTES) {
+            self.raft.trigger().purge_log(surplus).await.map_err(stopped)?;
+        }
         self.raft.trigger().snapshot().await.map(drop).map_err(stopped)
     }
 
@@ -373,16 +340,6 @@ impl Node {
 
 pub(crate) fn stopped(error: Fatal<Types>) -> RaftError {
     RaftError::Stopped(error.to_string())
-}
-
-fn changed(error: Refused<Types, ClientWriteError<Types>>) -> RaftError {
-    match error {
-        Refused::APIError(ClientWriteError::ForwardToLeader(forward)) => {
-            RaftError::NotLeader(forward.leader_node.map(|member| member.name))
-        }
-        Refused::APIError(error) => RaftError::Refused(error.to_string()),
-        Refused::Fatal(error) => stopped(error),
-    }
 }
 
 /// A follower waits out the leader's lease, as long as the longest election timeout, and then its own: it stands for

@@ -4,7 +4,8 @@
 //! this crate, understand each other or refuse each other by name.
 
 use crate::entry::{self, from_bytes, to_bytes, Ballot, Members, Place};
-use crate::types::{Blob, Entry, Proposal, StoredMembership, Types};
+use crate::members::Change;
+use crate::types::{Blob, ClusterId, Entry, Proposal, StoredMembership, Types};
 use crate::RaftError;
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, TransferLeaderRequest, VoteRequest, VoteResponse};
 use serde::{Deserialize, Serialize};
@@ -31,6 +32,8 @@ pub(crate) enum Request {
     Propose(Proposal),
     /// Up to which entry must a read wait that begins now? You lead, as it seems.
     ReadIndex,
+    /// Change the members so: you lead, as it seems.
+    Change(Change),
     /// Apply these, in this order: you lead, as it seems.
     ProposeMany(Vec<Proposal>),
 }
@@ -68,6 +71,8 @@ pub(crate) enum Response {
     /// Not for who got it, or not from who is wanted: nothing was done.
     WrongNode,
     Failed(String),
+    /// It cannot be, and was not done.
+    Refused(String),
     /// Of several commands, in their order.
     Each(Vec<Outcome>),
 }
@@ -85,9 +90,10 @@ pub(crate) enum Outcome {
     Unknown,
 }
 
-/// From whom a request is, and for whom: a node's successor at the same address is somebody else.
+/// Of which cluster a request is, from whom, and for whom: a node's successor at the same address is somebody else.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Envelope {
+    pub(crate) cluster: ClusterId,
     pub(crate) from: u64,
     pub(crate) to: u64,
 }
@@ -165,6 +171,33 @@ impl Response {
 
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, RaftError> {
         unframed("answer of a member", bytes)
+    }
+
+    /// How a change of the members ended.
+    pub(crate) fn changed(result: Result<(), RaftError>) -> Self {
+        match result {
+            Ok(()) => Self::Done,
+            Err(RaftError::NotLeader(_)) => Self::NotLeader { leader: None },
+            Err(RaftError::NoQuorum) => Self::NoQuorum,
+            Err(RaftError::Timeout) => Self::Unknown,
+            Err(RaftError::Refused(reason)) => Self::Refused(reason),
+            // one that was under way when the node stopped: it is asked for again
+            Err(error) => Self::Failed(error.to_string()),
+        }
+    }
+
+    /// What it says to who asked for a change of the members.
+    pub(crate) fn of_change(self) -> Result<(), RaftError> {
+        match self {
+            Self::Done => Ok(()),
+            Self::Refused(reason) => Err(RaftError::Refused(reason)),
+            Self::NoQuorum => Err(RaftError::NoQuorum),
+            Self::Unknown => Err(RaftError::Timeout),
+            Self::Failed(reason) => Err(RaftError::Internal(reason)),
+            Self::NotLeader { .. } => Err(RaftError::NotLeader(None)),
+            Self::WrongNode => Err(RaftError::Refused("it is not of that cluster".into())),
+            other => Err(RaftError::Internal(format!("an unexpected answer: {other:?}"))),
+        }
     }
 }
 

@@ -5,16 +5,19 @@
 
 use crate::entry::{Ballot, Members, Place};
 use crate::machine::Command;
+use crate::members::Change;
 use crate::node::{stopped, Node, Stage};
 use crate::rpc::{append_of, membership_of, Envelope, Request, Response};
 use crate::state::Arrival;
 use crate::types::{Proposal, Types, Vote};
 use crate::RaftError;
+use macula_net::{Caller, Purpose, Role};
 use openraft::errors::{LinearizableReadError, RaftError as Refused};
 use openraft::raft::{TransferLeaderRequest, VoteRequest};
 use openraft::storage::{Snapshot, SnapshotMeta};
 use openraft::ReadPolicy;
 use parking_lot::Mutex;
+use std::sync::Arc;
 
 /// A snapshot on its way here.
 pub(crate) type Arriving = Mutex<Option<Incoming>>;
@@ -30,29 +33,60 @@ fn is_known(proposal: &Proposal) -> bool {
 }
 
 impl Node {
-    /// Answer the request of a member of that name, if its link told one.
-    pub async fn serve(&self, name: Option<&[u8]>, request: &[u8]) -> Vec<u8> {
+    /// Answer a request that came over a link, or within this process.
+    pub async fn serve(self: &Arc<Self>, caller: Option<&Caller>, request: &[u8]) -> Vec<u8> {
         let answer = match Request::decode(request) {
-            Ok((envelope, request)) if self.is_right(envelope, name) => self.answer(request).await,
+            Ok((envelope, request)) if self.is_right(envelope, caller, &request) => match caller {
+                Some(Caller { purpose: Purpose::Client, .. }) => self.answer_client(request).await,
+                _ => self.answer(request).await,
+            },
             Ok(_) => Ok(Response::WrongNode),
             Err(error) => Err(error),
         };
         answer.unwrap_or_else(|error| Response::Failed(error.to_string())).encode()
     }
 
-    /// For this incarnation, and from one that its certificate may be: a member that was wiped is another one
-    /// under the same name.
-    fn is_right(&self, envelope: Envelope, name: Option<&[u8]>) -> bool {
-        let members = self.members();
-        let is_from = |name: &[u8]| match members.get(&envelope.from) {
-            Some(member) => member.name.as_bytes() == name,
-            // whom it follows does not know of it yet, or not any more
-            None => members.values().all(|member| member.name.as_bytes() != name),
-        };
-        envelope.to == self.number() && name.is_none_or(is_from)
+    /// For this incarnation and its cluster, and from one that its certificate may be: a member that was wiped is
+    /// another one under the same name. Members' business comes over members' links only.
+    fn is_right(&self, envelope: Envelope, caller: Option<&Caller>, request: &Request) -> bool {
+        let is_for_us = envelope.cluster == self.cluster && envelope.to == self.number;
+        is_for_us
+            && match caller {
+                None => true,
+                Some(Caller { peer, purpose: Purpose::Raft }) => {
+                    self.may_be(envelope.from, peer.node.as_bytes(), request)
+                }
+                Some(Caller { peer, purpose: Purpose::Client }) => match request {
+                    Request::Change(Change::Join { member, .. }) => {
+                        peer.role == Role::Member && member.name.as_bytes() == peer.node.as_bytes()
+                    }
+                    _ => false,
+                },
+                Some(Caller { purpose: Purpose::Bulk, .. }) => false,
+            }
     }
 
-    async fn answer(&self, request: Request) -> Result<Response, RaftError> {
+    /// Of an unknown number: a node that is behind hears of a new member from that one itself, which may lead by now, and
+    /// may have the name of a former one. What only members ask of who leads, which knows all, is not for it.
+    fn may_be(&self, number: u64, name: &[u8], request: &Request) -> bool {
+        match self.members().get(&number) {
+            Some(member) => member.name.as_bytes() == name,
+            None => !matches!(
+                request,
+                Request::Propose(_) | Request::ProposeMany(_) | Request::ReadIndex | Request::Change(_)
+            ),
+        }
+    }
+
+    /// Of one that is no member, or not yet.
+    async fn answer_client(self: &Arc<Self>, request: Request) -> Result<Response, RaftError> {
+        match request {
+            Request::Change(change) => Ok(Response::changed(self.change(change).await)),
+            _ => Ok(Response::WrongNode),
+        }
+    }
+
+    async fn answer(self: &Arc<Self>, request: Request) -> Result<Response, RaftError> {
         match request {
             Request::Append { vote, prev, committed, entries } => {
                 let rpc = append_of(vote, prev, committed, &entries)?;
@@ -91,6 +125,7 @@ impl Node {
                 Err(_) => Ok(Response::Unknown),
             },
             Request::ReadIndex => self.read_index().await,
+            Request::Change(change) => Ok(Response::changed(self.decide(&change).await)),
             Request::ProposeMany(proposals) => Ok(Response::Each(self.write_many(proposals).await)),
         }
     }

@@ -17,7 +17,7 @@ impl StoreBuilder<Types, LogStore, Machine, tempfile::TempDir> for Fresh {
         disk.create_dir(&RelPath::literal("log")).expect("makes");
         let of_log = disk.subtree(&RelPath::literal("log")).expect("is there");
         let options = macula_wal::Options::default();
-        let opened = Opened::open(of_log, Arc::new(SystemClock), &SystemChance, options).expect("opens");
+        let opened = Opened::open(of_log, Arc::new(SystemClock), &SystemChance, options, None).expect("opens");
         let log = opened.start().expect("starts");
         let machine =
             Machine { state: State::open(disk, Arc::new(SystemChance)).expect("opens"), listener: Box::new(|_| {}) };

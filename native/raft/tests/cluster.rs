@@ -4,15 +4,18 @@
 
 mod common;
 
-use common::{binary, count, options, path, propose, propose_within, put, seams, seed};
+use common::{binary, change, count, let_in, options, path, propose, propose_within, put, seams, seed};
 use futures_util::future::BoxFuture;
 use macula_raft::machine::Node as Row;
-use macula_raft::{Consistency, Engine, Found, Member, Options, Query, RaftError, Seams, Transport, Unreached};
+use macula_raft::{
+    Change, ClusterId, Consistency, Engine, Found, Member, Options, Query, RaftError, Seams, Transport, Unreached,
+};
 use macula_testkit::{CrashMode, FaultDisk};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, RwLock};
 use std::time::{Duration, Instant};
 
+const CLUSTER: ClusterId = ClusterId([7; 16]);
 /// Of a client that writes while things break.
 const PATIENCE: Duration = Duration::from_millis(400);
 
@@ -71,7 +74,7 @@ fn open(hub: &Arc<Hub>, disk: &FaultDisk) -> Arc<Engine> {
     let from = Arc::new(RwLock::new(0));
     let transport = Arc::new(End { hub: hub.clone(), from: from.clone() });
     let seams = Seams { transport, ..seams(Arc::new(disk.clone())) };
-    let engine = Engine::open(seams, Options { begins_alone: false, ..options() }, Box::new(|_| {})).expect("opens");
+    let engine = Engine::open(seams, Options { joins: Some(CLUSTER), ..options() }, Box::new(|_| {})).expect("opens");
     *from.write().expect("a lock") = engine.number();
     let engine = Arc::new(engine);
     hub.nodes.write().expect("a lock").insert(engine.number(), engine.clone());
@@ -197,11 +200,12 @@ fn a_node_that_was_away_too_long_gets_a_snapshot_and_a_new_one_joins() {
     assert_eq!(value(&cluster.node(away), "119"), Some(binary(&119_u32.to_le_bytes())));
     let disk = FaultDisk::new();
     let new = open(&cluster.hub, &disk);
-    leader.join(new.number(), member(3)).expect("joins");
+    let_in(&leader, &new, "3@test");
     assert_eq!(value(&new, "0"), Some(binary(&0_u32.to_le_bytes())));
     cluster.disks.push(disk);
     cluster.numbers.push(new.number());
-    leader.remove(cluster.numbers[away]).expect("leaves");
+    // asked of one that does not lead
+    change(&new, Change::Leave { number: cluster.numbers[away] }).expect("leaves");
     propose(&new, put(&["k", "new"], b"x", None)).expect("applies");
 }
 

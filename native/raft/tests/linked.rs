@@ -3,12 +3,14 @@
 
 mod common;
 
-use common::{binary, options, path, propose, put, query, seams};
-use macula_core::{Disk, RealDisk, RelPath, SystemChance, SystemClock};
+use common::{
+    answer, binary, change, invite, join, options, path, propose, propose_within, put, query, seams, until, PATIENCE,
+};
+use macula_core::{Cancel, Disk, RealDisk, RelPath, SystemChance, SystemClock};
 use macula_raft::net::{Authority, Identity, Issue, Net, NetError, NodeName, Purpose, Role, Transport};
-use macula_raft::{Consistency, Engine, Found, LinkOptions, Member, Options, Query, RaftError};
+use macula_raft::{Change, Consistency, Engine, Found, Invitation, LinkOptions, Options, Query, RaftError};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 struct Site {
     dir: tempfile::TempDir,
@@ -46,22 +48,50 @@ impl Site {
         let seams = seams(Arc::new(RealDisk::at(&state).expect("opens")));
         let listen = listen.parse().expect("an address");
         let net = macula_raft::net::Options { retry_ms_min: 10, ..Default::default() };
-        let links = LinkOptions { listen, transport: Transport::Tls(identity), options: net };
-        Engine::open_linked(seams, Options { name: name.to_owned(), ..options }, Box::new(|_| {}), links)
-            .expect("opens")
+        let host = "127.0.0.1".to_owned();
+        let links = LinkOptions { listen, host, transport: Transport::Tls(identity), options: net };
+        let engine = Engine::open(seams, Options { name: name.to_owned(), ..options }, Box::new(|_| {}));
+        let engine = engine.expect("opens");
+        engine.listen(links).expect("listens");
+        engine
     }
+
+    /// What a node answers to a request on a link of that purpose, from whoever has that name's certificate.
+    fn answer(&self, name: &str, to: &Engine, purpose: Purpose, request: Vec<u8>) -> Result<Vec<u8>, NetError> {
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("runs");
+        let transport = Transport::Tls(self.identity(name, &name[..1]));
+        let (clock, chance) = (Arc::new(SystemClock), Arc::new(SystemChance));
+        let options = macula_raft::net::Options::default();
+        let net = Net { runtime: runtime.handle().clone(), clock, chance, transport, options };
+        runtime.block_on(async {
+            let link = net.link(NodeName::new(b"a@test").expect("a name"), to.address().expect("listens"), purpose);
+            link.connected(Duration::from_secs(2)).await;
+            link.call(1, request, Duration::from_secs(5)).await.map(|bytes| bytes.to_vec())
+        })
+    }
+}
+
+/// A read index, asked of a node by another: version, cluster, from, to, and the seventh of the requests.
+fn read_index(from: &Engine, to: &Engine) -> Vec<u8> {
+    let mut bytes = [&[1][..], &to.status().cluster.0].concat();
+    for mut number in [from.number(), to.number()] {
+        while number > 127 {
+            bytes.push((number & 127) as u8 | 128);
+            number >>= 7;
+        }
+        bytes.push(number as u8);
+    }
+    bytes.push(7);
+    bytes
 }
 
 fn rel(text: &str) -> RelPath {
     RelPath::new(text).expect("a path")
 }
 
-fn waiting() -> Options {
-    Options { begins_alone: false, ..options() }
-}
-
-fn member(engine: &Engine, name: &str) -> Member {
-    Member { name: name.to_owned(), address: engine.address().expect("listens").to_string() }
+/// To be let into the cluster of this one.
+fn invited_by(engine: &Engine) -> Options {
+    Options { joins: Some(engine.status().cluster), ..options() }
 }
 
 fn value(engine: &Engine, name: &str) -> Result<Option<Vec<u8>>, RaftError> {
@@ -71,71 +101,112 @@ fn value(engine: &Engine, name: &str) -> Result<Option<Vec<u8>>, RaftError> {
     }
 }
 
-fn soon(what: &str, mut holds: impl FnMut() -> bool) {
-    let begun = Instant::now();
-    while !holds() {
-        assert!(begun.elapsed() < Duration::from_secs(10), "{what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
 #[test]
 fn a_cluster_grows_from_one_node_and_outlives_the_one_that_began_it() {
     let site = Site::new();
     let first = site.node("a@test", "a", options());
     propose(&first, put(&["k", "before"], b"1", None)).expect("alone already");
-    first.set_member(first.number(), member(&first, "a@test")).expect("tells where it is");
-    let others: Vec<_> = ["b", "c"].into_iter().map(|dir| site.node(&format!("{dir}@test"), dir, waiting())).collect();
-    for (other, name) in others.iter().zip(["b@test", "c@test"]) {
-        first.join(other.number(), member(other, name)).expect("joins");
-        assert_eq!(value(other, "before").expect("reads"), Some(binary(b"1")));
-    }
+    let others: Vec<_> = ["b", "c"]
+        .into_iter()
+        .map(|dir| {
+            let other = site.node(&format!("{dir}@test"), dir, invited_by(&first));
+            join(&other, invite(&first).expect("invites")).expect("joins");
+            assert_eq!(value(&other, "before").expect("reads"), Some(binary(b"1")));
+            other
+        })
+        .collect();
     propose(&others[1], put(&["k", "by_follower"], b"2", None)).expect("forwarded");
     assert_eq!(value(&first, "by_follower").expect("reads"), Some(binary(b"2")));
     drop(first);
     propose(&others[0], put(&["k", "after"], b"3", None)).expect("another leads");
     assert_eq!(value(&others[1], "after").expect("reads"), Some(binary(b"3")));
-    // it comes back as itself, at another port, and is told to the others
+    // it comes back as itself, at another port: it is told where the others are, and they agree on where it is
     let again = site.node("a@test", "a", options());
-    let leader = others.iter().find(|other| other.is_leader()).expect("one leads");
-    leader.set_member(again.number(), member(&again, "a@test")).expect("tells where it is");
-    soon("it has caught up", || matches!(value(&again, "after"), Ok(Some(value)) if value == binary(b"3")));
+    let address = again.address().expect("listens");
+    others.iter().for_each(|other| other.tell("a@test", &address));
+    until("it has caught up", || matches!(value(&again, "after"), Ok(Some(value)) if value == binary(b"3")));
+    until("all know where it is", || {
+        others.iter().all(|other| other.status().members[&again.number()].0.address == address)
+    });
 }
 
 #[test]
-fn a_wiped_node_is_another_and_a_stranger_is_not_heard() {
+fn an_invitation_is_good_once_for_one_cluster_and_for_a_while() {
     let site = Site::new();
     let first = site.node("a@test", "a", options());
-    first.set_member(first.number(), member(&first, "a@test")).expect("tells where it is");
-    let second = site.node("b@test", "b", waiting());
-    first.join(second.number(), member(&second, "b@test")).expect("joins");
+    let second = site.node("b@test", "b", invited_by(&first));
+    let invitation = invite(&first).expect("invites");
+    let bytes = invitation.encode().expect("encodes");
+    assert_eq!(Invitation::decode(&bytes).expect("decodes"), invitation);
+    join(&second, invitation.clone()).expect("joins");
+    // asked again because an answer was lost: it is in
+    join(&second, invitation.clone()).expect("is in");
+    let third = site.node("c@test", "c", invited_by(&first));
+    let refused = |result| matches!(result, Err(RaftError::Refused(_)));
+    assert!(refused(join(&third, invitation)), "it was used");
+    let mut guessed = invite(&first).expect("invites");
+    guessed.secret.0[0] ^= 1;
+    assert!(refused(join(&third, guessed.clone())), "another secret");
+    guessed.secret.0[0] ^= 1;
+    // the wrong guess did not use it up; another cluster's is no use
+    join(&third, guessed).expect("joins");
+    let stranger = site.node("d@test", "d", options());
+    assert!(refused(join(&stranger, invite(&first).expect("invites"))), "it is of a cluster of its own");
+    assert_eq!(first.status().members.len(), 3);
+    let short = answer(|reply| first.invite(Duration::from_millis(1), PATIENCE, Cancel::new(), reply));
+    let fourth = site.node("e@test", "e", invited_by(&first));
+    std::thread::sleep(Duration::from_millis(10));
+    assert!(refused(join(&fourth, short.expect("invites"))), "its time is over");
+}
+
+#[test]
+fn a_wiped_node_is_another_and_takes_the_place_of_its_former_self() {
+    let site = Site::new();
+    let first = site.node("a@test", "a", options());
+    let second = site.node("b@test", "b", invited_by(&first));
+    join(&second, invite(&first).expect("invites")).expect("joins");
     propose(&first, put(&["k", "x"], b"1", None)).expect("applies");
+    let third = site.node("c@test", "c", invited_by(&first));
+    join(&third, invite(&first).expect("invites")).expect("joins");
     let (before, place) = (second.number(), second.address().expect("listens"));
-    drop(second);
+    drop((second, third));
     // the same name and certificate, the disk empty
-    let wiped = site.node_at("b@test", "b2", waiting(), &place.to_string());
+    let wiped = site.node_at("b@test", "b2", invited_by(&first), &place);
     assert_ne!(wiped.number(), before);
     // it listens where its former self did, and does not answer for it: there is no majority
     assert!(matches!(value(&first, "x"), Err(RaftError::NoQuorum)), "{place}");
-    drop(wiped);
-    // a certificate of the same authority, of nobody who was invited
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("runs");
-    let (runtime_of, options) = (runtime.handle().clone(), macula_raft::net::Options::default());
-    let transport = Transport::Tls(site.identity("z@test", "z"));
-    let (clock, chance) = (Arc::new(SystemClock), Arc::new(SystemChance));
-    let net = Net { runtime: runtime_of, clock, chance, transport, options };
-    runtime.block_on(async {
-        let to = NodeName::new(b"a@test").expect("a name");
-        let link = net.link(to, first.address().expect("listens").to_string(), Purpose::Raft);
-        let refused = |error: &NetError| error.to_string().contains("no member of the cluster");
-        let begun = Instant::now();
-        loop {
-            let error = link.call(1, vec![1, 2, 3], Duration::from_secs(1)).await.expect_err("not heard");
-            if refused(&error) {
-                break;
-            }
-            assert!(begun.elapsed() < Duration::from_secs(10), "{error}");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    });
+    // with a majority, it is let in and its former self is gone
+    let third = site.node("c@test", "c", options());
+    first.tell("c@test", &third.address().expect("listens"));
+    until("a majority", || value(&first, "x").is_ok());
+    join(&wiped, invite(&first).expect("invites")).expect("joins");
+    let members = first.status().members;
+    assert!(members.len() == 3 && !members.contains_key(&before), "{members:?}");
+    assert_eq!(value(&wiped, "x").expect("reads"), Some(binary(b"1")));
+    // one that joins later goes through a past in which that name was somebody else's, whoever leads
+    change(&first, Change::Lead { number: wiped.number() }).expect("leads");
+    let fourth = site.node("d@test", "d", invited_by(&first));
+    join(&fourth, invite(&first).expect("invites")).expect("joins");
+}
+
+#[test]
+fn who_is_no_member_and_who_left_is_not_heard() {
+    let site = Site::new();
+    let first = site.node("a@test", "a", options());
+    let second = site.node("b@test", "b", invited_by(&first));
+    join(&second, invite(&first).expect("invites")).expect("joins");
+    let asked = read_index(&second, &first);
+    let is_heard = |name, purpose| site.answer(name, &first, purpose, asked.clone()).map(|answer| answer[1] == 8);
+    assert!(matches!(is_heard("b@test", Purpose::Raft), Ok(true)));
+    // a certificate of the same authority, of nobody who was invited; on clients' links, members' business is not done
+    let not_admitted = |result: Result<bool, NetError>| {
+        result.is_err_and(|error| error.to_string().contains("no member of the cluster"))
+    };
+    assert!(not_admitted(is_heard("z@test", Purpose::Raft)));
+    assert!(matches!(is_heard("z@test", Purpose::Client), Ok(false)));
+    assert!(matches!(is_heard("b@test", Purpose::Client), Ok(false)));
+    change(&first, Change::Leave { number: second.number() }).expect("leaves");
+    assert!(not_admitted(is_heard("b@test", Purpose::Raft)));
+    propose(&first, put(&["k", "x"], b"1", None)).expect("alone again");
+    assert!(matches!(propose_within(&second, put(&["k", "x"], b"2", None), Duration::from_secs(1)), Err(_)));
 }

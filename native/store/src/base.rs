@@ -67,20 +67,6 @@ struct Apps {
     closed: bool,
 }
 
-/// See [`Base::own_state`].
-#[derive(Debug)]
-pub struct StateDir {
-    disk: Arc<dyn Disk>,
-    _lock: OwnerLock,
-}
-
-impl StateDir {
-    /// Its tree.
-    pub fn disk(&self) -> Arc<dyn Disk> {
-        self.disk.clone()
-    }
-}
-
 impl Base {
     /// Use `root`, creating it and its directories when missing.
     ///
@@ -157,22 +143,6 @@ impl Base {
             app.end_background();
         }
         Ok(app)
-    }
-
-    /// The directory of this node's replicated state, owned by this process for as long as it is held.
-    ///
-    /// # Errors
-    /// [`StoreError::Locked`] when another process owns it.
-    pub fn own_state(&self) -> Result<StateDir, StoreError> {
-        if self.is_closed() {
-            return Err(StoreError::Closed);
-        }
-        let path = self.layout.absolute(&Layout::state_lock());
-        let lock = OwnerLock::acquire(&path, &self.options.owner, &*self.seams.clock)?;
-        let dir = Layout::state();
-        let failed = |error| StoreError::io("use", self.layout.absolute(&dir), error);
-        create_dir_all(&*self.disk, &dir).map_err(failed)?;
-        Ok(StateDir { disk: self.disk.subtree(&dir).map_err(failed)?, _lock: lock })
     }
 
     fn turn(&self, name: &AppName) -> Arc<Mutex<()>> {

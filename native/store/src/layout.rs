@@ -59,6 +59,11 @@ impl Layout {
         RelPath::literal("state/raft")
     }
 
+    /// `state/raft-set-aside-<time>`: what it was before it joined others, or left them.
+    pub fn state_set_aside(time_ms: u64) -> RelPath {
+        below("state", &format!("raft-set-aside-{time_ms}"))
+    }
+
     /// `run/.state.lock`, a name that no app can have: flocked by who has the replicated state open.
     pub fn state_lock() -> RelPath {
         RelPath::literal("run/.state.lock")

@@ -20,6 +20,7 @@ mod lock;
 mod pack;
 mod plain;
 mod restore;
+mod state;
 mod swap;
 mod tree;
 mod turns;
@@ -28,7 +29,7 @@ mod usage;
 pub use app::App;
 pub use backup::{BackupInfo, BackupOptions, Format};
 pub use backup_name::BackupName;
-pub use base::{Base, Options, Seams, StateDir};
+pub use base::{Base, Options, Seams};
 pub use copy::{copy_store, NewDir};
 pub use dest::refuse_destination;
 pub use directory::Directory;
@@ -37,6 +38,7 @@ pub use error::StoreError;
 pub use layout::Layout;
 pub use lock::Owner;
 pub use restore::{RestoreInfo, RestoreOptions};
+pub use state::StateDir;
 pub use usage::Usage;
 
 /// The key-value engine's own words, for those who may know only the store.

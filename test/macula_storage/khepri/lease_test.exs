@@ -74,7 +74,7 @@ defmodule MaculaStorage.Khepri.LeaseTest do
     :ok = Khepri.put([root], 1, lease: id)
     %{session: %{id: session}} = :sys.get_state(Leases)
     # as if it had run out while this VM was cut off
-    {:ok, {:lease_revoke, true, _}} = Khepri.command({:lease_revoke, session}, 5_000)
+    {:ok, {:lease_revoke, true, _}} = Khepri.Engine.command({:lease_revoke, session}, 5_000)
     send(Leases, {:keep, session})
     assert_receive {Khepri, :lease_lost, ^id}, 10_000
     assert {:error, :not_found} = Khepri.get([root])

@@ -7,8 +7,8 @@ pub mod raw;
 use bytes::Bytes;
 use macula_core::{Clock, Disk, RealDisk, RelPath, SystemChance, SystemClock};
 use macula_net::{
-    Admit, Authority, Handler, Identity, Issue, Link, Listener, Net, NetError, NodeName, Options, Peer, Purpose,
-    Reason, Refusal, Reply, Role, Transport,
+    Admit, Authority, Caller, Handler, Identity, Issue, Link, Listener, Net, NetError, NodeName, Options, Peer,
+    Purpose, Reason, Refusal, Reply, Role, Transport,
 };
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -139,12 +139,12 @@ pub struct Echo {
 }
 
 impl Handler for Echo {
-    fn handle(&self, peer: &Arc<Peer>, kind: u8, payload: Bytes, reply: Reply) {
+    fn handle(&self, caller: &Caller, kind: u8, payload: Bytes, reply: Reply) {
         self.count.fetch_add(1, Ordering::SeqCst);
         match kind {
             ECHO => reply.send(payload),
             KEEP => {
-                self.seen.lock().expect("whole").push((peer.clone(), payload));
+                self.seen.lock().expect("whole").push((caller.peer.clone(), payload));
                 self.kept.lock().expect("whole").push(reply);
             }
             LONG => {

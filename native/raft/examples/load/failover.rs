@@ -5,7 +5,7 @@
 
 use crate::figures::at;
 use crate::put;
-use crate::site::{member, Site};
+use crate::site::Site;
 use macula_core::Cancel;
 use macula_raft::Engine;
 use std::sync::mpsc::channel;
@@ -41,7 +41,7 @@ pub fn run(count: usize, rounds: usize) {
     for round in 0..rounds as u32 {
         let dead = leader(&nodes);
         let mut victim = nodes[dead].take().expect("runs");
-        let address = victim.address().expect("listens").to_string();
+        let address = victim.address().expect("listens");
         let asked = nodes.iter().flatten().next().expect("another");
         assert!(write(asked, round), "before");
         let begun = Instant::now();
@@ -53,11 +53,7 @@ pub fn run(count: usize, rounds: usize) {
         }
         waits_us.push(begun.elapsed().as_micros() as u32);
         drop(victim);
-        let again = site.linked(dead, &address);
-        let next = leader(&nodes);
-        let at = member(&again, dead);
-        nodes[next].as_ref().expect("leads").set_member(again.number(), at).expect("told");
-        nodes[dead] = Some(again);
+        nodes[dead] = Some(site.linked(dead, &address, None));
         settle(&nodes, round);
     }
     waits_us.sort_unstable();

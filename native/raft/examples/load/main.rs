@@ -1,12 +1,13 @@
 //! Puts load on nodes in this process and prints what came of it, beside what the disk can do.
 //!
 //! `load NODES CLIENTS SECONDS KIND [AT]`: KIND is `put` (durable, 100 bytes), `get` (linearizable), `local`, or
-//! `failover` (SECONDS rounds; one kills the leader); AT is the node that the clients ask, 0 leads. Clients are
+//! `failover` (SECONDS rounds; one kills the leader), `fill` (SECONDS thousands of keys of 1 KB); AT is the node that the clients ask, 0 leads. Clients are
 //! closed loops, driven by one thread.
 #![allow(missing_docs, clippy::disallowed_methods, clippy::print_stdout)]
 
 mod failover;
 mod figures;
+mod fill;
 mod site;
 
 use figures::{at, syncs_per_s, Spent};
@@ -124,6 +125,7 @@ fn main() {
         "put" => Kind::Put,
         "get" => Kind::Get,
         "local" => Kind::Local,
+        "fill" => return fill::run(seconds as u32, clients),
         "failover" => return failover::run(nodes, seconds),
         other => panic!("no such kind: {other}"),
     };

@@ -1,11 +1,15 @@
 //! Nodes in this process, each in a directory of its own, over real sockets and TLS.
 
-use macula_core::{Disk, RealDisk, RelPath, SystemChance, SystemClock};
+use macula_core::{Cancel, Disk, RealDisk, RelPath, SystemChance, SystemClock};
 use macula_raft::net::{Authority, Identity, Issue, NodeName, Role, Transport};
-use macula_raft::{Alone, Engine, LinkOptions, Member, Options, Seams};
+use macula_raft::{Alone, ClusterId, Engine, LinkOptions, Options, RaftError, Seams};
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::channel;
 use std::sync::Arc;
 use std::time::Duration;
+
+/// For a node to catch up.
+const PATIENCE: Duration = Duration::from_secs(600);
 
 pub struct Site {
     /// Removed with the site.
@@ -63,11 +67,22 @@ impl Site {
     }
 
     /// A node with links, at default settings.
-    pub fn linked(&self, nth: usize, listen: &str) -> Engine {
+    pub fn linked(&self, nth: usize, listen: &str, joins: Option<ClusterId>) -> Engine {
         let transport = Transport::Tls(self.identity(nth));
-        let links = LinkOptions { listen: listen.parse().expect("an address"), transport, options: Default::default() };
-        let options = Options { begins_alone: nth == 0, ..Options::of(name_of(nth)) };
-        Engine::open_linked(self.seams(nth), options, Box::new(|_| {}), links).expect("opens")
+        let (listen, host) = (listen.parse().expect("an address"), "127.0.0.1".to_owned());
+        let links = LinkOptions { listen, host, transport, options: Default::default() };
+        let options = Options { joins, ..Options::of(name_of(nth)) };
+        let node = Engine::open(self.seams(nth), options, Box::new(|_| {})).expect("opens");
+        node.listen(links).expect("listens");
+        node
+    }
+
+    /// A new node that has joined the cluster of another and votes.
+    pub fn joined(&self, nth: usize, inviter: &Engine) -> Engine {
+        let node = self.linked(nth, "127.0.0.1:0", Some(inviter.status().cluster));
+        let invitation = answer(|reply| inviter.invite(PATIENCE, Some(PATIENCE), Cancel::new(), reply));
+        answer(|reply| node.join(invitation, Some(PATIENCE), Cancel::new(), reply));
+        node
     }
 
     /// So many members, the first of which leads.
@@ -75,16 +90,21 @@ impl Site {
         if count == 1 {
             return vec![self.alone()];
         }
-        let nodes: Vec<Engine> = (0..count).map(|nth| self.linked(nth, "127.0.0.1:0")).collect();
-        nodes[0].set_member(nodes[0].number(), member(&nodes[0], 0)).expect("tells where it is");
-        for (nth, node) in nodes.iter().enumerate().skip(1) {
-            nodes[0].join(node.number(), member(node, nth)).expect("joins");
+        let mut nodes = vec![self.linked(0, "127.0.0.1:0", None)];
+        for nth in 1..count {
+            nodes.push(self.joined(nth, &nodes[0]));
         }
-        nodes[0].wait_for_leader(Duration::from_secs(10)).expect("leads");
         nodes
     }
 }
 
-pub fn member(node: &Engine, nth: usize) -> Member {
-    Member { name: name_of(nth), address: node.address().expect("listens").to_string() }
+fn answer<T: Send + 'static>(
+    ask: impl FnOnce(Box<dyn FnOnce(Result<T, RaftError>) + Send>) -> Result<(), RaftError>,
+) -> T {
+    let (done, answered) = channel();
+    let asked = ask(Box::new(move |result| {
+        let _ = done.send(result);
+    }));
+    asked.expect("taken");
+    answered.recv().expect("an answer").expect("done")
 }

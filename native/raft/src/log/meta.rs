@@ -3,6 +3,7 @@
 //! Invariant: it is replaced as a whole and durably. A log without it is nobody's.
 
 use crate::entry::{from_bytes, to_bytes, Ballot, Place};
+use crate::types::ClusterId;
 use crate::RaftError;
 use serde::{Deserialize, Serialize};
 
@@ -12,8 +13,10 @@ const VERSION: u8 = 1;
 pub(crate) struct Meta {
     /// This incarnation's number, random.
     pub(crate) node: u64,
-    /// The cluster that this node is of; zeros before it is of one.
-    pub(crate) cluster: [u8; 16],
+    /// The cluster that this node is of, or is to be of.
+    pub(crate) cluster: ClusterId,
+    /// It did not begin the cluster: until it hears of it, it waits.
+    pub(crate) is_invited: bool,
     pub(crate) vote: Option<Ballot>,
     /// The last entry that is no longer here because a snapshot holds it.
     pub(crate) purged: Option<Place>,

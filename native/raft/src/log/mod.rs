@@ -13,4 +13,4 @@ mod tests;
 pub(crate) use meta::Meta;
 #[cfg(test)]
 pub(crate) use store::LogStore;
-pub(crate) use store::Opened;
+pub(crate) use store::{InMemory, Opened};

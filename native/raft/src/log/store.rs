@@ -6,7 +6,7 @@
 use super::appender::{Appender, Job, LogThread, KIND_COMMITTED, KIND_ENTRY};
 use super::Meta;
 use crate::entry::{self, Place};
-use crate::types::{Entry, LogId, Types, Vote};
+use crate::types::{ClusterId, Entry, LogId, Types, Vote};
 use crate::RaftError;
 use macula_core::{Chance, Clock, Disk};
 use macula_wal::{Log, Options, Record, Replayed};
@@ -41,6 +41,23 @@ struct Tail {
     entries: BTreeMap<u64, Entry>,
 }
 
+/// What of the log is in memory: all of it, and it stays behind a checkpoint for followers that lag.
+pub(crate) struct InMemory(Arc<Mutex<Tail>>);
+
+impl InMemory {
+    /// Up to which entry it would have to be let go of, so that no more than so many bytes stay; `None`: they are
+    /// not more.
+    pub(crate) fn surplus(&self, bytes_max: usize) -> Option<u64> {
+        let tail = self.0.lock();
+        let mut bytes = 0;
+        let too_much = |entry: &&Entry| {
+            bytes += len_of(entry);
+            bytes > bytes_max
+        };
+        tail.entries.values().rev().find(too_much).map(|entry| entry.log_id.index)
+    }
+}
+
 /// A log that was just opened.
 pub(crate) struct Opened {
     appender: Appender,
@@ -53,6 +70,7 @@ impl Opened {
         clock: Arc<dyn Clock>,
         chance: &dyn Chance,
         options: Options,
+        joins: Option<ClusterId>,
     ) -> Result<Self, RaftError> {
         let found = Meta::decode(&Log::read_meta(&*disk)?)?;
         let after = found.as_ref().map_or(0, |meta| meta.purged_sequence);
@@ -68,7 +86,7 @@ impl Opened {
             is_full: Arc::new(AtomicBool::new(false)),
             closing: Arc::new(AtomicBool::new(false)),
         };
-        appender.begin(chance)?;
+        appender.begin(chance, joins)?;
         let tail = Tail {
             vote: appender.meta.vote.map(Vote::from),
             purged,
@@ -105,6 +123,16 @@ impl Opened {
         self.appender.meta.node
     }
 
+    /// The cluster that this node is of, or waits for.
+    pub(crate) fn cluster(&self) -> ClusterId {
+        self.appender.meta.cluster
+    }
+
+    /// Whether it waits to be heard of by a cluster that others began.
+    pub(crate) fn is_invited(&self) -> bool {
+        self.appender.meta.is_invited
+    }
+
     /// Set while there is no room for what waits.
     pub(crate) fn is_full(&self) -> Arc<AtomicBool> {
         self.appender.is_full.clone()
@@ -123,10 +151,14 @@ impl Opened {
 }
 
 impl Appender {
-    /// A node that has no number yet draws one, durably, before it says anything.
-    fn begin(&mut self, chance: &dyn Chance) -> Result<(), RaftError> {
+    /// A node that has no number yet draws one, durably, before it says anything; and one for its cluster,
+    /// unless it is to join one.
+    fn begin(&mut self, chance: &dyn Chance, joins: Option<ClusterId>) -> Result<(), RaftError> {
         if self.meta.node == 0 {
             self.meta.node = chance.next_u64().max(1);
+            let drawn = u128::from(chance.next_u64()) << 64 | u128::from(chance.next_u64());
+            self.meta.cluster = joins.unwrap_or(ClusterId(drawn.to_le_bytes()));
+            self.meta.is_invited = joins.is_some();
             let bytes = self.meta.encode()?;
             self.log.set_meta(&bytes)?;
         }
@@ -167,6 +199,10 @@ impl Read {
 }
 
 impl LogStore {
+    pub(crate) fn in_memory(&self) -> InMemory {
+        InMemory(self.tail.clone())
+    }
+
     /// Replace the record beside the log, durably.
     async fn change_meta(&self, change: impl FnOnce(&mut Meta) + Send + 'static) -> io::Result<()> {
         self.done(|done| Job::Meta { change: Box::new(change), done }).await

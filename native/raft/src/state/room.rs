@@ -110,16 +110,22 @@ impl State {
         let commands = owed.commands.fetch_add(1, Ordering::AcqRel) + 1;
         let all_bytes = owed.bytes.fetch_add(bytes, Ordering::AcqRel) + bytes;
         let entered = LetIn { state: self.clone(), bytes };
-        // without a look at what the command is, and more than enough for it
+        // what is applied needs its room in the table still; the log has it
         let applied = *self.owed.applied.lock();
-        let (commands, all_bytes) = (commands + applied.commands, all_bytes + applied.bytes);
-        let enough = (all_bytes * 2 + commands * PAGES_BYTES + OWN_BYTES + LEFT_BYTES + log_bytes) * 2 + MUCH_BYTES;
+        let (commands, table_bytes) = (commands + applied.commands, all_bytes + applied.bytes);
+        // without a look at what the command is, and more than enough for it
+        let enough = (table_bytes * 2 + commands * PAGES_BYTES + OWN_BYTES + LEFT_BYTES + log_bytes) * 2 + MUCH_BYTES;
         match self.disk.space() {
             Ok(space) if space.free <= enough => {}
             _ => return Ok(entered),
         }
         let removes = machine::Command::decode(&command.0).is_ok_and(|command| only_removes(&command));
-        self.make_room(commands, all_bytes, if removes { 0 } else { LEFT_BYTES })?;
+        let made = self.make_room(commands, table_bytes, if removes { 0 } else { LEFT_BYTES });
+        if made.is_err() && applied.commands > 0 {
+            // thought to need more than it does: afterwards it is known
+            self.full.notify_one();
+        }
+        made?;
         let left = if removes { 0 } else { log_bytes * 2 };
         match self.disk.space() {
             Ok(space) if space.free < all_bytes + left => Err(BlockError::DiskFull.into()),
@@ -141,17 +147,25 @@ impl State {
     }
 
     /// An entry of the log must be applied: wait until it can be.
-    pub(super) async fn wait_for_room(&self, entries: &[Entry]) -> Result<(), RaftError> {
+    pub(super) async fn wait_for_room(self: &Arc<Self>, entries: &[Entry]) -> Result<(), RaftError> {
         let (count, bytes) = (entries.len() as u64, entries.iter().map(bytes_of).sum::<u64>());
         loop {
             let applied = *self.owed.applied.lock();
             match self.make_room(count + applied.commands, bytes + applied.bytes, 0) {
+                // room for that was made before; what is left may be enough then
+                Err(BlockError::DiskFull) if applied.commands > 0 => self.checkpoint_now().await?,
                 Err(BlockError::DiskFull) if !self.owed.is_closing.load(Ordering::Acquire) => {
                     tokio::time::sleep(PAUSE).await;
                 }
                 made => return Ok(made?),
             }
         }
+    }
+
+    async fn checkpoint_now(self: &Arc<Self>) -> Result<(), RaftError> {
+        let state = self.clone();
+        let made = tokio::task::spawn_blocking(move || state.checkpoint()).await;
+        made.map_err(|error| RaftError::Internal(error.to_string()))?.map(drop)
     }
 
     /// Make what is applied durable, if there is room for it: then the next opening has less to do. Blocks.

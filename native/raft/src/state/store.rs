@@ -67,6 +67,8 @@ pub(crate) struct State {
     pub(super) full: Notify,
     /// Tells who waits that a checkpoint has ended.
     pub(super) checkpointed: Notify,
+    /// Told when members were changed, or may have been.
+    pub(crate) members_changed: Notify,
 }
 
 /// What was in use, until nobody reads it: letting go of one takes its time, or waits for the disk.
@@ -103,8 +105,19 @@ impl State {
         remove(&*disk, NAME_ARRIVED)?;
         let current = RwLock::new(Current::of(Database::open(&*disk, &*chance)?)?);
         let (changing, checkpointing, retired, owed) = Default::default();
-        let (full, checkpointed) = Default::default();
-        Ok(Arc::new(Self { disk, chance, current, changing, checkpointing, retired, owed, full, checkpointed }))
+        let (full, checkpointed, members_changed) = Default::default();
+        Ok(Arc::new(Self {
+            disk,
+            chance,
+            current,
+            changing,
+            checkpointing,
+            retired,
+            owed,
+            full,
+            checkpointed,
+            members_changed,
+        }))
     }
 
     /// As of the last batch that was applied.
@@ -224,6 +237,9 @@ impl Machine {
         let (rows, at) = (Arc::new(before.at(version)), Arc::new(at));
         self.state.show(|current| (current.rows, current.at) = (rows, at));
         self.state.applied(entries, &layer);
+        if entries.iter().any(|entry| matches!(entry.payload, EntryPayload::Membership(_))) {
+            self.state.members_changed.notify_one();
+        }
         if !events.is_empty() {
             (self.listener)(&events);
         }
@@ -283,6 +299,7 @@ impl RaftStateMachine<Types> for Machine {
         let SnapshotData::Arrived(db) = snapshot else { return Err(io::Error::other("no snapshot arrived")) };
         write_position(&db, meta)?;
         self.state.adopt(db)?;
+        self.state.members_changed.notify_one();
         // the history came along: who watches finds there what it missed
         (self.listener)(&[]);
         Ok(())

@@ -3,7 +3,9 @@
 
 use macula_core::{Cancel, Disk, SystemChance, SystemClock};
 use macula_raft::machine::{Command, Node, Op, Path, Response};
-use macula_raft::{Alone, Consistency, Engine, Found, Options, Query, RaftError, Seams};
+use macula_raft::{
+    Alone, Change, Consistency, Engine, Found, Invitation, Member, Options, Query, RaftError, Seams, Standing,
+};
 use std::sync::{mpsc, Arc};
 use std::time::Duration;
 
@@ -55,6 +57,48 @@ pub fn query(engine: &Engine, query: Query, consistency: Consistency) -> Result<
     let deadline = Some(Duration::from_secs(5));
     engine.query(query, consistency, deadline, Cancel::new(), move |result| drop(answer.send(result)))?;
     answered.recv_timeout(Duration::from_secs(20)).expect("an answer")
+}
+
+/// What a call that ends in a callback gave.
+pub fn answer<T: Send + 'static>(
+    ask: impl FnOnce(Box<dyn FnOnce(Result<T, RaftError>) + Send>) -> Result<(), RaftError>,
+) -> Result<T, RaftError> {
+    let (answer, answered) = mpsc::channel();
+    ask(Box::new(move |result| drop(answer.send(result))))?;
+    answered.recv_timeout(Duration::from_secs(30)).expect("an answer")
+}
+
+pub const PATIENCE: Option<Duration> = Some(Duration::from_secs(20));
+
+pub fn invite(engine: &Engine) -> Result<Invitation, RaftError> {
+    answer(|reply| engine.invite(Duration::from_secs(60), PATIENCE, Cancel::new(), reply))
+}
+
+pub fn change(engine: &Engine, change: Change) -> Result<(), RaftError> {
+    answer(|reply| engine.change(change, PATIENCE, Cancel::new(), reply))
+}
+
+pub fn join(engine: &Engine, invitation: Invitation) -> Result<(), RaftError> {
+    answer(|reply| engine.join(invitation, PATIENCE, Cancel::new(), reply))
+}
+
+/// Take a node in that is not asked, and wait until it votes.
+pub fn let_in(leader: &Engine, new: &Engine, name: &str) {
+    let member = Member { name: name.to_owned(), address: String::new() };
+    change(leader, invite(leader).expect("invites").join(new.number(), member)).expect("joins");
+    until("it votes", || is_voter(leader, new.number()));
+}
+
+pub fn is_voter(engine: &Engine, number: u64) -> bool {
+    engine.status().members.get(&number).is_some_and(|(_, standing)| *standing == Standing::Voter)
+}
+
+pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let begun = std::time::Instant::now();
+    while !holds() {
+        assert!(begun.elapsed() < Duration::from_secs(20), "{what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
 }
 
 pub fn get(engine: &Engine, names: &[&str]) -> Result<Option<Node>, RaftError> {

@@ -1,0 +1,98 @@
+defmodule MaculaStorage.Khepri.Endpoint do
+  @moduledoc false
+  # Where this node listens for the members of its cluster, and where they do: nodes that see each other over Erlang
+  # distribution tell each other, so that one that came back at another port is found.
+  #
+  # Invariant: what is told here only helps to connect; who answers there has to prove who it is.
+
+  use GenServer
+
+  alias MaculaStorage.{Apps, Call, Config, Error, Native}
+
+  @port 4377
+  @open_ms 60_000
+
+  def start_link(_options), do: GenServer.start_link(__MODULE__, nil, name: __MODULE__)
+
+  @doc """
+  Listens, when the configuration says so, when there are other members, or when `needed?`; once is enough.
+  """
+  @spec open(reference, reference, boolean) :: :ok | {:error, term}
+  def open(base, state, needed?) do
+    config = Config.get()
+
+    with {:ok, {_cluster, _number, _leader, _log, nil, members}} <- Native.state_node(state),
+         true <- needed? or config.state_listen != nil or length(members) > 1,
+         {:ok, at} <- at(config),
+         certificates = if(config.state_plain, do: nil, else: config.state_certificates),
+         name = Atom.to_string(node()),
+         start = &Native.state_listen(base, state, &1, at, name, certificates),
+         {:ok, address} <- Call.run(start, op: :listen, timeout: @open_ms) do
+      GenServer.cast(__MODULE__, {:listens, address})
+    else
+      # somebody else was faster
+      {:error, :exists} -> :ok
+      {:error, _} = failure -> failure
+      _not_needed_or_done -> :ok
+    end
+  end
+
+  # {what to bind, where others find it}
+  defp at(config) do
+    [_, own] = String.split(Atom.to_string(node()), "@", parts: 2)
+    loopback = {"127.0.0.1", 0}
+    {host, port} = config.state_listen || if(config.state_plain, do: loopback, else: {own, @port})
+
+    with {:ok, ip} <- ip(host), do: {:ok, {bind(ip, port), found(ip, host, own)}}
+  end
+
+  defp ip(host) do
+    name = to_charlist(host)
+
+    with {:error, _} <- :inet.getaddr(name, :inet),
+         {:error, why} <- :inet.getaddr(name, :inet6) do
+      message = "no address of #{host} is known: #{:inet.format_error(why)}"
+      hint = "set state_listen to an address of this machine, \"ip:port\""
+      {:error, %Error{kind: :invalid, op: :listen, app: nil, message: message, hint: hint}}
+    end
+  end
+
+  defp bind(ip, port) when tuple_size(ip) == 8, do: "[#{:inet.ntoa(ip)}]:#{port}"
+  defp bind(ip, port), do: "#{:inet.ntoa(ip)}:#{port}"
+
+  # every address of this machine is no address for others
+  defp found(ip, host, own) do
+    if Enum.all?(Tuple.to_list(ip), &(&1 == 0)), do: own, else: host
+  end
+
+  @impl true
+  def init(nil) do
+    :ok = :net_kernel.monitor_nodes(true)
+    {:ok, nil}
+  end
+
+  @impl true
+  def handle_cast({:listens, address}, _before) do
+    GenServer.abcast(Elixir.Node.list(), __MODULE__, {:here, node(), address, true})
+    {:noreply, address}
+  end
+
+  def handle_cast({:here, node, address, answer?}, own) do
+    if answer? and own != nil,
+      do: GenServer.cast({__MODULE__, node}, {:here, node(), own, false})
+
+    # one that was not opened asks when it is
+    with {:ok, state} <- Apps.opened_state(),
+         do: Native.state_tell(state, Atom.to_string(node), address)
+
+    {:noreply, own}
+  end
+
+  @impl true
+  def handle_info({:nodeup, node}, own) do
+    if own != nil, do: GenServer.cast({__MODULE__, node}, {:here, node(), own, true})
+    {:noreply, own}
+  end
+
+  def handle_info(_message, own), do: {:noreply, own}
+end

@@ -1,0 +1,100 @@
+defmodule MaculaStorage.Khepri.Engine do
+  @moduledoc false
+  # Calls of this VM's engine of the replicated state (native/raft/src/engine.rs), opened with the first one.
+  #
+  # Invariant: Rust's deadline comes first, as it knows more of what happened.
+
+  alias MaculaStorage.{Apps, Call, Native}
+  alias MaculaStorage.Khepri.Wire
+
+  @doc false
+  def txn(guards, then, otherwise, %{timeout: timeout}) do
+    case command({:txn, guards, then, otherwise}, timeout) do
+      {:ok, {:refused, {:keep_while_not_met, path}}} ->
+        {:error, {:keep_while_not_met, Wire.path(path)}}
+
+      {:ok, {:refused, why}} ->
+        {:error, why}
+
+      answer ->
+        answer
+    end
+  end
+
+  @doc false
+  def command(command, timeout) do
+    on_state(:command, timeout, fn state, ref ->
+      if Wire.large?(command),
+        do: Native.state_command_large(state, ref, command, rust_ms(timeout)),
+        else: Native.state_command(state, ref, command, rust_ms(timeout))
+    end)
+  end
+
+  @doc false
+  def query({:get, _} = query, %{consistency: :local}) do
+    Apps.with_state(fn state ->
+      case Native.state_query_hot(state, query) do
+        :cold -> query_here(state, query)
+        {:ok, _} = found -> found
+        failure -> MaculaStorage.Error.wrap_result(failure, :query, nil)
+      end
+    end)
+  end
+
+  def query(query, %{consistency: :local}), do: Apps.with_state(&query_here(&1, query))
+
+  def query(query, %{consistency: consistency, timeout: timeout}),
+    do:
+      on_state(:query, timeout, &Native.state_query(&1, &2, query, consistency, rust_ms(timeout)))
+
+  defp query_here(state, query),
+    do: MaculaStorage.Error.wrap_result(Native.state_query_here(state, query), :query, nil)
+
+  defp on_state(op, timeout, start) do
+    options = [op: op, timeout: MaculaStorage.wait_ms(timeout)]
+    Apps.with_state(fn state -> Call.run(&start.(state, &1), options) end)
+  end
+
+  defp rust_ms(timeout), do: MaculaStorage.rust_ms(timeout)
+
+  @doc "This node and the members of its cluster, as it sees them."
+  @spec node() :: {:ok, map} | {:error, term}
+  def node do
+    with {:ok, told} <- Apps.with_state(&Native.state_node/1) do
+      {cluster, number, leader, {term, last, applied, checkpoint}, address, members} = told
+
+      members =
+        for {number, name, address, standing} <- members,
+            do: %{number: number, node: name, address: address, standing: standing}
+
+      {:ok,
+       %{
+         cluster: cluster,
+         number: number,
+         leader: leader,
+         term: term,
+         last: last,
+         applied: applied,
+         checkpoint: checkpoint,
+         address: address,
+         members: members
+       }}
+    end
+  end
+
+  @doc false
+  def invite(ttl_ms, timeout),
+    do: on_state(:invite, timeout, &Native.state_invite(&1, &2, ttl_ms, rust_ms(timeout)))
+
+  @doc false
+  def join(invitation, timeout),
+    do: on_state(:join, timeout, &Native.state_join(&1, &2, invitation, rust_ms(timeout)))
+
+  @doc false
+  def change(change, timeout),
+    do: on_state(elem(change, 0), timeout, &Native.state_change(&1, &2, change, rust_ms(timeout)))
+
+  @doc false
+  def wait_for_leader(timeout),
+    do: on_state(:wait, timeout, &Native.state_wait_for_leader(&1, &2, rust_ms(timeout)))
+end
