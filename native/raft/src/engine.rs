@@ -5,12 +5,12 @@
 
 use crate::calls::{Answering, Call, Ends};
 use crate::links::{Links, Listening};
-use crate::machine::{read, Command, Event, Response};
+use crate::machine::{Command, Event, Response};
 use crate::members::{Change, Invitation, NodeStatus};
 use crate::node::{Node, Options, Seams, Stage};
 use crate::query::{Consistency, Found, Query};
 use crate::types::Member;
-use crate::upkeep::keep;
+use crate::upkeep::{keep, make_checkpoints};
 use crate::way::Way;
 use crate::{RaftError, Reading};
 use macula_core::Cancel;
@@ -72,6 +72,7 @@ impl Engine {
             }
             Ok::<_, RaftError>(node)
         })?;
+        runtime.spawn(make_checkpoints(node.clone(), closed.clone()));
         runtime.spawn(keep(node.clone(), way.clone(), closed));
         Ok(Self { runtime: Some(runtime), node, way, calls: Arc::default(), closing })
     }
@@ -89,7 +90,7 @@ impl Engine {
         let _entered = runtime.enter();
         let listening = Listening::open(&net, links.listen)?;
         let links_own = Arc::new(Links::new(net));
-        links_own.learn(&self.node.members());
+        links_own.learn(&self.node.members(), self.node.number());
         listening.serve(&self.node);
         self.way.take(listening, links_own, links.host)
     }
@@ -201,8 +202,11 @@ impl Engine {
                 Consistency::Linearizable => node.read_latest().await?,
                 Consistency::Local => node.read_local(),
             };
-            // pages may come from the disk
-            blocking(|| query.of(&rows))
+            match query.hot(&rows)? {
+                Some(found) => Ok(found),
+                // pages may come from the disk
+                None => blocking(|| query.of(&rows)),
+            }
         };
         let over = move || match consistency {
             Consistency::Linearizable => RaftError::NoQuorum,
@@ -219,8 +223,8 @@ impl Engine {
     /// The same from memory, on a thread that must not wait; `None`: by [`Engine::query_here`] only. Of
     /// [`Query::Get`], and of nodes up to [`HOT_BYTES_MAX`].
     pub fn query_hot(&self, query: &Query) -> Result<Option<Found>, RaftError> {
-        let (Query::Get(path), Some(rows)) = (query, self.node.read_now()) else { return Ok(None) };
-        rows.look_now(HOT_BYTES_MAX, |rows| Ok(Found::Node(read::get(rows, path)?)))
+        let Some(rows) = self.node.read_now() else { return Ok(None) };
+        query.hot(&rows)
     }
 
     /// Answer another member's request.
@@ -307,6 +311,16 @@ impl Engine {
         });
         // what waited got its answer when Raft stopped; what did not is answered by being dropped
         runtime.shutdown_timeout(Duration::from_secs(5));
+    }
+}
+
+impl Engine {
+    /// Be gone without a word to anybody, as after SIGKILL: for tests and measurements. What was under way is
+    /// answered as lost.
+    pub fn kill(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
     }
 }
 
