@@ -29,7 +29,7 @@ const LOG_DIR: &str = "log";
 /// Between two looks for who leads.
 pub(crate) const LEADER_PAUSE: Duration = Duration::from_millis(20);
 /// Of entries of the log that stay in memory, bytes, beside those since the last checkpoint.
-const LOG_MEMORY_BYTES: usize = 32 << 20;
+const LOG_MEMORY_BYTES: usize = 16 << 20;
 /// A leader that heard of no majority for so long takes no more commands.
 const QUORUM_AGE_MAX: Duration = Duration::from_secs(1);
 

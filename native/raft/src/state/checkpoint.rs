@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 /// What is applied and not in the table yet, bytes: then it is time. With the layer before, which may be on its way,
 /// what a node holds in memory is about twice as much.
-const LAYER_BYTES: usize = 16 << 20;
+const LAYER_BYTES: usize = 8 << 20;
 /// So much, while the layer before is on its way: applying waits for that.
 const LAYER_BYTES_MAX: usize = 4 * LAYER_BYTES;
 /// Rows between two looks whether somebody else wants the processor.
