@@ -198,10 +198,7 @@ impl Engine {
     ) -> Result<(), RaftError> {
         let node = self.node.clone();
         let work = async move {
-            let rows = match consistency {
-                Consistency::Linearizable => node.read_latest().await?,
-                Consistency::Local => node.read_local(),
-            };
+            let rows = node.read(consistency).await?;
             match query.hot(&rows)? {
                 Some(found) => Ok(found),
                 // pages may come from the disk
@@ -209,7 +206,7 @@ impl Engine {
             }
         };
         let over = move || match consistency {
-            Consistency::Linearizable => RaftError::NoQuorum,
+            Consistency::Linearizable | Consistency::Stale(_) => RaftError::NoQuorum,
             Consistency::Local => RaftError::Timeout,
         };
         self.run(work, deadline, Ends { over, lost: || RaftError::Closed }, cancel, reply)
@@ -221,8 +218,11 @@ impl Engine {
     }
 
     /// The same from memory, on a thread that must not wait; `None`: by [`Engine::query_here`] only. Of
-    /// [`Query::Get`], and of nodes up to [`HOT_BYTES_MAX`].
-    pub fn query_hot(&self, query: &Query) -> Result<Option<Found>, RaftError> {
+    /// [`Query::Get`], and of nodes up to [`HOT_BYTES_MAX`]. With `stale`, not older than that.
+    pub fn query_hot(&self, query: &Query, stale: Option<Duration>) -> Result<Option<Found>, RaftError> {
+        if stale.is_some_and(|age| !self.node.is_fresh(age)) {
+            return Ok(None);
+        }
         let Some(rows) = self.node.read_now() else { return Ok(None) };
         query.hot(&rows)
     }
@@ -265,12 +265,7 @@ impl Engine {
         reply: impl FnOnce(Result<Arc<Reading>, RaftError>) + Send + 'static,
     ) -> Result<(), RaftError> {
         let node = self.node.clone();
-        let work = async move {
-            match consistency {
-                Consistency::Linearizable => node.read_latest().await,
-                Consistency::Local => Ok(node.read_local()),
-            }
-        };
+        let work = async move { node.read(consistency).await };
         let ends = Ends { over: || RaftError::NoQuorum, lost: || RaftError::Closed };
         self.run(work, deadline, ends, cancel, reply)
     }

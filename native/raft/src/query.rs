@@ -3,12 +3,15 @@
 use crate::machine::{self, read, Component, Event, Path, Pattern, View};
 use crate::{RaftError, Reading, HOT_BYTES_MAX};
 use std::ops::ControlFlow;
+use std::time::Duration;
 
 /// How fresh a read is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Consistency {
     /// Holds every write that was answered anywhere before the read began.
     Linearizable,
+    /// Holds every write that was answered anywhere so long before the read began.
+    Stale(Duration),
     /// What this node has.
     Local,
 }

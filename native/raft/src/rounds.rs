@@ -6,6 +6,7 @@
 
 use crate::network::ask;
 use crate::node::{stopped, Node, LEADER_PAUSE};
+use crate::query::Consistency;
 use crate::rpc::{Request, Response};
 use crate::state::Reading;
 use crate::types::Types;
@@ -13,6 +14,7 @@ use crate::RaftError;
 use openraft::errors::{ForwardToLeader, LinearizableReadError, RaftError as Refused};
 use openraft::ReadPolicy;
 use parking_lot::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::oneshot;
@@ -24,7 +26,11 @@ type Answer = Result<Arc<Reading>, RaftError>;
 
 /// Who waits for the next question.
 #[derive(Default)]
-pub(crate) struct Rounds(Mutex<Waiting>);
+pub(crate) struct Rounds {
+    waiting: Mutex<Waiting>,
+    /// When the newest question was put that was answered, nanoseconds of the monotonic clock; 0: none was.
+    asked_ns: AtomicU64,
+}
 
 #[derive(Default)]
 struct Waiting {
@@ -38,7 +44,7 @@ struct Asking<'a>(&'a Rounds);
 
 impl Drop for Asking<'_> {
     fn drop(&mut self) {
-        let mut waiting = self.0 .0.lock();
+        let mut waiting = self.0.waiting.lock();
         waiting.is_asked = false;
         // they are told by that
         waiting.readers.clear();
@@ -48,7 +54,7 @@ impl Drop for Asking<'_> {
 impl Rounds {
     /// What waits now; none of them, and nobody asks any more.
     fn take(&self, batch: &mut Vec<oneshot::Sender<Answer>>) -> bool {
-        let mut waiting = self.0.lock();
+        let mut waiting = self.waiting.lock();
         batch.append(&mut waiting.readers);
         batch.retain(|reader| !reader.is_closed());
         waiting.is_asked = !batch.is_empty();
@@ -61,7 +67,7 @@ impl Node {
     pub(crate) async fn read_latest(self: &Arc<Self>) -> Answer {
         let (reader, answer) = oneshot::channel();
         let begins = {
-            let mut waiting = self.rounds.0.lock();
+            let mut waiting = self.rounds.waiting.lock();
             waiting.readers.push(reader);
             !std::mem::replace(&mut waiting.is_asked, true)
         };
@@ -72,12 +78,33 @@ impl Node {
         answer.await.unwrap_or(Err(RaftError::Closed))
     }
 
+    /// The state, so fresh.
+    pub(crate) async fn read(self: &Arc<Self>, consistency: Consistency) -> Answer {
+        match consistency {
+            Consistency::Linearizable => self.read_latest().await,
+            Consistency::Stale(age) if !self.is_fresh(age) => self.read_latest().await,
+            Consistency::Stale(_) | Consistency::Local => Ok(self.read_local()),
+        }
+    }
+
+    /// Whether what this node has holds all that was answered anywhere so long ago: a question that was put since then
+    /// was answered.
+    pub(crate) fn is_fresh(&self, age: Duration) -> bool {
+        let asked_ns = self.rounds.asked_ns.load(Ordering::Acquire);
+        let now_ns = self.clock.monotonic().as_nanos();
+        asked_ns > 0 && now_ns.saturating_sub(asked_ns.into()) <= age.as_nanos()
+    }
+
     async fn ask_in_rounds(&self) {
         let asking = Asking(&self.rounds);
         let mut batch = Vec::new();
         while self.rounds.take(&mut batch) {
+            let asked_ns = self.clock.monotonic().as_nanos();
             let answer = match self.latest_once().await {
-                Ok(true) => Ok(self.read_local()),
+                Ok(true) => {
+                    self.rounds.asked_ns.fetch_max(u64::try_from(asked_ns).unwrap_or_default(), Ordering::AcqRel);
+                    Ok(self.read_local())
+                }
                 // whom it asks next they all share, also who comes until then
                 Ok(false) => {
                     tokio::time::sleep(LEADER_PAUSE).await;
