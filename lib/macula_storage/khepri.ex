@@ -26,7 +26,8 @@ defmodule MaculaStorage.Khepri do
     * `not: conditions`, `all: [conditions, ...]`, `any: [conditions, ...]`
 
   **Consistency** of a read: `:linearizable` (default) holds every write that was answered anywhere before
-  the read began; `:local` is what this node has; `:cached`, of `get/2`, what a `MaculaStorage.Cache` holds.
+  the read began; `{:stale, ms}` every one that was answered so long before (it asks the others when the last
+  answer is older); `:local` is what this node has; `:cached`, of `get/2`, what a `MaculaStorage.Cache` holds.
 
   **Errors** of all functions: `{:error, :timeout}` (a write may or may not have happened),
   `{:error, :no_quorum}`, `{:error, :busy}`, `{:error, :disk_full}` (nothing was written; reads go on),
@@ -45,7 +46,7 @@ defmodule MaculaStorage.Khepri do
   @type conditions :: keyword
   @type failure :: {:error, atom | MaculaStorage.Error.t()}
   @type read_option ::
-          {:consistency, :linearizable | :local | :cached}
+          {:consistency, :linearizable | {:stale, pos_integer} | :local | :cached}
           | {:timeout, timeout}
           | {:details, boolean}
           | {:stale, :ok | :error}
@@ -55,14 +56,14 @@ defmodule MaculaStorage.Khepri do
           | {:lease, pos_integer | nil}
           | {:timeout, timeout}
 
-  @consistency {:linearizable, {:one_of, [:linearizable, :local]}}
+  @consistency {:linearizable, {:consistency, [:linearizable, :local]}}
   @read_options [consistency: @consistency, timeout: {5_000, :timeout}]
   @member_options [timeout: {60_000, :timeout}]
   @force_options [force: {false, :boolean}] ++ @member_options
   @get_options [
     details: {false, :boolean},
     stale: {:error, {:one_of, [:ok, :error]}},
-    consistency: {:linearizable, {:one_of, [:linearizable, :local, :cached]}},
+    consistency: {:linearizable, {:consistency, [:linearizable, :local, :cached]}},
     timeout: {5_000, :timeout}
   ]
 

@@ -57,12 +57,17 @@ defmodule MaculaStorage.Native do
   @spec state_command_large(handle, reference, tuple, non_neg_integer) :: call
   def state_command_large(_state, _ref, _command, _timeout_ms), do: missing()
 
-  @spec state_query(handle, reference, tuple | :status, :linearizable | :local, non_neg_integer) ::
-          call
+  @spec state_query(
+          handle,
+          reference,
+          tuple | :status,
+          :linearizable | :local | non_neg_integer,
+          non_neg_integer
+        ) :: call
   def state_query(_state, _ref, _query, _consistency, _timeout_ms), do: missing()
 
-  @spec state_query_hot(handle, tuple) :: {:ok, term} | :cold | failure
-  def state_query_hot(_state, _query), do: missing()
+  @spec state_query_hot(handle, tuple, non_neg_integer | nil) :: {:ok, term} | :cold | failure
+  def state_query_hot(_state, _query, _age_ms), do: missing()
 
   @spec state_query_here(handle, tuple | :status) :: {:ok, term} | failure
   def state_query_here(_state, _query), do: missing()

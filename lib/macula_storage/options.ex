@@ -7,7 +7,15 @@ defmodule MaculaStorage.Options do
   @ms_max 4_294_967_295
 
   @type check ::
-          :boolean | :positive | :timeout | :ttl | :path | :progress | {:one_of, [term]} | :any
+          :boolean
+          | :positive
+          | :timeout
+          | :ttl
+          | :path
+          | :progress
+          | {:one_of, [term]}
+          | {:consistency, [atom]}
+          | :any
 
   @doc false
   @spec app!(term) :: String.t()
@@ -83,6 +91,15 @@ defmodule MaculaStorage.Options do
   defp check!(_name, :infinity, :timeout), do: :infinity
   defp check!(_name, value, :timeout) when value in 1..@ms_max//1, do: value
   defp check!(_name, value, :path) when is_binary(value) and value != "", do: value
+
+  defp check!(_name, {:stale, age_ms} = value, {:consistency, _}) when age_ms in 1..@ms_max//1,
+    do: value
+
+  defp check!(name, value, {:consistency, values}) do
+    if value in values,
+      do: value,
+      else: bad!(name, value, "one of #{inspect(values)}, or {:stale, milliseconds}")
+  end
 
   defp check!(name, value, {:one_of, values}) do
     if value in values, do: value, else: bad!(name, value, "one of #{inspect(values)}")

@@ -5,13 +5,13 @@ defmodule MaculaStorage.Cluster.KhepriTest do
   use MaculaStorage.Case, async: false
 
   import MaculaStorage.BeamNode
-  alias MaculaStorage.{Error, Khepri, Wait}
+  alias MaculaStorage.{Authority, Error, Khepri, Wait}
 
   @config [state_plain: true]
 
-  defp nodes(count) do
+  defp nodes(count, config \\ @config) do
     port = port()
-    start_all(for(n <- 1..count, do: {n, port, unique_dir("khepri#{n}")}), @config)
+    start_all(for(n <- 1..count, do: {n, port, unique_dir("khepri#{n}")}), config)
   end
 
   defp names(nodes), do: Enum.map(nodes, & &1.name)
@@ -106,5 +106,29 @@ defmodule MaculaStorage.Cluster.KhepriTest do
     Wait.until("two voters", fn -> voters(one) == Enum.sort(names([one, other])) end)
     assert :ok = khepri(one, :put, [[:k], 2])
     assert {:ok, 2} = khepri(other, :get, [[:k]])
+  end
+
+  test "without certificates nobody is spoken to, with another's neither" do
+    [a, b] = all = nodes(2, [])
+    join(a, b)
+    assert {:error, %Error{kind: kind} = error} = khepri(a, :start, [names(all)])
+    assert kind in [:invalid, :unreachable]
+    assert Exception.message(error) =~ "certificates"
+    assert Exception.message(error) =~ "macula.cluster.issue"
+    assert :ok = khepri(a, :put, [[:k], 1])
+
+    [ca, other] = for _ <- 1..2, do: Path.join(unique_dir("authority"), "ca")
+    for dir <- [ca, other], do: assert({:ok, _} = Authority.create(dir))
+    out = fn node -> Path.join(node.base, "state/certificates") end
+    assert {:ok, _} = Authority.issue(ca, a.name, out: out.(a))
+    assert {:ok, _} = Authority.issue(other, b.name, out: out.(b))
+    assert {:error, %Error{}} = khepri(a, :start, [names(all)])
+
+    File.rm_rf!(out.(b))
+    assert {:ok, _} = Authority.issue(ca, b.name, out: out.(b))
+    [b] = [kill(b)] && restart_all([b])
+    join(a, b)
+    assert :ok = khepri(a, :start, [names(all)])
+    assert {:ok, 1} = khepri(b, :get, [[:k]])
   end
 end

@@ -14,6 +14,16 @@ defmodule MaculaStorage.KhepriTest do
     %{root: root}
   end
 
+  test "a read that may be stale is as new as it says", %{root: root} do
+    assert :ok = Khepri.put([root], 1)
+    assert {:ok, 1} = Khepri.get([root], consistency: {:stale, 60_000})
+    assert {:ok, 1} = Khepri.get([root], consistency: {:stale, 1})
+    assert {:ok, 1} = Khepri.count([root], consistency: {:stale, 1})
+
+    for bad <- [{:stale, 0}, {:stale, :never}, :fresh],
+        do: assert_raise(ArgumentError, ~r/stale/, fn -> Khepri.get([root], consistency: bad) end)
+  end
+
   test "any term is a name and a value", %{root: root} do
     terms = [
       nil,

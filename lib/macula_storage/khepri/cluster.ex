@@ -69,7 +69,8 @@ defmodule MaculaStorage.Khepri.Cluster do
     there = for {_node, {:ok, intro}} <- asked, do: intro
     away = for {node, {:error, why}} <- asked, do: {node, why}
 
-    with {:ok, seed} <- seed(there, options.keep),
+    with {:ok, _own} <- asked[node()],
+         {:ok, seed} <- seed(there, options.keep),
          :ok <- known_or_there(away, seed) do
       there
       |> Enum.reject(&member?(seed, &1))

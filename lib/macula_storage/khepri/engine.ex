@@ -33,19 +33,33 @@ defmodule MaculaStorage.Khepri.Engine do
   @doc false
   def query({:get, _} = query, %{consistency: :local}) do
     Apps.with_state(fn state ->
-      case Native.state_query_hot(state, query) do
-        :cold -> query_here(state, query)
-        {:ok, _} = found -> found
-        failure -> MaculaStorage.Error.wrap_result(failure, :query, nil)
-      end
+      hot(state, query, nil) || query_here(state, query)
     end)
   end
 
   def query(query, %{consistency: :local}), do: Apps.with_state(&query_here(&1, query))
 
+  def query({:get, _} = query, %{consistency: {:stale, age_ms}, timeout: timeout}) do
+    with :cold <- Apps.with_state(&(hot(&1, query, age_ms) || :cold)),
+         do: ask(query, age_ms, timeout)
+  end
+
+  def query(query, %{consistency: {:stale, age_ms}, timeout: timeout}),
+    do: ask(query, age_ms, timeout)
+
   def query(query, %{consistency: consistency, timeout: timeout}),
-    do:
-      on_state(:query, timeout, &Native.state_query(&1, &2, query, consistency, rust_ms(timeout)))
+    do: ask(query, consistency, timeout)
+
+  defp ask(query, how, timeout),
+    do: on_state(:query, timeout, &Native.state_query(&1, &2, query, how, rust_ms(timeout)))
+
+  defp hot(state, query, age_ms) do
+    case Native.state_query_hot(state, query, age_ms) do
+      :cold -> nil
+      {:ok, _} = found -> found
+      failure -> MaculaStorage.Error.wrap_result(failure, :query, nil)
+    end
+  end
 
   defp query_here(state, query),
     do: MaculaStorage.Error.wrap_result(Native.state_query_here(state, query), :query, nil)

@@ -16,6 +16,7 @@ use macula_raft::{ClusterId, Consistency, Engine, Feeds, RaftError};
 use parking_lot::RwLock;
 use rustler::{Atom, Binary, Encoder, Env, Resource, ResourceArc, Term};
 use std::sync::Arc;
+use std::time::Duration;
 use terms::{command_of, query_of, FoundTerm, ResponseTerm};
 
 /// The state that this VM has opened, until its base is closed.
@@ -137,21 +138,21 @@ fn propose<'a>(env: Env<'a>, state: &StateHandle, reference: Term<'a>, command: 
     })
 }
 
-/// own thread: read; `linearizable` or `local`.
+/// own thread: read; `linearizable`, `local`, or at most so many milliseconds old.
 #[rustler::nif]
 fn state_query<'a>(
     env: Env<'a>,
     state: ResourceArc<StateHandle>,
     reference: Term<'a>,
     query: Term<'a>,
-    consistency: Atom,
+    consistency: Term<'a>,
     timeout_ms: u64,
 ) -> Term<'a> {
-    let (state, query) = match state.get().and_then(|state| Ok((state, query_of(query)?))) {
+    let decoded = || Ok((state.get()?, query_of(query)?, consistency_of(consistency)?));
+    let (state, query, consistency) = match decoded() {
         Ok(found) => found,
-        Err(failure) => return failure.encode(env),
+        Err(failure) => return Failure::encode(&failure, env),
     };
-    let consistency = consistency_of(consistency);
     owe(env, reference, |reply| {
         let cancel = reply.call().cancel_token();
         state.with(|engine| {
@@ -172,13 +173,18 @@ fn state_query_here<'a>(env: Env<'a>, state: ResourceArc<StateHandle>, query: Te
     error::result(env, found.map(FoundTerm))
 }
 
-/// memory: read one node of what this node has, if it and its way there are in memory; `cold` when it is for
-/// `state_query_here`.
+/// memory: read one node of what this node has, if it and its way there are in memory and, with `age_ms`, fresh
+/// enough; `cold` when it is for `state_query_here`, or `state_query`.
 #[rustler::nif]
-fn state_query_hot<'a>(env: Env<'a>, state: ResourceArc<StateHandle>, query: Term<'a>) -> Term<'a> {
+fn state_query_hot<'a>(
+    env: Env<'a>,
+    state: ResourceArc<StateHandle>,
+    query: Term<'a>,
+    age_ms: Option<u64>,
+) -> Term<'a> {
     let found = state.get().and_then(|state| {
         let query = query_of(query)?;
-        Ok(state.now(|engine| engine.query_hot(&query))?)
+        Ok(state.now(|engine| engine.query_hot(&query, age_ms.map(Duration::from_millis)))?)
     });
     // a process that does nothing else would be held for milliseconds by what counts as one reduction
     rustler::schedule::consume_timeslice(env, 3);
@@ -203,10 +209,13 @@ fn state_close<'a>(env: Env<'a>, base: ResourceArc<BaseHandle>, reference: Term<
     })
 }
 
-fn consistency_of(atom: Atom) -> Consistency {
-    match atom == atoms::local() {
-        true => Consistency::Local,
-        false => Consistency::Linearizable,
+/// `linearizable`, `local`, or so many milliseconds old.
+fn consistency_of(term: Term) -> Result<Consistency, Failure> {
+    match (term.decode::<u64>(), term.decode::<Atom>()) {
+        (Ok(age_ms), _) => Ok(Consistency::Stale(Duration::from_millis(age_ms))),
+        (_, Ok(atom)) if atom == atoms::local() => Ok(Consistency::Local),
+        (_, Ok(_)) => Ok(Consistency::Linearizable),
+        _ => Err(invalid("consistency")),
     }
 }
 

@@ -5,12 +5,12 @@
 
 use crate::calls::{Answering, Call, Ends};
 use crate::links::{Links, Listening};
-use crate::machine::{read, Command, Event, Response};
+use crate::machine::{Command, Event, Response};
 use crate::members::{Change, Invitation, NodeStatus};
 use crate::node::{Node, Options, Seams, Stage};
 use crate::query::{Consistency, Found, Query};
 use crate::types::Member;
-use crate::upkeep::keep;
+use crate::upkeep::{keep, make_checkpoints};
 use crate::way::Way;
 use crate::{RaftError, Reading};
 use macula_core::Cancel;
@@ -72,6 +72,7 @@ impl Engine {
             }
             Ok::<_, RaftError>(node)
         })?;
+        runtime.spawn(make_checkpoints(node.clone(), closed.clone()));
         runtime.spawn(keep(node.clone(), way.clone(), closed));
         Ok(Self { runtime: Some(runtime), node, way, calls: Arc::default(), closing })
     }
@@ -89,7 +90,7 @@ impl Engine {
         let _entered = runtime.enter();
         let listening = Listening::open(&net, links.listen)?;
         let links_own = Arc::new(Links::new(net));
-        links_own.learn(&self.node.members());
+        links_own.learn(&self.node.members(), self.node.number());
         listening.serve(&self.node);
         self.way.take(listening, links_own, links.host)
     }
@@ -197,15 +198,15 @@ impl Engine {
     ) -> Result<(), RaftError> {
         let node = self.node.clone();
         let work = async move {
-            let rows = match consistency {
-                Consistency::Linearizable => node.read_latest().await?,
-                Consistency::Local => node.read_local(),
-            };
-            // pages may come from the disk
-            blocking(|| query.of(&rows))
+            let rows = node.read(consistency).await?;
+            match query.hot(&rows)? {
+                Some(found) => Ok(found),
+                // pages may come from the disk
+                None => blocking(|| query.of(&rows)),
+            }
         };
         let over = move || match consistency {
-            Consistency::Linearizable => RaftError::NoQuorum,
+            Consistency::Linearizable | Consistency::Stale(_) => RaftError::NoQuorum,
             Consistency::Local => RaftError::Timeout,
         };
         self.run(work, deadline, Ends { over, lost: || RaftError::Closed }, cancel, reply)
@@ -217,10 +218,13 @@ impl Engine {
     }
 
     /// The same from memory, on a thread that must not wait; `None`: by [`Engine::query_here`] only. Of
-    /// [`Query::Get`], and of nodes up to [`HOT_BYTES_MAX`].
-    pub fn query_hot(&self, query: &Query) -> Result<Option<Found>, RaftError> {
-        let (Query::Get(path), Some(rows)) = (query, self.node.read_now()) else { return Ok(None) };
-        rows.look_now(HOT_BYTES_MAX, |rows| Ok(Found::Node(read::get(rows, path)?)))
+    /// [`Query::Get`], and of nodes up to [`HOT_BYTES_MAX`]. With `stale`, not older than that.
+    pub fn query_hot(&self, query: &Query, stale: Option<Duration>) -> Result<Option<Found>, RaftError> {
+        if stale.is_some_and(|age| !self.node.is_fresh(age)) {
+            return Ok(None);
+        }
+        let Some(rows) = self.node.read_now() else { return Ok(None) };
+        query.hot(&rows)
     }
 
     /// Answer another member's request.
@@ -261,12 +265,7 @@ impl Engine {
         reply: impl FnOnce(Result<Arc<Reading>, RaftError>) + Send + 'static,
     ) -> Result<(), RaftError> {
         let node = self.node.clone();
-        let work = async move {
-            match consistency {
-                Consistency::Linearizable => node.read_latest().await,
-                Consistency::Local => Ok(node.read_local()),
-            }
-        };
+        let work = async move { node.read(consistency).await };
         let ends = Ends { over: || RaftError::NoQuorum, lost: || RaftError::Closed };
         self.run(work, deadline, ends, cancel, reply)
     }
@@ -307,6 +306,16 @@ impl Engine {
         });
         // what waited got its answer when Raft stopped; what did not is answered by being dropped
         runtime.shutdown_timeout(Duration::from_secs(5));
+    }
+}
+
+impl Engine {
+    /// Be gone without a word to anybody, as after SIGKILL: for tests and measurements. What was under way is
+    /// answered as lost.
+    pub fn kill(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
     }
 }
 

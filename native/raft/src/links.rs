@@ -26,7 +26,7 @@ const KIND_REQUEST: u8 = 1;
 /// For a link to be there that is made for one request.
 const CONNECT_WAIT: Duration = Duration::from_secs(3);
 
-/// Links to members, opened with the first call.
+/// Links to members, opened when they are known, or with the first call.
 pub(crate) struct Links {
     net: Net,
     open: Mutex<BTreeMap<u64, (String, Arc<Link>)>>,
@@ -47,14 +47,21 @@ impl Links {
         Self { net, open: Mutex::default(), known: RwLock::default() }
     }
 
-    /// Where members are from now on. Links to those who left are closed.
-    pub(crate) fn learn(&self, members: &BTreeMap<u64, Member>) {
+    /// Where members are from now on. Links to those who left are closed, to the others they are opened: whoever
+    /// wants to lead asks all of them, once, and a link that is not there yet would cost a round.
+    pub(crate) fn learn(&self, members: &BTreeMap<u64, Member>, own: u64) {
         let mut known = self.known.write();
         let Known { members: before, told } = &mut *known;
         // what the members agreed on since goes before what one of them was told
         told.retain(|number, _| members.contains_key(number) && members.get(number) == before.get(number));
         members.clone_into(before);
+        drop(known);
         self.open.lock().retain(|number, _| members.contains_key(number));
+        for (number, member) in members.iter().filter(|(number, member)| **number != own && !member.address.is_empty())
+        {
+            // what is no name is told by the first call
+            let _ = self.link(*number, member);
+        }
     }
 
     /// A member says where it is. A lie leads to somebody without its certificate.

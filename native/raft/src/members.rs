@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Tries to change the members, a pause apart.
@@ -29,7 +30,7 @@ const HAND_OVER_WAIT: Duration = Duration::from_secs(5);
 /// Entries that a learner may lack when it is given its vote.
 const LAG_MAX: u64 = 200;
 /// Times that an invited node asks all members, a pause apart.
-const JOIN_ROUNDS: u32 = 3;
+const JOIN_ROUNDS: u32 = 2;
 const JOIN_PAUSE: Duration = Duration::from_millis(500);
 /// What an invitation's lease says whose it is, before the hash of its secret.
 const OWNER: &[u8] = b"macula_storage invitation ";
@@ -167,7 +168,11 @@ impl Node {
     }
 
     /// Let one node in within this time.
-    pub(crate) async fn invite(&self, address: Option<String>, ttl: Duration) -> Result<Invitation, RaftError> {
+    pub(crate) async fn invite(
+        self: &Arc<Self>,
+        address: Option<String>,
+        ttl: Duration,
+    ) -> Result<Invitation, RaftError> {
         let mut members = self.members();
         if let (Some(own), Some(address)) = (members.get_mut(&self.number), address) {
             // which the members may not have agreed on yet
@@ -187,7 +192,7 @@ impl Node {
     }
 
     /// Have the leader change the members, whoever it is.
-    pub async fn change(&self, change: Change) -> Result<(), RaftError> {
+    pub async fn change(self: &Arc<Self>, change: Change) -> Result<(), RaftError> {
         loop {
             let metrics = self.raft.metrics().borrow_watched().clone();
             let leader = metrics.current_leader;
@@ -211,7 +216,7 @@ impl Node {
     }
 
     /// As the leader.
-    pub(crate) async fn decide(&self, change: &Change) -> Result<(), RaftError> {
+    pub(crate) async fn decide(self: &Arc<Self>, change: &Change) -> Result<(), RaftError> {
         match change {
             Change::Join { invitation, secret, number, member } => {
                 self.let_in(*invitation, secret, *number, member).await
@@ -225,7 +230,13 @@ impl Node {
         }
     }
 
-    async fn let_in(&self, invitation: u64, secret: &Secret, number: u64, member: &Member) -> Result<(), RaftError> {
+    async fn let_in(
+        self: &Arc<Self>,
+        invitation: u64,
+        secret: &Secret,
+        number: u64,
+        member: &Member,
+    ) -> Result<(), RaftError> {
         let members = self.members();
         // asked again, because the answer was lost
         if members.get(&number).is_some_and(|known| known.name == member.name) {
@@ -239,7 +250,7 @@ impl Node {
     }
 
     /// Use an invitation up.
-    async fn redeem(&self, id: u64, secret: &Secret) -> Result<(), RaftError> {
+    async fn redeem(self: &Arc<Self>, id: u64, secret: &Secret) -> Result<(), RaftError> {
         let refused = || RaftError::Refused("the invitation was used, is too old, or is of another cluster".into());
         let lease = self.read_latest().await?.look(|rows| Ok(machine::lease(rows, id)?))?.ok_or_else(refused)?;
         let is_over = lease.expires_ms.is_some_and(|expires_ms| expires_ms <= self.clock.wall_ms());

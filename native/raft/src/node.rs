@@ -5,17 +5,18 @@
 //! never will.
 
 use crate::engine::Listener;
-use crate::log::{LogStore, Opened};
+use crate::log::{InMemory, LogStore, Opened};
 use crate::machine::{self, Command};
-use crate::network::{ask, Peers, Transport, Unreached};
-use crate::rpc::{Envelope, Request, Response};
-use crate::state::{Machine, Reading, State};
+use crate::network::{Peers, Transport};
+use crate::rpc::{Envelope, Outcome};
+use crate::state::{LetIn, Machine, Reading, State};
 use crate::types::{ClusterId, Member, Proposal, Types};
 use crate::{Blob, RaftError};
-use macula_core::{Chance, Clock, Disk, RelPath};
+use futures_util::StreamExt;
+use macula_core::{Chance, Clock, Disk, Kind, Kinded, RelPath};
 use openraft::async_runtime::WatchReceiver;
-use openraft::errors::{ClientWriteError, Fatal, ForwardToLeader, LinearizableReadError, RaftError as Refused};
-use openraft::{Config, Instant, RaftMetrics, ReadPolicy, SnapshotPolicy};
+use openraft::errors::{ClientWriteError, Fatal, ForwardToLeader, RaftError as Refused};
+use openraft::{Config, Instant, RaftMetrics, SnapshotPolicy};
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,12 +26,10 @@ use std::time::Duration;
 pub(crate) type Raft = openraft::Raft<Types, Machine>;
 
 const LOG_DIR: &str = "log";
-/// For another member to apply a command of ours.
-const FORWARD_WAIT: Duration = Duration::from_secs(10);
-/// For the leader to tell how new a read must be; who waits longer asks anew, perhaps somebody else.
-const READ_INDEX_WAIT: Duration = Duration::from_secs(1);
 /// Between two looks for who leads.
 pub(crate) const LEADER_PAUSE: Duration = Duration::from_millis(20);
+/// Of entries of the log that stay in memory, bytes, beside those since the last checkpoint.
+const LOG_MEMORY_BYTES: usize = 16 << 20;
 /// A leader that heard of no majority for so long takes no more commands.
 const QUORUM_AGE_MAX: Duration = Duration::from_secs(1);
 
@@ -75,6 +74,8 @@ pub struct Node {
     pub(crate) raft: Raft,
     pub(crate) state: Arc<State>,
     pub(crate) arriving: crate::serve::Arriving,
+    pub(crate) rounds: crate::rounds::Rounds,
+    pub(crate) forwards: crate::forward::Forwards,
     pub(crate) transport: Arc<dyn Transport>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) chance: Arc<dyn Chance>,
@@ -82,6 +83,7 @@ pub struct Node {
     log_closing: Arc<AtomicBool>,
     /// What the log takes from the disk at a time, at most.
     log_bytes: u64,
+    log_in_memory: InMemory,
     pub(crate) name: String,
     pub(crate) number: u64,
     pub(crate) cluster: ClusterId,
@@ -96,8 +98,13 @@ impl Stage {
         self.0.load(Ordering::Acquire)
     }
 
-    fn send(&self) {
+    pub(crate) fn send(&self) {
         self.0.store(true, Ordering::Release);
+    }
+
+    /// It is back, and nothing of it is going to happen.
+    pub(crate) fn take_back(&self) {
+        self.0.store(false, Ordering::Release);
     }
 }
 
@@ -127,6 +134,7 @@ impl Node {
         let (number, cluster, is_invited) = (opened.number(), opened.cluster(), opened.is_invited());
         let (is_full, log_closing) = (opened.is_full(), opened.closing());
         let log = start(opened).map_err(fail)?;
+        let log_in_memory = log.in_memory();
         let state = State::open(disk, chance.clone())?;
         let machine = Machine { state: state.clone(), listener };
         let config = Arc::new(config(options.checkpoint_entries, options.kept_entries));
@@ -134,18 +142,21 @@ impl Node {
         let peers = Peers { transport: transport.clone(), own };
         let raft = Raft::new(number, config, peers, log, machine).await;
         let raft = raft.map_err(|error| state.damage().unwrap_or_else(|| stopped(error)))?;
-        let arriving = Default::default();
+        let (arriving, rounds, forwards) = Default::default();
         let name = options.name;
         let node = Self {
             raft,
             state,
             arriving,
+            rounds,
+            forwards,
             transport,
             clock,
             chance,
             is_full,
             log_closing,
             log_bytes,
+            log_in_memory,
             name,
             number,
             cluster,
@@ -174,7 +185,7 @@ impl Node {
 
     /// Have a command applied. Its answer, encoded. Ends when it is decided; who waits no longer drops it, and
     /// learns from `stage` whether it may have happened.
-    pub(crate) async fn propose(&self, command: &Command, stage: &Stage) -> Result<Blob, RaftError> {
+    pub(crate) async fn propose(self: &Arc<Self>, command: &Command, stage: &Stage) -> Result<Blob, RaftError> {
         if self.is_full.load(Ordering::Acquire) {
             return Err(RaftError::Log(macula_wal::WalError::DiskFull));
         }
@@ -206,7 +217,7 @@ impl Node {
         match self.raft.client_write(proposal).await {
             Ok(written) => Ok(Ok(written.data.0)),
             Err(Refused::APIError(ClientWriteError::ForwardToLeader(forward))) => {
-                stage.0.store(false, Ordering::Release);
+                stage.take_back();
                 Ok(Err(forward))
             }
             Err(Refused::APIError(ClientWriteError::LogEntryDiscarded(_))) => Err(RaftError::Unknown),
@@ -217,37 +228,59 @@ impl Node {
         }
     }
 
+    /// Several, of another member, as the leader; the outcome of each.
+    pub(crate) async fn write_many(&self, proposals: Vec<Proposal>) -> Vec<Outcome> {
+        let mut outcomes = Vec::with_capacity(proposals.len());
+        let (mut taken, mut let_in) = (Vec::with_capacity(proposals.len()), Vec::new());
+        for proposal in proposals {
+            outcomes.push(match self.may_take(&proposal) {
+                Ok(entered) => {
+                    let_in.push(entered);
+                    taken.push(proposal);
+                    None
+                }
+                Err(outcome) => Some(outcome),
+            });
+        }
+        let mut written = match self.raft.client_write_many(taken).await {
+            Ok(written) => written,
+            // perhaps it was taken
+            Err(_) => return outcomes.into_iter().map(|outcome| outcome.unwrap_or(Outcome::Unknown)).collect(),
+        };
+        for outcome in outcomes.iter_mut().filter(|outcome| outcome.is_none()) {
+            *outcome = Some(match written.next().await {
+                Some(Ok(Ok(written))) => Outcome::Applied(written.response.0),
+                Some(Ok(Err(ClientWriteError::ForwardToLeader(_)))) => Outcome::NotLeader,
+                // of a node that stops while it is asked nobody knows
+                Some(Ok(Err(_)) | Err(_)) | None => Outcome::Unknown,
+            });
+        }
+        outcomes.into_iter().map(|outcome| outcome.unwrap_or(Outcome::Unknown)).collect()
+    }
+
+    fn may_take(&self, proposal: &Proposal) -> Result<LetIn, Outcome> {
+        if Command::decode(&proposal.command.0).is_err() {
+            // in the log it would stop every member
+            return Err(Outcome::Failed("a command that this version does not know".into()));
+        }
+        if !self.has_quorum() {
+            return Err(Outcome::NoQuorum);
+        }
+        if self.is_full.load(Ordering::Acquire) {
+            return Err(Outcome::DiskFull);
+        }
+        self.state.let_in(&proposal.command, self.log_bytes).map_err(|error| match error.kind() {
+            Kind::DiskFull => Outcome::DiskFull,
+            _ => Outcome::Failed(error.to_string()),
+        })
+    }
+
     /// A leader that nobody hears would keep what it takes for itself.
     fn has_quorum(&self) -> bool {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
         let is_alone = metrics.membership_config.voter_ids().eq([self.number]);
         is_alone || metrics.last_quorum_acked.as_ref().is_none_or(|acked| acked.elapsed() <= QUORUM_AGE_MAX)
-    }
-
-    /// Ask who leads. `None`: it was not done; ask again.
-    async fn forward(
-        &self,
-        forward: ForwardToLeader<Types>,
-        proposal: Proposal,
-        stage: &Stage,
-    ) -> Result<Option<Blob>, RaftError> {
-        let Some((leader, member)) = forward.leader_id.zip(forward.leader_node) else { return Ok(None) };
-        if leader == self.number {
-            return Ok(None);
-        }
-        stage.send();
-        let answer = ask(&*self.transport, self.to(leader), &member, &Request::Propose(proposal), FORWARD_WAIT).await;
-        match answer {
-            Ok(Response::Applied(answer)) => Ok(Some(answer)),
-            Ok(Response::NotLeader { .. } | Response::WrongNode) | Err(Unreached::NotSent(_)) => {
-                stage.0.store(false, Ordering::Release);
-                Ok(None)
-            }
-            Ok(Response::NoQuorum) => Err(RaftError::NoQuorum),
-            Ok(Response::Failed(reason)) => Err(RaftError::Internal(reason)),
-            Ok(_) | Err(Unreached::Lost(_)) => Err(RaftError::Unknown),
-        }
     }
 
     /// Whether no other has a vote, and this one has.
@@ -257,39 +290,6 @@ impl Node {
 
     pub(crate) fn to(&self, number: u64) -> Envelope {
         Envelope { cluster: self.cluster, from: self.number, to: number }
-    }
-
-    /// The state as of some moment after this call.
-    pub(crate) async fn read_latest(&self) -> Result<Arc<Reading>, RaftError> {
-        loop {
-            let index = match self.raft.ensure_linearizable(ReadPolicy::ReadIndex).await {
-                Ok(_) => return Ok(self.read_local()),
-                Err(Refused::APIError(LinearizableReadError::ForwardToLeader(forward))) => {
-                    self.ask_read_index(forward).await?
-                }
-                Err(Refused::APIError(LinearizableReadError::QuorumNotEnough(_))) => return Err(RaftError::NoQuorum),
-                Err(Refused::Fatal(error)) => return Err(self.damage().unwrap_or_else(|| stopped(error))),
-            };
-            if let Some(index) = index {
-                let applied = self.raft.wait(None).applied_index_at_least(Some(index), "a read").await;
-                applied.map_err(|error| RaftError::Stopped(error.to_string()))?;
-                return Ok(self.read_local());
-            }
-            tokio::time::sleep(LEADER_PAUSE).await;
-        }
-    }
-
-    async fn ask_read_index(&self, forward: ForwardToLeader<Types>) -> Result<Option<u64>, RaftError> {
-        let Some((leader, member)) = forward.leader_id.zip(forward.leader_node) else { return Ok(None) };
-        if leader == self.number {
-            return Ok(None);
-        }
-        match ask(&*self.transport, self.to(leader), &member, &Request::ReadIndex, READ_INDEX_WAIT).await {
-            Ok(Response::ReadAt(place)) => Ok(Some(place.index)),
-            Ok(Response::NoQuorum) => Err(RaftError::NoQuorum),
-            // reads may be asked again
-            Ok(_) | Err(_) => Ok(None),
-        }
     }
 
     /// The state that this node has.
@@ -326,12 +326,25 @@ impl Node {
         Ok(next_ms.map(|next_ms| Duration::from_millis(next_ms.saturating_sub(now_ms))))
     }
 
+    /// Have a checkpoint made, and the log shortened, as soon as much is in memory only.
+    pub(crate) async fn checkpoint_when_full(&self) -> Result<(), RaftError> {
+        self.state.wait_until_full().await;
+        // what stays for followers is counted in entries, and those may be long; of what the last checkpoint holds
+        if let Some(surplus) = self.log_in_memory.surplus(LOG_MEMORY_BYTES) {
+            self.raft.trigger().purge_log(surplus).await.map_err(stopped)?;
+        }
+        self.raft.trigger().snapshot().await.map(drop).map_err(stopped)
+    }
+
     /// Stop. What was answered stays.
     pub async fn close(&self) {
         self.state.begin_closing();
         self.log_closing.store(true, Ordering::Release);
         // it stops, or it has
         let _ = self.raft.shutdown().await;
+        let state = self.state.clone();
+        // it panicked, or it is over
+        let _ = tokio::task::spawn_blocking(move || state.checkpoint_at_close()).await;
     }
 }
 
@@ -339,12 +352,15 @@ pub(crate) fn stopped(error: Fatal<Types>) -> RaftError {
     RaftError::Stopped(error.to_string())
 }
 
+/// A follower waits out the leader's lease, as long as the longest election timeout, and then its own: it stands for
+/// leader 300 to 400 ms after it last heard of one. So a leader that stops for 250 ms, on a machine with other work,
+/// leads on; and two that stand after the same silence differ by more than a question takes, mostly.
 fn config(checkpoint_entries: u64, kept_entries: u64) -> Config {
     Config {
         cluster_name: "macula".to_owned(),
         heartbeat_interval: 50,
-        election_timeout_min: 200,
-        election_timeout_max: 350,
+        election_timeout_min: 100,
+        election_timeout_max: 200,
         snapshot_policy: SnapshotPolicy::LogsSinceLast(checkpoint_entries),
         max_in_snapshot_log_to_keep: kept_entries,
         enable_pre_vote: Some(true),

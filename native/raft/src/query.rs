@@ -1,14 +1,17 @@
 //! What is read of the state, and what was found.
 
 use crate::machine::{self, read, Component, Event, Path, Pattern, View};
-use crate::{RaftError, Reading};
+use crate::{RaftError, Reading, HOT_BYTES_MAX};
 use std::ops::ControlFlow;
+use std::time::Duration;
 
 /// How fresh a read is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Consistency {
     /// Holds every write that was answered anywhere before the read began.
     Linearizable,
+    /// Holds every write that was answered anywhere so long before the read began.
+    Stale(Duration),
     /// What this node has.
     Local,
 }
@@ -51,6 +54,12 @@ impl Query {
     /// What it finds in a view.
     pub fn of(&self, rows: &Reading) -> Result<Found, RaftError> {
         rows.look(|view| find_in(view, self))
+    }
+
+    /// The same from memory, without waiting; `None`: by [`Query::of`] only.
+    pub(crate) fn hot(&self, rows: &Reading) -> Result<Option<Found>, RaftError> {
+        let Self::Get(path) = self else { return Ok(None) };
+        rows.look_now(HOT_BYTES_MAX, |rows| Ok(Found::Node(read::get(rows, path)?)))
     }
 }
 

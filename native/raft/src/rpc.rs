@@ -34,6 +34,8 @@ pub(crate) enum Request {
     ReadIndex,
     /// Change the members so: you lead, as it seems.
     Change(Change),
+    /// Apply these, in this order: you lead, as it seems.
+    ProposeMany(Vec<Proposal>),
 }
 
 /// A member's answer.
@@ -71,6 +73,21 @@ pub(crate) enum Response {
     Failed(String),
     /// It cannot be, and was not done.
     Refused(String),
+    /// Of several commands, in their order.
+    Each(Vec<Outcome>),
+}
+
+/// What became of one of several commands.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) enum Outcome {
+    Applied(Blob),
+    /// It was not done, and nothing of it is going to happen; nor in the next three cases.
+    NotLeader,
+    NoQuorum,
+    DiskFull,
+    Failed(String),
+    /// It may have happened.
+    Unknown,
 }
 
 /// Of which cluster a request is, from whom, and for whom: a node's successor at the same address is somebody else.

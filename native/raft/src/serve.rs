@@ -17,6 +17,7 @@ use openraft::raft::{TransferLeaderRequest, VoteRequest};
 use openraft::storage::{Snapshot, SnapshotMeta};
 use openraft::ReadPolicy;
 use parking_lot::Mutex;
+use std::sync::Arc;
 
 /// A snapshot on its way here.
 pub(crate) type Arriving = Mutex<Option<Incoming>>;
@@ -33,7 +34,7 @@ fn is_known(proposal: &Proposal) -> bool {
 
 impl Node {
     /// Answer a request that came over a link, or within this process.
-    pub async fn serve(&self, caller: Option<&Caller>, request: &[u8]) -> Vec<u8> {
+    pub async fn serve(self: &Arc<Self>, caller: Option<&Caller>, request: &[u8]) -> Vec<u8> {
         let answer = match Request::decode(request) {
             Ok((envelope, request)) if self.is_right(envelope, caller, &request) => match caller {
                 Some(Caller { purpose: Purpose::Client, .. }) => self.answer_client(request).await,
@@ -70,19 +71,22 @@ impl Node {
     fn may_be(&self, number: u64, name: &[u8], request: &Request) -> bool {
         match self.members().get(&number) {
             Some(member) => member.name.as_bytes() == name,
-            None => !matches!(request, Request::Propose(_) | Request::ReadIndex | Request::Change(_)),
+            None => !matches!(
+                request,
+                Request::Propose(_) | Request::ProposeMany(_) | Request::ReadIndex | Request::Change(_)
+            ),
         }
     }
 
     /// Of one that is no member, or not yet.
-    async fn answer_client(&self, request: Request) -> Result<Response, RaftError> {
+    async fn answer_client(self: &Arc<Self>, request: Request) -> Result<Response, RaftError> {
         match request {
             Request::Change(change) => Ok(Response::changed(self.change(change).await)),
             _ => Ok(Response::WrongNode),
         }
     }
 
-    async fn answer(&self, request: Request) -> Result<Response, RaftError> {
+    async fn answer(self: &Arc<Self>, request: Request) -> Result<Response, RaftError> {
         match request {
             Request::Append { vote, prev, committed, entries } => {
                 let rpc = append_of(vote, prev, committed, &entries)?;
@@ -122,6 +126,7 @@ impl Node {
             },
             Request::ReadIndex => self.read_index().await,
             Request::Change(change) => Ok(Response::changed(self.decide(&change).await)),
+            Request::ProposeMany(proposals) => Ok(Response::Each(self.write_many(proposals).await)),
         }
     }
 
@@ -166,7 +171,7 @@ impl Node {
             return Ok(Response::Failed(format!("not all pieces arrived: id={id} pieces={pieces}")));
         };
         let meta = SnapshotMeta { last_log_id: last.map(Into::into), last_membership: membership_of(since, members)? };
-        let snapshot = Snapshot { meta, snapshot: incoming.arrival.end() };
+        let snapshot = Snapshot { meta, snapshot: incoming.arrival.end()? };
         let taken = self.raft.install_full_snapshot(vote.into(), snapshot).await.map_err(stopped)?;
         Ok(Response::Installed { vote: (&taken.vote).into() })
     }

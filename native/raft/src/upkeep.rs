@@ -57,6 +57,16 @@ pub(crate) async fn keep(node: Arc<Node>, way: Arc<Way>, mut closed: watch::Rece
     }
 }
 
+/// Have a checkpoint made whenever much is in memory only, until the node is closed.
+pub(crate) async fn make_checkpoints(node: Arc<Node>, mut closed: watch::Receiver<bool>) {
+    loop {
+        tokio::select! {
+            made = node.checkpoint_when_full() => if made.is_err() { return },
+            _ = closed.changed() => return,
+        }
+    }
+}
+
 /// How long until something is to be done.
 fn pause(node: &Node) -> Duration {
     if node.is_leader() && node.has_learners() {
@@ -74,14 +84,14 @@ fn learn(node: &Node, way: &Way, members: &mut BTreeMap<u64, Member>) {
     if now != *members {
         *members = now;
         if let Some(links) = way.links() {
-            links.learn(members);
+            links.learn(members, node.number());
             way.look_again();
         }
     }
 }
 
 /// Have the members agree on where this one is.
-async fn say_where(node: &Node, way: &Way, members: &BTreeMap<u64, Member>) {
+async fn say_where(node: &Arc<Node>, way: &Way, members: &BTreeMap<u64, Member>) {
     let (Some(address), Some(own)) = (way.address(), members.get(&node.number())) else { return };
     if own.address != address || own.name != node.name {
         // else at the next look

@@ -52,7 +52,7 @@ fn read_all(engine: &Engine, what: &str) -> usize {
     let mut named = 0;
     for n in 0..KEYS {
         let of = Query::Get(path(&["k", &name(n)]));
-        let hot = engine.query_hot(&of);
+        let hot = engine.query_hot(&of, None);
         let found = engine.query_here(&of);
         if let Ok(Some(Found::Node(node))) = &hot {
             let value_hot = node.as_ref().and_then(|node| node.value.as_ref());
@@ -152,22 +152,22 @@ fn a_hot_read_is_from_memory_or_none() {
     let disk = closed_node();
     let engine = open(Arc::new(disk)).expect("opens");
     let of = |n: u32| Query::Get(path(&["k", &name(n)]));
-    let cold = (0..KEYS).filter(|n| engine.query_hot(&of(*n)).expect("no error").is_none()).count();
+    let cold = (0..KEYS).filter(|n| engine.query_hot(&of(*n), None).expect("no error").is_none()).count();
     assert!(cold > 0, "a node that was just opened has not all of it in memory");
     assert_eq!(read_all(&engine, "sound"), 0);
     for n in 0..KEYS {
-        let found = engine.query_hot(&of(n)).expect("no error");
+        let found = engine.query_hot(&of(n), None).expect("no error");
         let Some(Found::Node(Some(node))) = found else { panic!("key {n}: {found:?}") };
         assert_eq!(node.value, Some(binary(&value(n))));
     }
-    assert!(matches!(engine.query_hot(&Query::Get(path(&["nowhere"]))), Ok(Some(Found::Node(None)))));
-    assert!(matches!(engine.query_hot(&Query::Status), Ok(None)), "of one node only");
+    assert!(matches!(engine.query_hot(&Query::Get(path(&["nowhere"])), None), Ok(Some(Found::Node(None)))));
+    assert!(matches!(engine.query_hot(&Query::Status, None), Ok(None)), "of one node only");
     propose(&engine, put(&["long"], &vec![1; HOT_BYTES_MAX], None)).expect("applies");
     let long = Query::Get(path(&["long"]));
-    assert!(matches!(engine.query_hot(&long), Ok(None)), "too long");
+    assert!(matches!(engine.query_hot(&long, None), Ok(None)), "too long");
     assert!(matches!(engine.query_here(&long), Ok(Found::Node(Some(_)))));
     propose(&engine, put(&["k", &name(0)], b"new", None)).expect("applies");
-    let Ok(Some(Found::Node(Some(node)))) = engine.query_hot(&of(0)) else { panic!("hot after a write") };
+    let Ok(Some(Found::Node(Some(node)))) = engine.query_hot(&of(0), None) else { panic!("hot after a write") };
     assert_eq!(node.value, Some(binary(b"new")), "what was answered is seen");
 }
 

@@ -7,7 +7,7 @@ use crate::error::{self, Failure};
 use crate::files::Bytes;
 use crate::options::span;
 use crate::runtime::owe;
-use macula_core::{RealDisk, RelPath, SystemClock};
+use macula_core::{Disk, RealDisk, RelPath, SystemClock};
 use macula_raft::net::{self, Identity, NodeName, Peer, Role, Transport};
 use macula_raft::{Change, ClusterId, Invitation, LinkOptions, Member, NodeStatus, RaftError, Standing};
 use rustler::{Atom, Binary, Encoder, Env, ResourceArc, Term};
@@ -63,6 +63,7 @@ fn transport(name: &str, certificates: Option<&str>) -> Result<Transport, Failur
     let (above, name) = path.parent().zip(path.file_name()).ok_or_else(|| missing(ErrorKind::InvalidInput.into()))?;
     let disk = RealDisk::at(above).map_err(missing)?;
     let name = RelPath::root().join(name.as_bytes()).map_err(|error| missing(std::io::Error::other(error)))?;
+    disk.stat(&name).map_err(missing)?;
     let identity = Identity::load(Arc::new(disk), name, Arc::new(SystemClock)).map_err(RaftError::from)?;
     let peer = identity.peer();
     if peer.node != node || peer.role != Role::Member {

@@ -101,17 +101,18 @@ fn state_view<'a>(
     env: Env<'a>,
     state: ResourceArc<StateHandle>,
     reference: Term<'a>,
-    consistency: Atom,
+    consistency: Term<'a>,
     timeout_ms: u64,
 ) -> Term<'a> {
-    let state = match state.get() {
-        Ok(state) => state,
-        Err(failure) => return failure.encode(env),
+    let decoded = || Ok((state.get()?, consistency_of(consistency)?));
+    let (state, consistency) = match decoded() {
+        Ok(found) => found,
+        Err(failure) => return Failure::encode(&failure, env),
     };
     owe(env, reference, |reply| {
         let (cancel, of) = (reply.call().cancel_token(), state.clone());
         state.with(|engine| {
-            engine.view(consistency_of(consistency), span(timeout_ms), cancel, move |rows| {
+            engine.view(consistency, span(timeout_ms), cancel, move |rows| {
                 let view = rows.map(|rows| ResourceArc::new(ViewHandle::new(Arc::new(Viewing { state: of, rows }))));
                 reply.send_result(view.map_err(Failure::from));
             })

@@ -41,6 +41,23 @@ pub(crate) struct Tail {
     pub(crate) entries: BTreeMap<u64, Entry>,
 }
 
+/// What of the log is in memory: all of it, and it stays behind a checkpoint for followers that lag.
+pub(crate) struct InMemory(Arc<Mutex<Tail>>);
+
+impl InMemory {
+    /// Up to which entry it would have to be let go of, so that no more than so many bytes stay; `None`: they are
+    /// not more.
+    pub(crate) fn surplus(&self, bytes_max: usize) -> Option<u64> {
+        let tail = self.0.lock();
+        let mut bytes = 0;
+        let too_much = |entry: &&Entry| {
+            bytes += len_of(entry);
+            bytes > bytes_max
+        };
+        tail.entries.values().rev().find(too_much).map(|entry| entry.log_id.index)
+    }
+}
+
 /// A log that was just opened.
 pub(crate) struct Opened {
     appender: Appender,
@@ -187,6 +204,10 @@ impl Read {
 }
 
 impl LogStore {
+    pub(crate) fn in_memory(&self) -> InMemory {
+        InMemory(self.tail.clone())
+    }
+
     /// Replace the record beside the log, durably.
     async fn change_meta(&self, change: impl FnOnce(&mut Meta) + Send + 'static) -> io::Result<()> {
         self.done(|done| Job::Meta { change: Box::new(change), done }).await

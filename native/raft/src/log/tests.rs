@@ -75,3 +75,19 @@ async fn closing_waits_for_no_room() {
     assert!(told.is_err(), "it is not there");
     tokio::time::timeout(SOON, purged).await.expect("in time").expect("ends").expect("purged");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_too_much_for_the_memory_is_the_oldest() {
+    let options = macula_wal::Options::default();
+    let opened = Opened::open(Arc::new(FaultDisk::new()), Arc::new(SystemClock), &SeededChance::new(1), options, None);
+    let mut log = opened.expect("opens").start().expect("starts");
+    for index in 0..20 {
+        append(&mut log, index, 1000).await.await.expect("told").expect("flushed");
+    }
+    let memory = log.in_memory();
+    assert_eq!(memory.surplus(1 << 20), None);
+    let surplus = memory.surplus(5_500).expect("more than that");
+    assert!((13..=15).contains(&surplus), "five or so stay: surplus={surplus}");
+    log.purge(id(surplus)).await.expect("purged");
+    assert_eq!(memory.surplus(5_500), None, "then it is little enough");
+}

@@ -5,6 +5,7 @@
 
 use super::response::Refusal;
 use super::row::{Meta, NodeRef};
+use super::table::merge;
 use super::{Event, TableError, View, Visit};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::{Bound, ControlFlow};
@@ -89,31 +90,12 @@ impl View for Draft<'_> {
         if from >= to {
             return Ok(());
         }
-        let mut range = self.rows.range::<[u8], _>((Bound::Included(from), Bound::Excluded(to)));
-        let mut next = move || if reverse { range.next_back() } else { range.next() };
-        let mut ours = next();
-        let mut flow = ControlFlow::Continue(());
-        let is_before = |a: &[u8], b: &[u8]| if reverse { a > b } else { a < b };
-        self.view.scan(from, to, reverse, &mut |key, row| {
-            while let Some((our_key, our_row)) = ours.filter(|ours| !is_before(key, ours.0)) {
-                ours = next();
-                if let Some(row) = our_row {
-                    flow = visit(our_key, row);
-                }
-                if flow.is_break() || our_key.as_slice() == key {
-                    return flow;
-                }
-            }
-            flow = visit(key, row);
-            flow
-        })?;
-        while let (Some((key, row)), ControlFlow::Continue(())) = (ours, flow) {
-            ours = next();
-            if let Some(row) = row {
-                flow = visit(key, row);
-            }
+        let range = self.rows.range::<[u8], _>((Bound::Included(from), Bound::Excluded(to)));
+        let below = |visit: Visit<'_>| self.view.scan(from, to, reverse, visit);
+        match reverse {
+            false => merge(range, reverse, visit, below),
+            true => merge(range.rev(), reverse, visit, below),
         }
-        Ok(())
     }
 }
 

@@ -102,7 +102,8 @@ fn prune(draft: &mut Draft<'_>) -> Result<(), TableError> {
     if bytes <= HISTORY_BYTES_MAX {
         return Ok(());
     }
-    let (from, to) = key::history_from(0);
+    // what went before may lie there still, removed in layers above
+    let (from, to) = key::history_from(draft.meta.history_first);
     let mut gone = Vec::new();
     draft.scan(&from, &to, false, &mut |key, row| {
         gone.push(key.to_vec());

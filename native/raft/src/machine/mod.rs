@@ -37,6 +37,7 @@ pub use path::{Component, Path, COMPONENTS_MAX, PATH_BYTES_MAX};
 pub use pattern::{Part, Pattern, PARTS_MAX};
 pub use response::{Event, EventKind, Limit, Node, OpResult, Refusal, Response, RESPONSE_VERSION};
 pub use row::{status, Status, FORMAT_VERSION};
+pub(crate) use table::{merge, Layered};
 pub use table::{MemoryTable, Table, TableError, View, Visit};
 pub use verify::verify;
 

@@ -40,6 +40,57 @@ pub trait Table: View {
     fn remove(&mut self, key: &[u8]) -> Result<(), TableError>;
 }
 
+/// A row above others: it hides the one of its key.
+pub(crate) trait Layered {
+    /// Its key.
+    fn key(&self) -> &[u8];
+    /// What stands there; `None` where it was removed.
+    fn row(&self) -> Option<&[u8]>;
+}
+
+impl Layered for (&Vec<u8>, &Option<Vec<u8>>) {
+    fn key(&self) -> &[u8] {
+        self.0
+    }
+
+    fn row(&self) -> Option<&[u8]> {
+        self.1.as_deref()
+    }
+}
+
+/// Rows of a range with a layer above them, in one order: `ours` gives the layer's in that order, `below` scans the
+/// others.
+pub(crate) fn merge<O: Layered>(
+    mut ours: impl Iterator<Item = O>,
+    reverse: bool,
+    visit: Visit<'_>,
+    below: impl FnOnce(Visit<'_>) -> Result<(), TableError>,
+) -> Result<(), TableError> {
+    let is_before = |a: &[u8], b: &[u8]| if reverse { a > b } else { a < b };
+    let mut next = ours.next();
+    let mut flow = ControlFlow::Continue(());
+    below(&mut |key, row| {
+        while let Some(our) = next.take_if(|our| !is_before(key, our.key())) {
+            next = ours.next();
+            if let Some(row) = our.row() {
+                flow = visit(our.key(), row);
+            }
+            if flow.is_break() || our.key() == key {
+                return flow;
+            }
+        }
+        flow = visit(key, row);
+        flow
+    })?;
+    while let (Some(our), ControlFlow::Continue(())) = (next, flow) {
+        next = ours.next();
+        if let Some(row) = our.row() {
+            flow = visit(our.key(), row);
+        }
+    }
+    Ok(())
+}
+
 /// Rows in memory, for tests and the simulator.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct MemoryTable {

@@ -203,7 +203,7 @@ impl Checks {
         for place in places.iter() {
             for (number, durable) in place.former.iter().chain([&(place.number, place.durable.clone())]) {
                 let durable = durable.lock();
-                if let Some(synced) = durable.synced.get(&revision) {
+                if let Some(synced) = durable.synced.get(&revision).or_else(|| durable.perhaps.get(&revision)) {
                     has_it.insert(*number, *synced);
                 }
                 if durable.purged >= revision {
@@ -240,18 +240,16 @@ impl Checks {
         }
     }
 
-    /// Who may have voted for an entry: as of it, or as of any entry behind it that is in a log.
+    /// Who may have voted for an entry: as of it, or as of any entry behind it, in the log of whoever led.
     fn configs(&self, places: &[super::world::Place], revision: u64) -> Vec<Vec<BTreeSet<u64>>> {
-        let mut voters = self.voters.clone();
+        let mut configs = Vec::new();
         for place in places {
-            for (index, entry) in &place.durable.lock().given {
-                if let EntryPayload::Membership(members) = &entry.payload {
-                    voters.entry(*index).or_insert_with(|| members.get_joint_config().clone());
-                }
-            }
+            let mut voters = self.voters.clone();
+            voters.extend(place.durable.lock().voters.iter().map(|(index, config)| (*index, config.clone())));
+            let before = voters.range(..=revision).next_back();
+            configs.extend(before.into_iter().chain(voters.range(revision + 1..)).map(|(_, config)| config.clone()));
         }
-        let before = voters.range(..=revision).next_back();
-        before.into_iter().chain(voters.range(revision + 1..)).map(|(_, config)| config.clone()).collect()
+        configs
     }
 
     /// What a watch was given against what happened.

@@ -6,8 +6,9 @@ use super::world::World;
 use crate::entry::{self, Ballot, Place};
 use crate::log::{Appender, Job, Jobs, LogStore, Opened, ROOM_PAUSE};
 use crate::types::Entry;
+use openraft::EntryPayload;
 use parking_lot::Mutex;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
@@ -19,11 +20,25 @@ use tokio::sync::mpsc;
 pub struct Durable {
     /// Synced.
     pub synced: BTreeMap<u64, Place>,
+    /// Written by who crashed then: it may have told of it before.
+    pub perhaps: BTreeMap<u64, Place>,
     /// Given to the log, never let go of by a purge: from this the run learns what was decided.
     pub given: BTreeMap<u64, Entry>,
     /// Up to here a durable snapshot has it.
     pub purged: u64,
+    /// By index, from the moment in which the log was given them: they count at once.
+    pub voters: BTreeMap<u64, Vec<BTreeSet<u64>>>,
     vote: Option<Ballot>,
+}
+
+impl Durable {
+    fn learn_members<'a>(&mut self, entries: impl Iterator<Item = &'a Entry>) {
+        for entry in entries {
+            if let EntryPayload::Membership(members) = &entry.payload {
+                self.voters.insert(entry.log_id.index, members.get_joint_config().clone());
+            }
+        }
+    }
 }
 
 /// Of one life.
@@ -39,10 +54,14 @@ pub struct Runner {
 struct Queue {
     jobs: mpsc::UnboundedSender<Job>,
     closing: Arc<AtomicBool>,
+    durable: Arc<Mutex<Durable>>,
 }
 
 impl Jobs for Queue {
     fn submit(&self, job: Job) {
+        if let Taken::Entries(entries) = Taken::of(&job) {
+            self.durable.lock().learn_members(entries.iter());
+        }
         // of a log that is over
         let _ = self.jobs.send(job);
     }
@@ -59,9 +78,9 @@ impl Runner {
         self.compare(&opened);
         opened.start_on(|appender| {
             let (jobs, waiting) = mpsc::unbounded_channel();
-            let closing = appender.closing.clone();
+            let (closing, durable) = (appender.closing.clone(), self.durable.clone());
             tokio::spawn(self.serve(appender, waiting));
-            Ok(Arc::new(Queue { jobs, closing }))
+            Ok(Arc::new(Queue { jobs, closing, durable }))
         })
     }
 
@@ -75,6 +94,7 @@ impl Runner {
             world.wrong(format!("a vote is forgotten: place={} saved={:?} found={found:?}", self.at, durable.vote));
         }
         durable.vote = found;
+        durable.perhaps.clear();
         let purged = opened.tail.purged.map(|id| id.index);
         let is_kept = |index: &u64| purged.is_none_or(|purged| *index > purged);
         for (index, place) in durable.synced.iter().filter(|(index, _)| is_kept(index)) {
@@ -89,6 +109,8 @@ impl Runner {
         durable.given.retain(|index, _| !is_kept(index));
         durable.given.extend(opened.tail.entries.iter().map(|(index, entry)| (*index, entry.clone())));
         durable.purged = purged.unwrap_or(0);
+        durable.voters.clear();
+        durable.learn_members(opened.tail.entries.values());
     }
 
     async fn serve(self, mut appender: Appender, mut waiting: mpsc::UnboundedReceiver<Job>) {
@@ -127,8 +149,10 @@ impl Runner {
             match taken {
                 Taken::Entries(entries) => {
                     for entry in entries {
-                        if !has_crashed && appender.sequences.contains_key(&entry.log_id.index) {
-                            durable.synced.insert(entry.log_id.index, (&entry.log_id).into());
+                        let index = entry.log_id.index;
+                        if appender.sequences.contains_key(&index) {
+                            let written = if has_crashed { &mut durable.perhaps } else { &mut durable.synced };
+                            written.insert(index, (&entry.log_id).into());
                         }
                         durable.given.insert(entry.log_id.index, entry);
                     }

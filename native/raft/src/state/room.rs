@@ -9,6 +9,7 @@ use crate::types::{Blob, Entry};
 use crate::RaftError;
 use macula_blocks::BlockError;
 use openraft::EntryPayload;
+use parking_lot::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +17,7 @@ use std::time::Duration;
 /// What a command may take beside its bytes: pages of its rows and those above them.
 const PAGES_BYTES: u64 = 64 << 10;
 /// For what redb writes of its own, at a checkpoint too.
-const OWN_BYTES: u64 = 512 << 10;
+pub(super) const OWN_BYTES: u64 = 512 << 10;
 /// What commands leave that do more than remove, so that those which make room find some.
 const LEFT_BYTES: u64 = 1 << 20;
 /// With so much left on the disk nothing is reserved.
@@ -24,12 +25,67 @@ const MUCH_BYTES: u64 = 64 << 20;
 /// Between two looks for room on a full disk.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// What was let in and not answered yet.
+/// What was let in and not answered yet, and what is applied and not in the table yet.
 #[derive(Default)]
 pub(super) struct Owed {
     commands: AtomicU64,
     bytes: AtomicU64,
+    applied: Mutex<Applied>,
     is_closing: AtomicBool,
+    /// A checkpoint failed: there may be none any more.
+    is_stuck: AtomicBool,
+}
+
+/// Since the newest layer began, and in all.
+#[derive(Debug, Clone, Copy, Default)]
+struct Applied {
+    commands_new: u64,
+    bytes_new: u64,
+    commands: u64,
+    bytes: u64,
+}
+
+impl Owed {
+    pub fn add_applied(&self, entries: &[Entry]) {
+        let (count, len) = (entries.len() as u64, entries.iter().map(bytes_of).sum::<u64>());
+        let mut applied = self.applied.lock();
+        applied.commands_new += count;
+        applied.bytes_new += len;
+        applied.commands += count;
+        applied.bytes += len;
+    }
+
+    /// What was applied so far is on its way into the table.
+    pub fn freeze_applied(&self) {
+        let mut applied = self.applied.lock();
+        (applied.commands_new, applied.bytes_new) = (0, 0);
+    }
+
+    /// And has arrived there.
+    pub fn thaw_applied(&self) {
+        let mut applied = self.applied.lock();
+        (applied.commands, applied.bytes) = (applied.commands_new, applied.bytes_new);
+    }
+
+    pub fn set_stuck(&self, is_stuck: bool) {
+        self.is_stuck.store(is_stuck, Ordering::Release);
+    }
+
+    /// Nobody should wait for a checkpoint.
+    pub fn is_stuck(&self) -> bool {
+        self.is_stuck.load(Ordering::Acquire) || self.is_closing.load(Ordering::Acquire)
+    }
+
+    pub fn forget_applied(&self) {
+        *self.applied.lock() = Applied::default();
+    }
+}
+
+fn bytes_of(entry: &Entry) -> u64 {
+    match &entry.payload {
+        EntryPayload::Normal(proposal) => proposal.command.0.len() as u64,
+        EntryPayload::Blank | EntryPayload::Membership(_) => 0,
+    }
 }
 
 /// A command that was let in.
@@ -54,14 +110,22 @@ impl State {
         let commands = owed.commands.fetch_add(1, Ordering::AcqRel) + 1;
         let all_bytes = owed.bytes.fetch_add(bytes, Ordering::AcqRel) + bytes;
         let entered = LetIn { state: self.clone(), bytes };
+        // what is applied needs its room in the table still; the log has it
+        let applied = *self.owed.applied.lock();
+        let (commands, table_bytes) = (commands + applied.commands, all_bytes + applied.bytes);
         // without a look at what the command is, and more than enough for it
-        let enough = (all_bytes * 2 + commands * PAGES_BYTES + OWN_BYTES + LEFT_BYTES + log_bytes) * 2 + MUCH_BYTES;
+        let enough = (table_bytes * 2 + commands * PAGES_BYTES + OWN_BYTES + LEFT_BYTES + log_bytes) * 2 + MUCH_BYTES;
         match self.disk.space() {
             Ok(space) if space.free <= enough => {}
             _ => return Ok(entered),
         }
         let removes = machine::Command::decode(&command.0).is_ok_and(|command| only_removes(&command));
-        self.make_room(commands, all_bytes, if removes { 0 } else { LEFT_BYTES })?;
+        let made = self.make_room(commands, table_bytes, if removes { 0 } else { LEFT_BYTES });
+        if made.is_err() && applied.commands > 0 {
+            // thought to need more than it does: afterwards it is known
+            self.full.notify_one();
+        }
+        made?;
         let left = if removes { 0 } else { log_bytes * 2 };
         match self.disk.space() {
             Ok(space) if space.free < all_bytes + left => Err(BlockError::DiskFull.into()),
@@ -83,14 +147,13 @@ impl State {
     }
 
     /// An entry of the log must be applied: wait until it can be.
-    pub(super) async fn wait_for_room(&self, entries: &[Entry]) -> Result<(), RaftError> {
-        let bytes_of = |entry: &Entry| match &entry.payload {
-            EntryPayload::Normal(proposal) => proposal.command.0.len() as u64,
-            EntryPayload::Blank | EntryPayload::Membership(_) => 0,
-        };
-        let bytes = entries.iter().map(bytes_of).sum();
+    pub(super) async fn wait_for_room(self: &Arc<Self>, entries: &[Entry]) -> Result<(), RaftError> {
+        let (count, bytes) = (entries.len() as u64, entries.iter().map(bytes_of).sum::<u64>());
         loop {
-            match self.make_room(entries.len() as u64, bytes, 0) {
+            let applied = *self.owed.applied.lock();
+            match self.make_room(count + applied.commands, bytes + applied.bytes, 0) {
+                // room for that was made before; what is left may be enough then
+                Err(BlockError::DiskFull) if applied.commands > 0 => self.checkpoint_now().await?,
                 Err(BlockError::DiskFull) if !self.owed.is_closing.load(Ordering::Acquire) => {
                     tokio::time::sleep(PAUSE).await;
                 }
@@ -99,9 +162,23 @@ impl State {
         }
     }
 
+    async fn checkpoint_now(self: &Arc<Self>) -> Result<(), RaftError> {
+        crate::engine::blocking(|| self.checkpoint()).map(drop)
+    }
+
+    /// Make what is applied durable, if there is room for it: then the next opening has less to do. Blocks.
+    pub(crate) fn checkpoint_at_close(&self) {
+        let applied = *self.owed.applied.lock();
+        if self.make_room(applied.commands, applied.bytes, 0).is_ok() {
+            // the log has it all
+            let _ = self.checkpoint();
+        }
+    }
+
     /// Nobody waits for room any more.
     pub(crate) fn begin_closing(&self) {
         self.owed.is_closing.store(true, Ordering::Release);
+        self.checkpointed.notify_waiters();
     }
 }
 

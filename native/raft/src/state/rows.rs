@@ -1,13 +1,17 @@
-//! The machine's rows in redb, for reading and for writing.
+//! The machine's rows: those in redb, and layers of newer ones above them.
 //!
-//! Invariant: rows are looked at inside the fence of their table.
+//! Invariant: rows are looked at inside the fence of their table; what is read is as of one version, whatever is
+//! applied or brought into redb meanwhile.
 
 use super::database::Database;
-use crate::machine::{Table, TableError, View, Visit};
+use super::overlay::{Overlay, Row};
+use crate::machine::{merge, Layered, Table, TableError, View, Visit};
 use crate::RaftError;
 use macula_blocks::BlockError;
-use redb::{ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{ReadOnlyTable, ReadTransaction, ReadableDatabase, TableDefinition};
 use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::sync::Arc;
 
 pub(super) const ROWS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("rows");
@@ -18,114 +22,58 @@ fn failed(error: redb::StorageError) -> TableError {
     TableError(error.to_string())
 }
 
-fn get(table: &impl ReadableTable<Key, Key>, key: &[u8]) -> Result<Option<Vec<u8>>, TableError> {
-    Ok(table.get(key).map_err(failed)?.map(|value| value.value().to_vec()))
+/// What redb holds, as of a checkpoint.
+pub(super) struct Base {
+    /// Taken on drop only.
+    table: Option<ReadOnlyTable<Key, Key>>,
+    /// Behind its table, because redb closes with the last who has it.
+    db: Arc<Database>,
 }
 
-fn scan(
-    table: &impl ReadableTable<Key, Key>,
-    (from, to): (&[u8], &[u8]),
-    reverse: bool,
-    visit: Visit<'_>,
-) -> Result<(), TableError> {
-    if from >= to {
-        return Ok(());
-    }
-    let mut range = table.range::<&[u8]>(from..to).map_err(failed)?;
-    while let Some(row) = if reverse { range.next_back() } else { range.next() } {
-        let (key, value) = row.map_err(failed)?;
-        if visit(key.value(), value.value()).is_break() {
-            break;
-        }
-    }
-    Ok(())
-}
-
-/// In a transaction that writes.
-pub(super) struct Writing<'txn>(pub(super) redb::Table<'txn, Key, Key>);
-
-impl View for Writing<'_> {
-    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, TableError> {
-        get(&self.0, key)
+impl Base {
+    pub fn now(db: &Arc<Database>) -> Result<Arc<Self>, RaftError> {
+        let txn = |redb: &redb::Database| redb.begin_read().map_err(|error| db.said(error));
+        db.run(|redb| Self::of(db, &txn(redb)?)).map(Arc::new)
     }
 
-    fn scan(&self, from: &[u8], to: &[u8], reverse: bool, visit: Visit<'_>) -> Result<(), TableError> {
-        scan(&self.0, (from, to), reverse, visit)
+    /// Called inside the fence.
+    fn of(db: &Arc<Database>, txn: &ReadTransaction) -> Result<Self, RaftError> {
+        let table = txn.open_table(ROWS).map_err(|error| db.said(error))?;
+        Ok(Self { table: Some(table), db: db.clone() })
     }
 }
 
-impl Table for Writing<'_> {
-    fn put(&mut self, key: &[u8], value: &[u8]) -> Result<(), TableError> {
-        self.0.insert(key, value).map(|_| ()).map_err(failed)
-    }
-
-    fn remove(&mut self, key: &[u8]) -> Result<(), TableError> {
-        self.0.remove(key).map(|_| ()).map_err(failed)
-    }
-}
-
-struct Rows(ReadOnlyTable<Key, Key>);
-
-impl View for Rows {
-    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, TableError> {
-        get(&self.0, key)
-    }
-
-    fn scan(&self, from: &[u8], to: &[u8], reverse: bool, visit: Visit<'_>) -> Result<(), TableError> {
-        scan(&self.0, (from, to), reverse, visit)
-    }
-}
-
-/// The short ones of these rows; after any other, what was read counts no more.
-struct Short<'rows> {
-    rows: &'rows Rows,
-    len_max: usize,
-    is_long: Cell<bool>,
-}
-
-impl Short<'_> {
-    fn refuse<T>(&self) -> Result<T, TableError> {
-        self.is_long.set(true);
-        Err(TableError("long".into()))
-    }
-}
-
-impl View for Short<'_> {
-    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, TableError> {
-        match self.rows.0.get(key).map_err(failed)? {
-            Some(value) if value.value().len() > self.len_max => self.refuse(),
-            value => Ok(value.map(|value| value.value().to_vec())),
-        }
-    }
-
-    fn scan(&self, _from: &[u8], _to: &[u8], _reverse: bool, _visit: Visit<'_>) -> Result<(), TableError> {
-        self.refuse()
+impl Drop for Base {
+    fn drop(&mut self) {
+        let table = self.table.take();
+        let _ = self.db.run(|_| {
+            drop(table);
+            Ok(())
+        });
     }
 }
 
 /// As of one moment, for as long as it is held.
 pub struct Reading {
-    /// Taken on drop only.
-    rows: Option<Rows>,
-    /// Behind its rows, because redb closes with the last who has it.
-    db: Arc<Database>,
+    base: Arc<Base>,
+    /// Above it, the newest first.
+    layers: Arc<[Arc<Overlay>]>,
+    version: u64,
 }
 
 impl Reading {
-    /// As of now.
-    pub(super) fn now(db: &Arc<Database>) -> Result<Self, RaftError> {
-        db.run(|redb| Self::of(db, &redb.begin_read().map_err(|error| db.said(error))?))
+    pub(super) fn new(base: Arc<Base>, layers: Arc<[Arc<Overlay>]>, version: u64) -> Self {
+        Self { base, layers, version }
     }
 
-    /// Called inside the fence.
-    pub(super) fn of(db: &Arc<Database>, txn: &ReadTransaction) -> Result<Self, RaftError> {
-        let rows = txn.open_table(ROWS).map_err(|error| db.said(error))?;
-        Ok(Self { rows: Some(Rows(rows)), db: db.clone() })
+    /// The same rows as of a later version.
+    pub(super) fn at(&self, version: u64) -> Self {
+        Self { base: self.base.clone(), layers: self.layers.clone(), version }
     }
 
     /// What `act` makes of the rows.
     pub fn look<T>(&self, act: impl FnOnce(&dyn View) -> Result<T, RaftError>) -> Result<T, RaftError> {
-        self.within(|rows| act(rows))
+        self.within(usize::MAX, |rows| act(rows))
     }
 
     /// The same from memory and of rows no longer than `len_max` bytes, for who must not wait; `None`: by
@@ -136,10 +84,9 @@ impl Reading {
         act: impl FnOnce(&dyn View) -> Result<T, RaftError>,
     ) -> Result<Option<T>, RaftError> {
         let looked = macula_blocks::only(|| {
-            self.within(|rows| {
-                let short = Short { rows, len_max, is_long: Cell::new(false) };
-                let found = act(&short);
-                match short.is_long.get() {
+            self.within(len_max, |rows| {
+                let found = act(rows);
+                match rows.is_long.get() {
                     true => Err(BlockError::Cold.into()),
                     false => found,
                 }
@@ -151,18 +98,118 @@ impl Reading {
         }
     }
 
-    fn within<T>(&self, act: impl FnOnce(&Rows) -> Result<T, RaftError>) -> Result<T, RaftError> {
-        let rows = self.rows.as_ref().ok_or(RaftError::Closed)?;
-        self.db.run(|_| act(rows))
+    fn within<T>(&self, len_max: usize, act: impl FnOnce(&Rows<'_>) -> Result<T, RaftError>) -> Result<T, RaftError> {
+        let table = self.base.table.as_ref().ok_or(RaftError::Closed)?;
+        let rows = Rows { table, layers: &self.layers, version: self.version, len_max, is_long: Cell::new(false) };
+        self.base.db.run(|_| act(&rows))
     }
 }
 
-impl Drop for Reading {
-    fn drop(&mut self) {
-        let rows = self.rows.take();
-        let _ = self.db.run(|_| {
-            drop(rows);
-            Ok(())
-        });
+/// A reading's rows; after one longer than `len_max`, what was read counts no more.
+struct Rows<'reading> {
+    table: &'reading ReadOnlyTable<Key, Key>,
+    layers: &'reading [Arc<Overlay>],
+    version: u64,
+    len_max: usize,
+    is_long: Cell<bool>,
+}
+
+impl Rows<'_> {
+    fn owned(&self, row: &[u8]) -> Result<Vec<u8>, TableError> {
+        match row.len() <= self.len_max {
+            true => Ok(row.to_vec()),
+            false => self.refuse(),
+        }
+    }
+
+    fn refuse<T>(&self) -> Result<T, TableError> {
+        self.is_long.set(true);
+        Err(TableError("long".into()))
+    }
+
+    fn scan_layers(
+        &self,
+        layers: &[Arc<Overlay>],
+        (from, to): (&[u8], &[u8]),
+        reverse: bool,
+        visit: Visit<'_>,
+    ) -> Result<(), TableError> {
+        let Some((newest, below)) = layers.split_first() else { return self.scan_table((from, to), reverse, visit) };
+        let ours = newest.range((from, to), self.version, reverse);
+        merge(ours, reverse, visit, |visit| self.scan_layers(below, (from, to), reverse, visit))
+    }
+
+    fn scan_table(&self, (from, to): (&[u8], &[u8]), reverse: bool, visit: Visit<'_>) -> Result<(), TableError> {
+        let mut range = self.table.range::<&[u8]>(from..to).map_err(failed)?;
+        while let Some(row) = if reverse { range.next_back() } else { range.next() } {
+            let (key, value) = row.map_err(failed)?;
+            if visit(key.value(), value.value()).is_break() {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl View for Rows<'_> {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, TableError> {
+        if let Some(seen) = self.layers.iter().find_map(|layer| layer.get(key, self.version)) {
+            return seen.row().map(|row| self.owned(row)).transpose();
+        }
+        self.table.get(key).map_err(failed)?.map(|value| self.owned(value.value())).transpose()
+    }
+
+    fn scan(&self, from: &[u8], to: &[u8], reverse: bool, visit: Visit<'_>) -> Result<(), TableError> {
+        match self.len_max {
+            // all of them would have to be short
+            usize::MAX if from < to => self.scan_layers(self.layers, (from, to), reverse, visit),
+            usize::MAX => Ok(()),
+            _ => self.refuse(),
+        }
+    }
+}
+
+/// What a batch of commands writes, over the rows as they were before it.
+pub(super) struct Batch<'rows> {
+    rows: &'rows dyn View,
+    pub written: BTreeMap<Vec<u8>, Row>,
+}
+
+impl<'rows> Batch<'rows> {
+    pub fn over(rows: &'rows dyn View) -> Self {
+        Self { rows, written: BTreeMap::new() }
+    }
+}
+
+impl View for Batch<'_> {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, TableError> {
+        match self.written.get(key) {
+            Some(row) => Ok(row.clone()),
+            None => self.rows.get(key),
+        }
+    }
+
+    fn scan(&self, from: &[u8], to: &[u8], reverse: bool, visit: Visit<'_>) -> Result<(), TableError> {
+        if from >= to {
+            return Ok(());
+        }
+        let range = self.written.range::<[u8], _>((Bound::Included(from), Bound::Excluded(to)));
+        let below = |visit: Visit<'_>| self.rows.scan(from, to, reverse, visit);
+        match reverse {
+            false => merge(range, reverse, visit, below),
+            true => merge(range.rev(), reverse, visit, below),
+        }
+    }
+}
+
+impl Table for Batch<'_> {
+    fn put(&mut self, key: &[u8], value: &[u8]) -> Result<(), TableError> {
+        self.written.insert(key.to_vec(), Some(value.to_vec()));
+        Ok(())
+    }
+
+    fn remove(&mut self, key: &[u8]) -> Result<(), TableError> {
+        self.written.insert(key.to_vec(), None);
+        Ok(())
     }
 }

@@ -5,6 +5,7 @@
 //! "Replicated state: snapshots".
 
 use super::database::Database;
+use super::room::OWN_BYTES;
 use super::rows::{Reading, ROWS};
 use crate::RaftError;
 use redb::Durability;
@@ -78,9 +79,11 @@ impl Arrival {
         })
     }
 
-    /// No more comes.
-    pub(crate) fn end(self) -> SnapshotData {
-        SnapshotData::Arrived(Arc::new(self.db))
+    /// No more comes. What taking it over needs of the disk is taken here, where a full one only has it sent again:
+    /// behind this openraft would stop the node for it (seen by the simulation, seed 20461).
+    pub(crate) fn end(self) -> Result<SnapshotData, RaftError> {
+        self.db.blocks().reserve(OWN_BYTES)?;
+        Ok(SnapshotData::Arrived(Arc::new(self.db)))
     }
 }
 

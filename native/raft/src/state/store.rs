@@ -1,10 +1,12 @@
 //! What openraft asks of a state machine.
 //!
-//! Invariant: entries are applied in order, each once; a batch of them is one transaction.
+//! Invariant: entries are applied in order, each once; readers see all of a batch of them, or nothing.
 
+use super::checkpoint::{Builder, Snap};
 use super::database::{remove, Database, NAME_ARRIVED};
+use super::overlay::Overlay;
 use super::room::Owed;
-use super::rows::{Reading, Writing, ROWS};
+use super::rows::{Base, Batch, Reading};
 use super::snapshot::{piece, Arrival, SnapshotData};
 use crate::entry::{from_bytes, to_bytes, Members, Place};
 use crate::machine::{self, Event, Stamp};
@@ -12,7 +14,7 @@ use crate::types::{Answer, Blob, Entry, LogId, Proposal, StoredMembership, Types
 use crate::RaftError;
 use futures_util::{Stream, StreamExt};
 use macula_core::{Chance, Disk};
-use openraft::storage::{EntryResponder, RaftSnapshotBuilder, RaftStateMachine, Snapshot, SnapshotMeta};
+use openraft::storage::{EntryResponder, RaftStateMachine, SnapshotMeta};
 use openraft::{EntryPayload, OptionalSend};
 use parking_lot::{Mutex, RwLock};
 use redb::{Durability, ReadableDatabase, ReadableTable, TableDefinition};
@@ -27,18 +29,22 @@ pub(super) const POSITION: TableDefinition<(), &[u8]> = TableDefinition::new("po
 const PIECE_BYTES: usize = 1 << 20;
 
 type Meta = SnapshotMeta<crate::types::LeaderId, u64, crate::types::Member>;
-type Snap = Snapshot<crate::types::LeaderId, u64, crate::types::Member, SnapshotData>;
 
 /// Up to where the log is in the table.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct Position {
-    applied: Option<Place>,
+pub(super) struct Position {
+    pub(super) applied: Option<Place>,
     /// Since which entry who is a member.
-    members: Option<(Option<Place>, Members)>,
+    pub(super) members: Option<(Option<Place>, Members)>,
 }
 
 impl Position {
-    fn membership(&self) -> Result<StoredMembership, RaftError> {
+    /// Of the rows up to there; what comes later has a greater one.
+    pub(super) fn version(&self) -> u64 {
+        self.applied.map_or(0, |place| place.index + 1)
+    }
+
+    pub(super) fn membership(&self) -> Result<StoredMembership, RaftError> {
         match self.members.clone() {
             None => Ok(StoredMembership::default()),
             Some((since, members)) => Ok(StoredMembership::new(since.map(LogId::from), members.try_into()?)),
@@ -50,27 +56,68 @@ impl Position {
 pub(crate) struct State {
     pub(super) disk: Arc<dyn Disk>,
     chance: Arc<dyn Chance>,
-    current: RwLock<Current>,
-    /// Tables that were in use, until nobody reads them: closing one waits for the disk.
-    retired: Mutex<Vec<Arc<Database>>>,
+    pub(super) current: RwLock<Current>,
+    /// Held by who changes what is current: who applies, and a checkpoint where it begins and ends.
+    pub(super) changing: Mutex<()>,
+    /// One at a time.
+    pub(super) checkpointing: Mutex<()>,
+    pub(super) retired: Mutex<Retired>,
     pub(super) owed: Owed,
+    /// Called when a checkpoint would be good; set once Raft runs.
+    pub(super) full: Notify,
+    /// Tells who waits that a checkpoint has ended.
+    pub(super) checkpointed: Notify,
     /// Told when members were changed, or may have been.
     pub(crate) members_changed: Notify,
 }
 
-struct Current {
-    db: Arc<Database>,
+/// What was in use, until nobody reads it: letting go of one takes its time, or waits for the disk.
+#[derive(Default)]
+pub(super) struct Retired {
+    pub databases: Vec<Arc<Database>>,
+    pub layers: Vec<Arc<Overlay>>,
+}
+
+pub(super) struct Current {
+    pub db: Arc<Database>,
+    pub base: Arc<Base>,
+    /// Above it, the newest first. Applied goes into the first; the others are on their way into the table.
+    pub layers: Arc<[Arc<Overlay>]>,
     /// As of the last batch, so that a read begins without redb.
-    rows: Arc<Reading>,
+    pub rows: Arc<Reading>,
+    /// Up to where `rows` are.
+    pub at: Arc<Position>,
+}
+
+impl Current {
+    /// What a table holds.
+    pub fn of(db: Arc<Database>) -> Result<Self, RaftError> {
+        let at = Arc::new(stored_position(&db)?);
+        let base = Base::now(&db)?;
+        let layers: Arc<[Arc<Overlay>]> = Arc::new([Arc::default()]);
+        let rows = Arc::new(Reading::new(base.clone(), layers.clone(), at.version()));
+        Ok(Self { db, base, layers, rows, at })
+    }
 }
 
 impl State {
     pub(crate) fn open(disk: Arc<dyn Disk>, chance: Arc<dyn Chance>) -> Result<Arc<Self>, RaftError> {
         remove(&*disk, NAME_ARRIVED)?;
-        let db = Database::open(&*disk, &*chance)?;
-        let current = RwLock::new(Current { rows: Arc::new(Reading::now(&db)?), db });
-        let (retired, owed, members_changed) = (Mutex::default(), Owed::default(), Notify::new());
-        Ok(Arc::new(Self { disk, chance, current, retired, owed, members_changed }))
+        let current = RwLock::new(Current::of(Database::open(&*disk, &*chance)?)?);
+        let (changing, checkpointing, retired, owed) = Default::default();
+        let (full, checkpointed, members_changed) = Default::default();
+        Ok(Arc::new(Self {
+            disk,
+            chance,
+            current,
+            changing,
+            checkpointing,
+            retired,
+            owed,
+            full,
+            checkpointed,
+            members_changed,
+        }))
     }
 
     /// As of the last batch that was applied.
@@ -92,17 +139,16 @@ impl State {
         self.db().blocks().corruption().map(RaftError::from)
     }
 
-    /// Let readers see what `db` holds now.
-    fn show(&self, db: Arc<Database>) -> Result<(), RaftError> {
-        let rows = Arc::new(Reading::now(&db)?);
-        let before = std::mem::replace(&mut *self.current.write(), Current { db, rows });
+    /// Let readers see it.
+    pub(super) fn show(&self, change: impl FnOnce(&mut Current)) {
+        let before = {
+            let mut current = self.current.write();
+            let before = (current.rows.clone(), current.base.clone());
+            change(&mut current);
+            before
+        };
         // behind the lock
         drop(before);
-        Ok(())
-    }
-
-    fn position(&self) -> Result<Position, RaftError> {
-        Ok(self.snapshot()?.0)
     }
 
     /// A table for a snapshot that is arriving; an earlier one that did not arrive wholly is gone.
@@ -117,21 +163,20 @@ impl State {
             arrival.take(&bytes)?;
             behind = last;
         }
-        Ok(arrival.end())
-    }
-
-    /// Make what is applied durable; the log up to there may go afterwards.
-    fn checkpoint(&self) -> Result<(), RaftError> {
-        self.db().write(Durability::Immediate, |_| Ok(()))?;
-        self.retired.lock().retain(|db| Arc::strong_count(db) > 1);
-        Ok(())
+        arrival.end()
     }
 
     /// Make a table that arrived the one in use.
     fn adopt(&self, arrived: Arc<Database>) -> Result<(), RaftError> {
         arrived.give_name(&*self.disk, NAME_ARRIVED)?;
-        self.retired.lock().push(self.db());
-        self.show(arrived)
+        let _changing = self.changing.lock();
+        let mut next = Current::of(arrived)?;
+        self.show(|current| std::mem::swap(current, &mut next));
+        self.owed.forget_applied();
+        let mut retired = self.retired.lock();
+        retired.databases.push(next.db.clone());
+        retired.layers.extend(next.layers.iter().cloned());
+        Ok(())
     }
 }
 
@@ -140,6 +185,13 @@ fn position(db: &Database, table: &impl ReadableTable<(), &'static [u8]>) -> Res
         None => Ok(Position::default()),
         Some(bytes) => from_bytes("position of the state", bytes.value()),
     }
+}
+
+fn stored_position(db: &Database) -> Result<Position, RaftError> {
+    db.run(|redb| {
+        let txn = redb.begin_read().map_err(|error| db.said(error))?;
+        position(db, &txn.open_table(POSITION).map_err(|error| db.said(error))?)
+    })
 }
 
 /// What is told of each batch that was applied; nothing: of a snapshot that took the table's place.
@@ -153,12 +205,18 @@ pub(crate) struct Machine {
 
 impl Machine {
     fn apply_all(&self, entries: &[Entry]) -> Result<Vec<Answer>, RaftError> {
+        let _changing = self.state.changing.lock();
+        let (before, layer, mut at) = {
+            let current = self.state.current.read();
+            if let Some(damage) = current.db.blocks().latched() {
+                // nothing could be brought into it any more
+                return Err(damage.into());
+            }
+            (current.rows.clone(), current.layers[0].clone(), Position::clone(&current.at))
+        };
         let (mut answers, mut events) = (Vec::with_capacity(entries.len()), Vec::new());
-        let db = self.state.db();
-        db.write(Durability::None, |txn| {
-            let mut rows = Writing(txn.open_table(ROWS).map_err(|error| db.said(error))?);
-            let mut places = txn.open_table(POSITION).map_err(|error| db.said(error))?;
-            let mut at = position(&db, &places)?;
+        let written = before.look(|rows| {
+            let mut batch = Batch::over(rows);
             for entry in entries {
                 at.applied = Some((&entry.log_id).into());
                 answers.push(match &entry.payload {
@@ -167,13 +225,18 @@ impl Machine {
                         at.members = Some((at.applied, membership.into()));
                         Answer(Blob(Arc::new([])))
                     }
-                    EntryPayload::Normal(proposal) => apply(&mut rows, entry.log_id.index, proposal, &mut events)?,
+                    EntryPayload::Normal(proposal) => apply(&mut batch, entry.log_id.index, proposal, &mut events)?,
                 });
             }
-            places.insert((), &to_bytes(&at)?[..]).map_err(|error| db.said(error))?;
-            Ok(())
+            Ok(batch.written)
         })?;
-        self.state.show(db)?;
+        let version = at.version();
+        for (key, row) in written {
+            layer.insert(key, version, row);
+        }
+        let (rows, at) = (Arc::new(before.at(version)), Arc::new(at));
+        self.state.show(|current| (current.rows, current.at) = (rows, at));
+        self.state.applied(entries, &layer);
         if entries.iter().any(|entry| matches!(entry.payload, EntryPayload::Membership(_))) {
             self.state.members_changed.notify_one();
         }
@@ -184,12 +247,7 @@ impl Machine {
     }
 }
 
-fn apply(
-    rows: &mut Writing<'_>,
-    index: u64,
-    proposal: &Proposal,
-    events: &mut Vec<Event>,
-) -> Result<Answer, RaftError> {
+fn apply(rows: &mut Batch<'_>, index: u64, proposal: &Proposal, events: &mut Vec<Event>) -> Result<Answer, RaftError> {
     let stamp = Stamp { revision: index, time_ms: proposal.time_ms };
     // every member refuses the same bytes alike; a command of a newer version stops those that do not know it
     let command = machine::Command::decode(&proposal.command.0)
@@ -204,7 +262,7 @@ impl RaftStateMachine<Types> for Machine {
     type SnapshotBuilder = Builder;
 
     async fn applied_state(&mut self) -> io::Result<(Option<LogId>, StoredMembership)> {
-        let position = self.state.position()?;
+        let position = self.state.current.read().at.clone();
         Ok((position.applied.map(LogId::from), position.membership()?))
     }
 
@@ -219,6 +277,7 @@ impl RaftStateMachine<Types> for Machine {
             responders.push(responder);
         }
         self.state.wait_for_room(&entries).await?;
+        self.state.wait_for_checkpoint().await;
         let answers = self.apply_all(&entries)?;
         for (responder, answer) in responders.into_iter().zip(answers) {
             if let Some(responder) = responder {
@@ -229,7 +288,7 @@ impl RaftStateMachine<Types> for Machine {
     }
 
     async fn get_snapshot_builder(&mut self) -> Builder {
-        Builder { state: self.state.clone() }
+        Builder(self.state.clone())
     }
 
     async fn install_snapshot(&mut self, meta: &Meta, snapshot: SnapshotData) -> io::Result<()> {
@@ -262,38 +321,4 @@ fn write_position(db: &Database, meta: &Meta) -> Result<(), RaftError> {
         places.insert((), &at[..]).map_err(|error| db.said(error))?;
         Ok(())
     })
-}
-
-impl State {
-    /// All rows as of now, and what they are.
-    fn snapshot(&self) -> Result<(Position, Reading), RaftError> {
-        let db = self.db();
-        db.run(|redb| {
-            let txn = redb.begin_read().map_err(|error| db.said(error))?;
-            let at = position(&db, &txn.open_table(POSITION).map_err(|error| db.said(error))?)?;
-            Ok((at, Reading::of(&db, &txn)?))
-        })
-    }
-
-    fn snap(&self) -> Result<Snap, RaftError> {
-        let (at, rows) = self.snapshot()?;
-        let meta = Meta { last_log_id: at.applied.map(LogId::from), last_membership: at.membership()? };
-        Ok(Snapshot { meta, snapshot: SnapshotData::Here(Arc::new(rows)) })
-    }
-}
-
-/// Makes what is applied durable.
-pub(crate) struct Builder {
-    state: Arc<State>,
-}
-
-impl RaftSnapshotBuilder<Types> for Builder {
-    type SnapshotData = SnapshotData;
-
-    async fn build_snapshot(&mut self) -> io::Result<Snap> {
-        // first what it is of, then the checkpoint, which holds that and perhaps more
-        let snapshot = self.state.snap()?;
-        crate::engine::blocking(|| self.state.checkpoint())?;
-        Ok(snapshot)
-    }
 }

@@ -1,0 +1,176 @@
+//! Brings what was applied into the table, durably, while more is applied.
+//!
+//! Invariant: a layer is frozen as of an entry, and nothing comes into it any more; the table takes it together with
+//! the place of that entry, in one transaction. Readers see the layer until they see the table that has it.
+
+use super::database::Database;
+use super::overlay::Overlay;
+use super::rows::{Base, Reading, ROWS};
+use super::snapshot::SnapshotData;
+use super::store::{Position, State, POSITION};
+use crate::entry::to_bytes;
+use crate::machine::Layered;
+use crate::types::{Entry, LeaderId, LogId, Member, Types};
+use crate::RaftError;
+use openraft::storage::{RaftSnapshotBuilder, Snapshot, SnapshotMeta};
+use redb::Durability;
+use std::io;
+use std::sync::Arc;
+
+/// What is applied and not in the table yet, bytes: then it is time. With the layer before, which may be on its way,
+/// what a node holds in memory is about twice as much.
+const LAYER_BYTES: usize = 8 << 20;
+/// So much, while the layer before is on its way: applying waits for that.
+const LAYER_BYTES_MAX: usize = 4 * LAYER_BYTES;
+/// Rows between two looks whether somebody else wants the processor.
+const ROWS_PER_TURN: usize = 256;
+/// Above every key of the machine.
+const END: &[u8] = &[0xff];
+
+pub(super) type Snap = Snapshot<LeaderId, u64, Member, SnapshotData>;
+
+/// What is to be brought into a table.
+struct Frozen {
+    db: Arc<Database>,
+    /// The oldest first.
+    layers: Vec<Arc<Overlay>>,
+    at: Arc<Position>,
+    rows: Arc<Reading>,
+}
+
+impl State {
+    /// Where the rows are now, and those rows.
+    pub(super) fn snap(&self) -> Result<Snap, RaftError> {
+        let (at, rows) = {
+            let current = self.current.read();
+            (current.at.clone(), current.rows.clone())
+        };
+        snapshot(&at, rows)
+    }
+
+    /// Make what is applied durable; the log up to there may go afterwards. What it is of. Blocks.
+    pub(crate) fn checkpoint(&self) -> Result<Snap, RaftError> {
+        let _one = self.checkpointing.lock();
+        let frozen = self.freeze();
+        let done = frozen.write().and_then(|()| self.thaw(&frozen));
+        self.owed.set_stuck(done.is_err());
+        self.checkpointed.notify_waiters();
+        let Frozen { db, layers, at, rows } = frozen;
+        drop((db, layers));
+        self.clear_away();
+        done.and_then(|()| snapshot(&at, rows))
+    }
+
+    fn freeze(&self) -> Frozen {
+        let _changing = self.changing.lock();
+        let mut layers = Vec::new();
+        self.show(|current| {
+            layers.extend(current.layers.iter().rev().cloned());
+            current.layers = std::iter::once(Arc::default()).chain(layers.iter().rev().cloned()).collect();
+            let version = current.at.version();
+            current.rows = Arc::new(Reading::new(current.base.clone(), current.layers.clone(), version));
+        });
+        self.owed.freeze_applied();
+        let current = self.current.read();
+        Frozen { db: current.db.clone(), layers, at: current.at.clone(), rows: current.rows.clone() }
+    }
+
+    /// The table has them: readers find them there.
+    fn thaw(&self, frozen: &Frozen) -> Result<(), RaftError> {
+        let base = Base::now(&frozen.db)?;
+        let _changing = self.changing.lock();
+        // a snapshot may have taken the table's place
+        if !Arc::ptr_eq(&self.current.read().db, &frozen.db) {
+            return Ok(());
+        }
+        self.show(|current| {
+            let newest = current.layers[0].clone();
+            (current.base, current.layers) = (base.clone(), Arc::new([newest]));
+            let version = current.at.version();
+            current.rows = Arc::new(Reading::new(base, current.layers.clone(), version));
+        });
+        self.owed.thaw_applied();
+        self.retired.lock().layers.extend(frozen.layers.iter().cloned());
+        Ok(())
+    }
+
+    /// Let go of what nobody reads any more, here, where that may take its time.
+    fn clear_away(&self) {
+        let gone = {
+            let mut retired = self.retired.lock();
+            let databases: Vec<_> = retired.databases.extract_if(.., |db| Arc::strong_count(db) == 1).collect();
+            let layers: Vec<_> = retired.layers.extract_if(.., |layer| Arc::strong_count(layer) == 1).collect();
+            (databases, layers)
+        };
+        drop(gone);
+    }
+
+    /// Some were applied: is it time for a checkpoint?
+    pub(super) fn applied(&self, entries: &[Entry], layer: &Overlay) {
+        self.owed.add_applied(entries);
+        if layer.bytes() >= LAYER_BYTES {
+            self.full.notify_one();
+        }
+    }
+
+    /// Until a checkpoint would be good.
+    pub(crate) async fn wait_until_full(&self) {
+        self.full.notified().await;
+    }
+
+    /// The disk is slower than what is applied: wait for the checkpoint that is under way. Never for one that is
+    /// not, because it may wait behind who waits here.
+    pub(super) async fn wait_for_checkpoint(&self) {
+        loop {
+            let checkpointed = self.checkpointed.notified();
+            {
+                let current = self.current.read();
+                let is_under_way = current.layers.len() > 1 && !self.owed.is_stuck();
+                if !is_under_way || current.layers[0].bytes() < LAYER_BYTES_MAX {
+                    return;
+                }
+            }
+            checkpointed.await;
+        }
+    }
+}
+
+fn snapshot(at: &Position, rows: Arc<Reading>) -> Result<Snap, RaftError> {
+    let meta = SnapshotMeta { last_log_id: at.applied.map(LogId::from), last_membership: at.membership()? };
+    Ok(Snapshot { meta, snapshot: SnapshotData::Here(rows) })
+}
+
+impl Frozen {
+    fn write(&self) -> Result<(), RaftError> {
+        let (db, at) = (&self.db, to_bytes(&*self.at)?);
+        db.write(Durability::Immediate, |txn| {
+            let mut table = txn.open_table(ROWS).map_err(|error| db.said(error))?;
+            for layer in &self.layers {
+                for (nth, seen) in layer.range((&[], END), self.at.version(), false).enumerate() {
+                    match seen.row() {
+                        Some(row) => table.insert(seen.key(), row).map(drop),
+                        None => table.remove(seen.key()).map(drop),
+                    }
+                    .map_err(|error| db.said(error))?;
+                    if nth % ROWS_PER_TURN == 0 {
+                        std::thread::yield_now();
+                    }
+                }
+            }
+            let mut places = txn.open_table(POSITION).map_err(|error| db.said(error))?;
+            places.insert((), &at[..]).map_err(|error| db.said(error))?;
+            Ok(())
+        })
+    }
+}
+
+/// Makes what is applied durable.
+pub(crate) struct Builder(pub(super) Arc<State>);
+
+impl RaftSnapshotBuilder<Types> for Builder {
+    type SnapshotData = SnapshotData;
+
+    async fn build_snapshot(&mut self) -> io::Result<Snap> {
+        Ok(crate::engine::blocking(|| self.0.checkpoint())?)
+    }
+}
