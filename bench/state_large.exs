@@ -2,9 +2,10 @@
 #
 #     mix run --no-start bench/state_large.exs [--keys 1000000] [--bytes 1024] [--batch 10]
 #
-# Three BEAMs as in state_cluster.exs, filled with values that do not compress, `--batch` keys a transaction. Memory of each OS process, with the
-# BEAM's own; a follower killed (SIGKILL) and started again, and all three at once, until they serve; a fourth node that
-# joins, until it votes, which it does when it has caught up. It takes about ten times the size of the state on the disk.
+# Three BEAMs as in state_cluster.exs, filled with values that do not compress, so many keys in one transaction. Memory
+# of each OS process, with the BEAM's own; a follower killed (SIGKILL) and started again, and all three at once, until
+# they serve; a fourth node that joins, until it votes, which it does when it has caught up. It takes about ten times
+# the size of the state on the disk.
 for file <- ~w(nodes.exs state_load.exs), do: Code.require_file(file, __DIR__)
 
 defmodule MaculaStorage.Bench.StateLarge do
