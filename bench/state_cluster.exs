@@ -226,10 +226,11 @@ defmodule MaculaStorage.Bench.StateCluster do
       goal(
         one.(:put),
         one.(:disk),
-        "put, 1 client: local syncs",
+        "put, 1 client: local syncs, by p50",
         "at most 4",
         &(&1.p50_us / &2.p50_us)
       ),
+      goal(one.(:disk), one.(:put), "the same, by the mean", "at most 4", &rates/2),
       goal(many.(:put), many.(:khepri), "put, 64 clients: times Khepri", "at least 5", &rates/2),
       goal(many.(:put), %{}, "put, 64 clients: p99 in ms", "under 20", fn f, _ ->
         f.p99_us / 1000
