@@ -53,6 +53,19 @@ defmodule MaculaStorage.Cluster.KhepriTest do
     for node <- all, do: assert({:ok, 2} = khepri(node, :get, [[:k, :without]]))
   end
 
+  # The second of two first calls met the first one's listener on a port that is configured, and failed.
+  test "first calls come at once: it listens once" do
+    port = port()
+    listen = [state_listen: "127.0.0.1:#{port()}"] ++ @config
+
+    for _ <- 1..5 do
+      [a] = start_all([{1, port, unique_dir("khepri1")}], listen)
+      puts = for i <- 1..32, do: Task.async(fn -> khepri(a, :put, [[:k, i], i]) end)
+      assert [:ok] = puts |> Task.await_many(60_000) |> Enum.uniq()
+      kill(a)
+    end
+  end
+
   test "state of several is not merged: one is kept, the others' is set aside" do
     [a, b] = all = nodes(2)
     for node <- all, do: assert(:ok = khepri(node, :put, [[:whose], node.name]))

@@ -121,8 +121,7 @@ defmodule MaculaStorage.BeamNode do
   @doc "Nodes that were killed, started again on what they left."
   @spec restart_all([struct]) :: [struct]
   def restart_all(nodes),
-    do:
-      boot_all(for node <- nodes, do: {node.n, node.port, node.base, node.config, node.place})
+    do: boot_all(for node <- nodes, do: {node.n, node.port, node.base, node.config, node.place})
 
   @doc false
   @spec restart(struct) :: struct

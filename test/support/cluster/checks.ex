@@ -29,7 +29,8 @@ defmodule MaculaStorage.Scenario.Checks do
     took_ms = System.monotonic_time(:millisecond) - since
 
     assert first == :ok and took_ms <= @write_ms,
-           "member #{n} does not write after healing: #{inspect(first)} took_ms=#{took_ms}"
+           "member #{n} does not write after healing: #{inspect(first)} took_ms=#{took_ms}\n" <>
+             World.described(world)
 
     for i <- 1..@writes do
       answer = World.ask(world, n, :put, [run ++ [{:healed, n}], i, [timeout: @write_ms]])
@@ -146,7 +147,8 @@ defmodule MaculaStorage.Scenario.Checks do
 
   # values are written once
   defp complete(told, calls) do
-    seen = told |> Enum.flat_map(&elem(&1, 1)) |> Enum.frequencies_by(&{List.last(&1.path), &1.value})
+    seen =
+      told |> Enum.flat_map(&elem(&1, 1)) |> Enum.frequencies_by(&{List.last(&1.path), &1.value})
 
     for {_, _, key, what, outcome} <- calls, what != :get, value = new(what) do
       times = Map.get(seen, {key, value}, 0)

@@ -15,7 +15,9 @@ defmodule MaculaStorage.Scenario.Clients do
   @type t :: %__MODULE__{}
 
   @registers 4
-  @call_ms 3_000
+  @call_ms 1_000
+  # between two calls of one, at most: checking a history and starting again cost with its length
+  @pause_ms 20
   # what has no other end did not happen
   @failed [:no_quorum, :busy, :disk_full, :too_large]
 
@@ -76,6 +78,7 @@ defmodule MaculaStorage.Scenario.Clients do
     if :atomics.get(clients.flags, @stopped) == 0 do
       {key, what} = choose(clients, seen)
       seen = call(clients, n, key, what) || seen
+      Wait.pause(:rand.uniform(@pause_ms))
       go_on(clients, n, seen)
     end
   end
@@ -99,8 +102,9 @@ defmodule MaculaStorage.Scenario.Clients do
     ended = now()
     :atomics.sub(clients.flags, @busy + n, 1)
 
+    # not made
     if answer == :down,
-      do: Wait.pause(20),
+      do: nil,
       else: kept(clients, {begun, ended, key, what, outcome(what, answer)})
   end
 

@@ -19,7 +19,9 @@ defmodule MaculaStorage.Scenario do
           | {:isolate | :deaf | :mute | :freeze | :kill | :wipe | :leave | :join, who}
           | {:apart, who, who}
           | {:half, who, pos_integer}
-          | {:replace, who, World.n()}
+          | {:replace, who, who}
+          | {:fill, who}
+          | :free
           | :mend
           | :revive
           | :roll
@@ -31,6 +33,10 @@ defmodule MaculaStorage.Scenario do
   def cuts?(steps) do
     Enum.any?(steps, &(is_tuple(&1) and elem(&1, 0) in [:isolate, :deaf, :mute, :apart, :half]))
   end
+
+  @doc "Whether a scenario takes disks that can be filled."
+  @spec fills?([step]) :: boolean
+  def fills?(steps), do: Enum.any?(steps, &match?({:fill, _}, &1))
 
   @doc "Runs one; fails when something is not as it must be."
   @spec run(World.t(), String.t(), [step], keyword) :: :ok
@@ -66,7 +72,9 @@ defmodule MaculaStorage.Scenario do
   end
 
   defp tell(name, calls, facts) do
-    outcomes = Enum.frequencies_by(calls, &if(is_tuple(elem(&1, 4)), do: :read, else: elem(&1, 4)))
+    outcomes =
+      Enum.frequencies_by(calls, &if(is_tuple(elem(&1, 4)), do: :read, else: elem(&1, 4)))
+
     facts = Enum.map_join(facts, " ", fn {key, value} -> "#{key}=#{inspect(value)}" end)
     IO.puts("scenario #{name}: #{facts} calls=#{inspect(outcomes)}")
   end
@@ -86,6 +94,11 @@ defmodule MaculaStorage.Scenario do
 
   defp step(:mend, state) do
     World.mend(state.world)
+    state
+  end
+
+  defp step(:free, state) do
+    World.free(state.world)
     state
   end
 
@@ -123,6 +136,7 @@ defmodule MaculaStorage.Scenario do
   end
 
   defp step({:replace, who, new}, state) do
+    {new, _} = who(new, state)
     {old, state} = who(who, state)
     joiner = boot_to_join(state.world, new)
     retire(state, old)
@@ -153,6 +167,11 @@ defmodule MaculaStorage.Scenario do
 
   defp to_one(:freeze, n, state) do
     World.pause(state.world, n)
+    state
+  end
+
+  defp to_one(:fill, n, state) do
+    World.fill(state.world, n)
     state
   end
 

@@ -5,16 +5,17 @@ defmodule MaculaStorage.Scenario.World do
   Invariant: a node serves clients only while it is a member; one that is not yet, or not any more, would take
   their writes as its own. All that was made goes with `stop/1`.
   """
-  alias MaculaStorage.{Authority, BeamNode, Khepri, Wait}
+  alias MaculaStorage.{Authority, BeamNode, Khepri, Tmpfs, Wait}
   alias MaculaStorage.Scenario.Namespaces
 
-  @enforce_keys [:agent, :net, :dir, :port, :count]
+  @enforce_keys [:agent, :net, :disks, :dir, :port, :count]
   defstruct @enforce_keys
 
   @type t :: %__MODULE__{}
   @type n :: 1..9
 
   @form_ms 60_000
+  @disk_mib 160
 
   @doc "Places for `count` nodes, none of which runs; certificates for all."
   @spec make(Path.t(), pos_integer) :: t
@@ -22,7 +23,12 @@ defmodule MaculaStorage.Scenario.World do
     net = with {:ok, net} <- Namespaces.make(count), do: net
     nobody = %{nodes: %{}, serving: MapSet.new(), paused: MapSet.new()}
     {:ok, agent} = Agent.start(fn -> nobody end)
-    world = %__MODULE__{agent: agent, net: net, dir: dir, port: BeamNode.port(), count: count}
+    # before a node: its namespace has mounts of its own
+    disks = if Keyword.has_key?(Tmpfs.tag(), :tmpfs), do: for(n <- 1..count, do: disk(dir, n))
+    port = BeamNode.port()
+
+    world = %__MODULE__{agent: agent, net: net, disks: disks, dir: dir, port: port, count: count}
+
     {:ok, _} = Authority.create(Path.join(dir, "ca"))
 
     for n <- 1..count do
@@ -30,6 +36,35 @@ defmodule MaculaStorage.Scenario.World do
     end
 
     world
+  end
+
+  defp disk(dir, n) do
+    path = Path.join(dir, "disk#{n}")
+    File.mkdir_p!(path)
+    :ok = Tmpfs.mount(path, "size=#{@disk_mib}m")
+    path
+  end
+
+  @doc "Whether a node's disk can be filled here."
+  @spec can_fill(t) :: boolean
+  def can_fill(world), do: world.disks != nil
+
+  @doc "Leaves no room on the disk of the n-th."
+  @spec fill(t, n) :: :ok
+  def fill(world, n) do
+    ballast = Path.join(Enum.at(world.disks, n - 1), "ballast")
+
+    {_, 1} =
+      System.cmd("dd", ["if=/dev/zero", "of=" <> ballast, "bs=64k"], stderr_to_stdout: true)
+
+    :ok
+  end
+
+  @doc "There is room on all disks again."
+  @spec free(t) :: :ok
+  def free(world) do
+    for disk <- world.disks || [], do: File.rm(Path.join(disk, "ballast"))
+    :ok
   end
 
   @doc "Whether connections can be cut here; why not."
@@ -51,7 +86,15 @@ defmodule MaculaStorage.Scenario.World do
   def stop(world) do
     for {_n, node} <- get(world).nodes, do: signal(node, "KILL")
     with %Namespaces{} = net <- world.net, do: Namespaces.remove(net)
+    Enum.each(world.disks || [], &unmount/1)
     Agent.stop(world.agent)
+  end
+
+  # who was killed may not be gone yet
+  defp unmount(disk) do
+    Wait.until("nobody uses #{disk}", fn ->
+      match?({_, 0}, System.cmd("umount", [disk], stderr_to_stdout: true))
+    end)
   end
 
   @doc "The Erlang name of the n-th."
@@ -63,7 +106,8 @@ defmodule MaculaStorage.Scenario.World do
 
   @doc "Where the n-th stores."
   @spec base(t, n) :: Path.t()
-  def base(world, n), do: Path.join(world.dir, "n#{n}")
+  def base(%{disks: nil} = world, n), do: Path.join(world.dir, "n#{n}")
+  def base(world, n), do: Path.join(Enum.at(world.disks, n - 1), "base")
 
   defp certificate(world, n), do: Path.join(world.dir, "certificate#{n}")
 
@@ -120,6 +164,16 @@ defmodule MaculaStorage.Scenario.World do
     else
       :down
     end
+  end
+
+  @doc "What each member says of itself and the others, for whoever reads of a failure."
+  @spec described(t) :: String.t()
+  def described(world) do
+    Enum.map_join(awake(world), "\n", fn n ->
+      for what <- [:status, :members],
+          into: "member #{n}:",
+          do: " #{inspect(ask(world, n, what, []))}"
+    end)
   end
 
   @doc "Who leads, as those see it who have seen the latest election."
@@ -196,9 +250,10 @@ defmodule MaculaStorage.Scenario.World do
     update(world, &%{&1 | paused: MapSet.delete(&1.paused, n)})
   end
 
-  @doc "All that were paused and cut off are so no more."
+  @doc "All that were paused, cut off or filled are so no more."
   @spec mend(t) :: :ok
   def mend(world) do
+    free(world)
     for n <- get(world).paused, do: resume(world, n)
 
     with %Namespaces{} = net <- world.net do
