@@ -58,11 +58,12 @@ defmodule MaculaStorage.Cluster.KhepriTest do
     port = port()
     listen = [state_listen: "127.0.0.1:#{port()}"] ++ @config
 
-    for _ <- 1..5 do
-      [a] = start_all([{1, port, unique_dir("khepri1")}], listen)
-      puts = for i <- 1..32, do: Task.async(fn -> khepri(a, :put, [[:k, i], i]) end)
-      assert [:ok] = puts |> Task.await_many(60_000) |> Enum.uniq()
-      kill(a)
+    [a] = start_all([{1, port, unique_dir("khepri1")}], listen)
+
+    for _ <- 1..10 do
+      puts = for i <- 1..32, do: [[:k, i], i]
+      assert [:ok] = a |> call_at_once(Khepri, :put, puts) |> Enum.uniq()
+      :ok = khepri(a, :close)
     end
   end
 

@@ -109,6 +109,18 @@ defmodule MaculaStorage.BeamNode do
   @spec call(struct, module, atom, list) :: term
   def call(node, module, fun, args), do: :peer.call(node.peer, module, fun, args, @call_ms)
 
+  @doc "Calls on a node that begin there at once, one for each of the arguments; what each answers."
+  @spec call_at_once(struct, module, atom, [list]) :: [term]
+  def call_at_once(node, module, fun, arguments),
+    do: call(node, __MODULE__, :at_once, [module, fun, arguments])
+
+  @doc false
+  def at_once(module, fun, arguments) do
+    arguments
+    |> Enum.map(&Task.async(module, fun, &1))
+    |> Task.await_many(@call_ms)
+  end
+
   @doc "SIGKILL."
   @spec kill(struct) :: :ok
   def kill(node) do
