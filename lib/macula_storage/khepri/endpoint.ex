@@ -12,6 +12,8 @@ defmodule MaculaStorage.Khepri.Endpoint do
   @port 4377
   @open_ms 60_000
   @turn_ms 65_000
+  @look_ms 10
+  @looks_max 200
 
   def start_link(_options), do: GenServer.start_link(__MODULE__, nil, name: __MODULE__)
 
@@ -21,13 +23,29 @@ defmodule MaculaStorage.Khepri.Endpoint do
   @spec open(reference, reference, boolean) :: :ok | {:error, term}
   def open(base, state, needed?) do
     config = Config.get()
+    looks = if needed? or config.state_listen != nil, do: 0, else: @looks_max
 
-    with {:ok, false, members} <- listening(state),
-         true <- needed? or config.state_listen != nil or length(members) > 1 do
+    with {:ok, false, members} <- settled(state, looks),
+         true <- looks == 0 or length(members) != 1 do
       in_turn(base, state)
     else
       {:error, _} = failure -> failure
       _not_needed_or_done -> :ok
+    end
+  end
+
+  # A node that was opened knows no members, not even itself, before Raft's first turn. One that was taken to be
+  # alone then had no links for as long as it ran. Who stays without waits to be let in, and is called.
+  defp settled(state, looks) do
+    case listening(state) do
+      {:ok, false, []} when looks > 0 ->
+        receive do
+        after
+          @look_ms -> settled(state, looks - 1)
+        end
+
+      told ->
+        told
     end
   end
 

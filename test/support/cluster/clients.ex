@@ -25,7 +25,8 @@ defmodule MaculaStorage.Scenario.Clients do
   @stopped 1
   @answered 2
   @values 3
-  @busy 3
+  @held 4
+  @busy 4
 
   @doc "Starts `each` clients of every place of the world; they write beneath `run`."
   @spec start(World.t(), [term], pos_integer, integer) :: t
@@ -65,6 +66,24 @@ defmodule MaculaStorage.Scenario.Clients do
     Wait.until("no calls at #{n}", fn -> :atomics.get(clients.flags, @busy + n) == 0 end)
   end
 
+  @doc "Has them make no calls until they may again; returns when none is under way."
+  @spec hold(t, boolean) :: :ok
+  def hold(clients, whether) do
+    :atomics.put(clients.flags, @held, if(whether, do: 1, else: 0))
+    if whether, do: for(n <- 1..clients.world.count, do: idle(clients, n))
+    :ok
+  end
+
+  @doc "Reads each register at the n-th, whatever they do; kept as theirs."
+  @spec look(t, World.n()) :: :ok
+  def look(clients, n) do
+    for i <- 1..@registers do
+      Wait.until("a read at #{n}", fn -> call(clients, n, {:register, i}, :get) != :none end)
+    end
+
+    :ok
+  end
+
   @doc "Stops them once their calls have ended; all calls as `{begun, ended, key, what, outcome}`."
   @spec stop(t) :: [tuple]
   def stop(clients) do
@@ -76,11 +95,20 @@ defmodule MaculaStorage.Scenario.Clients do
   # `seen`: the last value read, which is what may be swapped
   defp go_on(clients, n, seen) do
     if :atomics.get(clients.flags, @stopped) == 0 do
-      {key, what} = choose(clients, seen)
-      seen = call(clients, n, key, what) || seen
+      seen = next(clients, n, seen)
       Wait.pause(:rand.uniform(@pause_ms))
       go_on(clients, n, seen)
     end
+  end
+
+  defp next(clients, n, seen) do
+    # before the look, so that who holds them sees either
+    :atomics.add(clients.flags, @busy + n, 1)
+    held = :atomics.get(clients.flags, @held) == 1
+    {key, what} = choose(clients, seen)
+    read = if held, do: :none, else: call(clients, n, key, what)
+    :atomics.sub(clients.flags, @busy + n, 1)
+    if read == :none, do: seen, else: elem(read, 1)
   end
 
   defp choose(clients, seen) do
@@ -96,15 +124,13 @@ defmodule MaculaStorage.Scenario.Clients do
   end
 
   defp call(clients, n, key, what) do
-    :atomics.add(clients.flags, @busy + n, 1)
     begun = now()
     answer = ask(clients, n, clients.run ++ [key], what)
     ended = now()
-    :atomics.sub(clients.flags, @busy + n, 1)
 
     # not made
     if answer == :down,
-      do: nil,
+      do: :none,
       else: kept(clients, {begun, ended, key, what, outcome(what, answer)})
   end
 
@@ -132,7 +158,7 @@ defmodule MaculaStorage.Scenario.Clients do
   defp kept(clients, {_, _, _, _, outcome} = call) do
     :ets.insert(clients.table, {:erlang.unique_integer([:monotonic]), call})
     if outcome not in [:failed, :unknown], do: :atomics.add(clients.flags, @answered, 1)
-    with {:read, value} <- outcome, do: value, else: (_ -> nil)
+    if match?({:read, _}, outcome), do: outcome, else: :none
   end
 
   defp now, do: System.monotonic_time()

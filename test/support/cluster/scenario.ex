@@ -24,6 +24,9 @@ defmodule MaculaStorage.Scenario do
           | :free
           | :mend
           | :revive
+          | :hold
+          | :look
+          | :go
           | :roll
 
   @change_ms 30_000
@@ -94,6 +97,22 @@ defmodule MaculaStorage.Scenario do
 
   defp step(:mend, state) do
     World.mend(state.world)
+    state
+  end
+
+  # clients rest, so that what comes first is a read
+  defp step(:hold, state) do
+    Clients.hold(state.clients, true)
+    state
+  end
+
+  defp step(:look, state) do
+    for n <- World.serving(state.world), do: Clients.look(state.clients, n)
+    state
+  end
+
+  defp step(:go, state) do
+    Clients.hold(state.clients, false)
     state
   end
 
