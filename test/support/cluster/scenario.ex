@@ -41,6 +41,74 @@ defmodule MaculaStorage.Scenario do
   @spec fills?([step]) :: boolean
   def fills?(steps), do: Enum.any?(steps, &match?({:fill, _}, &1))
 
+  @doc """
+  Steps by chance for a cluster of the members `1..members`: two faults at once, the second with no regard to whom the
+  first one hit, then peace, `rounds` times. A disk is lost only in peace: more than one at a time may lose what was
+  acknowledged.
+  """
+  @spec random(pos_integer, pos_integer, integer) :: [step]
+  def random(members, rounds, seed) do
+    :rand.seed(:exsss, seed)
+    Enum.flat_map(1..rounds, fn _ -> round(members, :rand.uniform(8)) end)
+  end
+
+  defp round(_members, 1), do: [{:wipe, role()}, {:answered, 20}]
+  defp round(_members, 2), do: [:roll]
+
+  defp round(members, _) do
+    pause = {:pause_ms, :rand.uniform(1_500)}
+    second = {Enum.random([:isolate, :freeze, :kill, :mute, :deaf]), :rand.uniform(members)}
+    [first(members), pause, second, pause, :mend, :revive, {:answered, 50}]
+  end
+
+  defp first(members) do
+    Enum.random([
+      {:isolate, role()},
+      {:freeze, role()},
+      {:kill, role()},
+      {:mute, role()},
+      {:deaf, role()},
+      {:apart, :leader, :follower},
+      {:half, role(), div(members, 2)}
+    ])
+  end
+
+  defp role, do: Enum.random([:leader, :follower])
+
+  @doc """
+  A world of `places`, of which the first are members, for all tests of a module, in a directory of its own; what
+  cannot be done in it is said.
+  """
+  @spec world(pos_integer, pos_integer) :: World.t()
+  def world(places, members) do
+    name = "macula_scenario_#{System.pid()}_#{System.unique_integer([:positive])}"
+    dir = Path.join(System.tmp_dir!(), name)
+    File.mkdir_p!(dir)
+    ExUnit.Callbacks.on_exit(fn -> File.rm_rf!(dir) end)
+    world = World.make(dir, places)
+    ExUnit.Callbacks.on_exit(fn -> World.stop(world) end)
+
+    with {false, why} <- World.can_cut(world),
+         do: IO.puts("scenarios that cut connections are left out: #{why}")
+
+    unless World.can_fill(world),
+      do: IO.puts("scenarios that fill disks are left out: a tmpfs cannot be mounted here")
+
+    World.form(world, Enum.to_list(1..members))
+    world
+  end
+
+  @doc "Whether the machine allows all that a scenario takes."
+  @spec can?(World.t(), [step]) :: boolean
+  def can?(world, steps) do
+    (World.can_cut(world) == true or not cuts?(steps)) and
+      (World.can_fill(world) or not fills?(steps))
+  end
+
+  @doc "The seed of this run's chance."
+  @spec seed() :: integer
+  def seed, do: String.to_integer(System.get_env("MACULA_SEED", "#{:rand.uniform(1_000_000)}"))
+
   @doc "Runs one; fails when something is not as it must be."
   @spec run(World.t(), String.t(), [step], keyword) :: :ok
   def run(world, name, steps, options) do
@@ -185,7 +253,7 @@ defmodule MaculaStorage.Scenario do
   defp to_one(:deaf, n, state), do: cut(state, for(m <- places(state), m != n, do: {m, n}))
 
   defp to_one(:freeze, n, state) do
-    World.pause(state.world, n)
+    if World.node(state.world, n), do: World.pause(state.world, n)
     state
   end
 
@@ -195,8 +263,12 @@ defmodule MaculaStorage.Scenario do
   end
 
   defp to_one(:kill, n, state) do
-    World.kill(state.world, n)
-    Map.update(state, :killed, [n], &[n | &1])
+    if World.node(state.world, n) do
+      World.kill(state.world, n)
+      Map.update(state, :killed, [n], &[n | &1])
+    else
+      state
+    end
   end
 
   defp to_one(:wipe, n, state) do
