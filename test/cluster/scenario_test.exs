@@ -39,9 +39,7 @@ defmodule MaculaStorage.Cluster.ScenarioTest do
     %{world: Scenario.world(4, 3), seed: Scenario.seed()}
   end
 
-  @chosen if @torture, do: @always ++ @long, else: @always
-
-  for {name, steps} <- @chosen do
+  for {name, steps} <- @always ++ Enum.filter(@long, fn _ -> @torture end) do
     @tag steps: steps
     test name, %{world: world, seed: seed, steps: steps} do
       if Scenario.can?(world, steps), do: Scenario.run(world, unquote(name), steps, seed: seed)

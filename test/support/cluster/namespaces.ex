@@ -21,7 +21,6 @@ defmodule MaculaStorage.Scenario.Namespaces do
     net = %__MODULE__{prefix: "#{@name}#{System.pid()}-#{unique()}-", count: count}
 
     if System.find_executable("ip") do
-      sweep()
       made(net, build(net))
     else
       {:error, "there is no command ip"}
@@ -89,12 +88,15 @@ defmodule MaculaStorage.Scenario.Namespaces do
   @spec remove(t) :: :ok
   def remove(net), do: remove_named(net.prefix)
 
-  # of tests that were killed before they could
-  defp sweep do
-    for name <- names(@name),
+  @doc "Removes those of tests that were killed before they could."
+  @spec sweep() :: :ok
+  def sweep do
+    for name <- if(System.find_executable("ip"), do: names(@name), else: []),
         [_, os_pid] = Regex.run(~r/^#{@name}(\d+)-/, name),
         not File.exists?("/proc/#{os_pid}"),
         do: remove_named(name)
+
+    :ok
   end
 
   defp remove_named(prefix) do

@@ -81,9 +81,8 @@ defmodule MaculaStorage.Scenario do
   """
   @spec world(pos_integer, pos_integer) :: World.t()
   def world(places, members) do
-    name = "macula_scenario_#{System.pid()}_#{System.unique_integer([:positive])}"
-    dir = Path.join(System.tmp_dir!(), name)
-    File.mkdir_p!(dir)
+    World.sweep()
+    dir = World.dir()
     ExUnit.Callbacks.on_exit(fn -> File.rm_rf!(dir) end)
     world = World.make(dir, places)
     ExUnit.Callbacks.on_exit(fn -> World.stop(world) end)

@@ -16,6 +16,33 @@ defmodule MaculaStorage.Scenario.World do
 
   @form_ms 60_000
   @disk_mib 160
+  @dirs "macula_scenario_"
+
+  @doc "A directory for a world, that of no other."
+  @spec dir() :: Path.t()
+  def dir do
+    name = "#{@dirs}#{System.pid()}_#{System.unique_integer([:positive])}"
+    dir = Path.join(System.tmp_dir!(), name)
+    File.mkdir_p!(dir)
+    dir
+  end
+
+  @doc "Removes what tests left that were killed before they could."
+  @spec sweep() :: :ok
+  def sweep do
+    Namespaces.sweep()
+
+    for dir <- Path.wildcard(Path.join(System.tmp_dir!(), @dirs <> "*")),
+        [_, os_pid] = Regex.run(~r/_(\d+)_\d+$/, dir),
+        not File.exists?("/proc/#{os_pid}") do
+      for disk <- Path.wildcard(Path.join(dir, "disk*")),
+          do: System.cmd("umount", [disk], stderr_to_stdout: true)
+
+      File.rm_rf!(dir)
+    end
+
+    :ok
+  end
 
   @doc "Places for `count` nodes, none of which runs; certificates for all."
   @spec make(Path.t(), pos_integer) :: t
@@ -229,10 +256,16 @@ defmodule MaculaStorage.Scenario.World do
     serve(world, n)
   end
 
-  @doc "Has a node and all others see each other."
+  @doc "Has a node and those others that are awake see each other, where nothing is between them."
   @spec connect(t, struct) :: :ok
   def connect(world, node) do
-    for {n, other} <- get(world).nodes, n != node.n, do: BeamNode.join(node, other)
+    %{nodes: nodes, paused: paused} = get(world)
+
+    for {n, other} <- nodes,
+        n != node.n,
+        n not in paused,
+        do: BeamNode.call(node, Node, :connect, [other.name])
+
     :ok
   end
 
