@@ -10,7 +10,7 @@ defmodule MaculaStorage.Cluster.ScenarioTest do
   @torture System.get_env("MACULA_TORTURE") != nil
 
   @always [
-    {"the leader is alone", [{:isolate, :leader}, {:answered, 100}, {:pause_ms, 500}]},
+    {"the leader is alone", [{:isolate, :leader}, {:answered, 100}, {:alone, :last}]},
     {"a follower hears nobody, then is not heard",
      [{:deaf, :follower}, {:answered, 60}, :mend, {:mute, :last}, {:answered, 60}]},
     {"the leader is frozen", [{:freeze, :leader}, {:answered, 100}, {:pause_ms, 300}]},

@@ -16,6 +16,7 @@ defmodule MaculaStorage.Scenario do
   @type step ::
           {:answered, pos_integer}
           | {:pause_ms, pos_integer}
+          | {:alone, who}
           | {:isolate | :deaf | :mute | :freeze | :kill | :wipe | :leave | :join, who}
           | {:apart, who, who}
           | {:half, who, pos_integer}
@@ -247,6 +248,17 @@ defmodule MaculaStorage.Scenario do
 
   defp to_one(:isolate, n, state),
     do: cut(state, for(m <- places(state), m != n, pair <- [{n, m}, {m, n}], do: pair))
+
+  # in a minority: nothing is decided there, and what it has is read
+  defp to_one(:alone, n, %{world: world, clients: %{run: run}} = state) do
+    wait = [timeout: 1_000]
+    assert {:error, why} = World.ask(world, n, :put, [run ++ [:alone], n, wait])
+    assert why in [:no_quorum, :timeout]
+    assert {:error, :no_quorum} = World.ask(world, n, :get, [run, [details: true] ++ wait])
+    local = [details: true, consistency: :local]
+    assert {:ok, %Khepri.Node{}} = World.ask(world, n, :get, [run, local])
+    state
+  end
 
   defp to_one(:mute, n, state), do: cut(state, for(m <- places(state), m != n, do: {n, m}))
   defp to_one(:deaf, n, state), do: cut(state, for(m <- places(state), m != n, do: {m, n}))
