@@ -102,7 +102,10 @@ defmodule MaculaStorage.Scenario.Namespaces do
   defp remove_named(prefix) do
     for name <- names(prefix) do
       {pids, _} = System.cmd("ip", ["netns", "pids", name], stderr_to_stdout: true)
-      for pid <- String.split(pids), do: System.cmd("sh", ["-c", "kill -s KILL #{pid}"])
+
+      for pid <- String.split(pids),
+          do: System.cmd("sh", ["-c", "kill -s KILL #{pid}"], stderr_to_stdout: true)
+
       System.cmd("ip", ["netns", "del", name], stderr_to_stdout: true)
     end
 

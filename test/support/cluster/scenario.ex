@@ -146,7 +146,11 @@ defmodule MaculaStorage.Scenario do
     outcomes =
       Enum.frequencies_by(calls, &if(is_tuple(elem(&1, 4)), do: :read, else: elem(&1, 4)))
 
-    facts = Enum.map_join(facts, " ", fn {key, value} -> "#{key}=#{inspect(value)}" end)
+    facts =
+      Enum.map_join(facts, " ", fn {key, value} ->
+        "#{key}=#{inspect(value, charlists: :as_lists)}"
+      end)
+
     IO.puts("scenario #{name}: #{facts} calls=#{inspect(outcomes)}")
   end
 
