@@ -31,6 +31,11 @@ defmodule MaculaStorage.Cluster.ScenarioTest do
     {"the leader is killed", [{:kill, :leader}, {:answered, 100}]},
     {"the leader is cut off, and killed there",
      [{:isolate, :leader}, {:pause_ms, 300}, {:kill, :last}, {:answered, 100}]},
+    {"one was away for longer than the log is kept",
+     [{:isolate, :follower}, {:burst, 25_000}, :mend, {:answered, 50}]},
+    {"one was dead for longer than the log is kept",
+     [{:kill, :follower}, {:burst, 25_000}, :revive, {:answered, 50}]},
+    {"all are killed with a long log", [{:burst, 15_000}, {:kill, 1}, {:kill, 2}, {:kill, 3}]},
     {"one is replaced, and back", [{:replace, :follower, 4}, {:replace, 4, :last}]},
     {"one after another is restarted", [:roll]}
   ]

@@ -84,6 +84,18 @@ defmodule MaculaStorage.Scenario.Clients do
     :ok
   end
 
+  @doc "On a node: so many writes elsewhere, many at a time; what they became."
+  @spec burst(pos_integer) :: %{term => pos_integer}
+  def burst(count) do
+    1..count
+    |> Task.async_stream(&MaculaStorage.Khepri.put([:burst, rem(&1, 1_000)], &1),
+      max_concurrency: 64,
+      ordered: false,
+      timeout: 60_000
+    )
+    |> Enum.frequencies()
+  end
+
   @doc "Stops them once their calls have ended; all calls as `{begun, ended, key, what, outcome}`."
   @spec stop(t) :: [tuple]
   def stop(clients) do

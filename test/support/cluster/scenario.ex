@@ -16,6 +16,7 @@ defmodule MaculaStorage.Scenario do
   @type step ::
           {:answered, pos_integer}
           | {:pause_ms, pos_integer}
+          | {:burst, pos_integer}
           | {:alone, who}
           | {:isolate | :deaf | :mute | :freeze | :kill | :wipe | :leave | :join, who}
           | {:apart, who, who}
@@ -164,6 +165,13 @@ defmodule MaculaStorage.Scenario do
 
   defp step({:pause_ms, ms}, state) do
     Wait.pause(ms)
+    state
+  end
+
+  # past a checkpoint, behind which the log goes: who was away gets a snapshot
+  defp step({:burst, count}, %{world: world} = state) do
+    n = World.leader(world)
+    assert {n, World.ask(world, n, Clients, :burst, [count])} == {n, %{{:ok, :ok} => count}}
     state
   end
 
