@@ -37,6 +37,8 @@ defmodule MaculaStorage.Cluster.ScenarioTest do
      [{:kill, :follower}, {:burst, 25_000}, :revive, {:answered, 50}]},
     {"all are killed with a long log", [{:burst, 15_000}, {:kill, 1}, {:kill, 2}, {:kill, 3}]},
     {"one is replaced, and back", [{:replace, :follower, 4}, {:replace, 4, :last}]},
+    {"all lead in turn",
+     List.duplicate({:lead, :follower}, 8) ++ for(n <- [1, 2, 3, 1, 2, 3], do: {:lead, n})},
     {"one after another is restarted", [:roll]}
   ]
 

@@ -17,7 +17,7 @@ defmodule MaculaStorage.Scenario do
           {:answered, pos_integer}
           | {:pause_ms, pos_integer}
           | {:burst, pos_integer}
-          | {:alone, who}
+          | {:alone | :lead, who}
           | {:isolate | :deaf | :mute | :freeze | :kill | :wipe | :leave | :join, who}
           | {:apart, who, who}
           | {:half, who, pos_integer}
@@ -260,6 +260,14 @@ defmodule MaculaStorage.Scenario do
 
   defp to_one(:isolate, n, state),
     do: cut(state, for(m <- places(state), m != n, pair <- [{n, m}, {m, n}], do: pair))
+
+  # it may lack too much to lead, or another may be faster
+  defp to_one(:lead, n, %{world: world} = state) do
+    one = hd(World.awake(world))
+    answer = World.ask(world, one, :transfer_leader, [World.name(world, n), [timeout: 5_000]])
+    assert answer in [:ok, {:error, :timeout}]
+    state
+  end
 
   # in a minority: nothing is decided there, and what it has is read
   defp to_one(:alone, n, %{world: world, clients: %{run: run}} = state) do
