@@ -53,6 +53,20 @@ defmodule MaculaStorage.Cluster.KhepriTest do
     for node <- all, do: assert({:ok, 2} = khepri(node, :get, [[:k, :without]]))
   end
 
+  # The second of two first calls met the first one's listener on a port that is configured, and failed.
+  test "first calls come at once: it listens once" do
+    port = port()
+    listen = [state_listen: "127.0.0.1:#{port()}"] ++ @config
+
+    [a] = start_all([{1, port, unique_dir("khepri1")}], listen)
+
+    for _ <- 1..10 do
+      puts = for i <- 1..32, do: [[:k, i], i]
+      assert [:ok] = a |> call_at_once(Khepri, :put, puts) |> Enum.uniq()
+      :ok = khepri(a, :close)
+    end
+  end
+
   test "state of several is not merged: one is kept, the others' is set aside" do
     [a, b] = all = nodes(2)
     for node <- all, do: assert(:ok = khepri(node, :put, [[:whose], node.name]))

@@ -8,7 +8,7 @@ defmodule MaculaStorage.BeamNode do
   """
   import ExUnit.Assertions
 
-  @enforce_keys [:name, :n, :port, :base, :config, :peer, :os_pid]
+  @enforce_keys [:name, :n, :port, :base, :config, :place, :peer, :os_pid]
   defstruct @enforce_keys
 
   @call_ms 60_000
@@ -29,8 +29,11 @@ defmodule MaculaStorage.BeamNode do
   @doc "Starts nodes, each the n-th of a test, on a port and a base directory, with this configuration."
   @spec start_all([{pos_integer, :inet.port_number(), Path.t()}], keyword) :: [struct]
   def start_all(nodes, config \\ []) do
-    boot_all(for {n, port, base} <- nodes, do: {n, port, base, config})
+    boot_all(for {n, port, base} <- nodes, do: {n, port, base, config, here(n)})
   end
+
+  # {the node's address, the network namespace it is in}
+  defp here(n), do: {"127.0.0.#{n}", nil}
 
   defp boot_all(nodes) do
     nodes = nodes |> Enum.map(&Task.async(fn -> boot(&1) end)) |> Task.await_many(@call_ms)
@@ -42,17 +45,24 @@ defmodule MaculaStorage.BeamNode do
     nodes
   end
 
-  defp boot({n, port, base, config}) do
+  @doc "Starts one, at an address and in a network namespace; who starts it sees to its end."
+  @spec boot(
+          {pos_integer, :inet.port_number(), Path.t(), keyword, {String.t(), String.t() | nil}}
+        ) ::
+          struct
+  def boot({n, port, base, config, {ip, namespace} = place}) do
     {:ok, peer, name} =
-      :peer.start(%{
-        name: :"n#{n}",
-        host: to_charlist("127.0.0.#{n}"),
-        longnames: true,
-        connection: :standard_io,
-        wait_boot: @call_ms,
-        args: Enum.map(args(n, port), &to_charlist/1),
-        env: [{to_charlist("MACULA_STORAGE_BASE"), to_charlist(base)}]
-      })
+      :peer.start(
+        Map.merge(exec(namespace), %{
+          name: :"n#{n}",
+          host: to_charlist(ip),
+          longnames: true,
+          connection: :standard_io,
+          wait_boot: @call_ms,
+          args: Enum.map(args(ip, port), &to_charlist/1),
+          env: [{to_charlist("MACULA_STORAGE_BASE"), to_charlist(base)}]
+        })
+      )
 
     os_pid = :peer.call(peer, :os, :getpid, [])
 
@@ -62,6 +72,7 @@ defmodule MaculaStorage.BeamNode do
       port: port,
       base: base,
       config: config,
+      place: place,
       peer: peer,
       os_pid: os_pid
     }
@@ -78,18 +89,37 @@ defmodule MaculaStorage.BeamNode do
     node
   end
 
-  defp args(n, port) do
+  defp exec(nil), do: %{}
+
+  defp exec(namespace) do
+    inside = ["netns", "exec", namespace, System.find_executable("erl")]
+    %{exec: {to_charlist(System.find_executable("ip")), Enum.map(inside, &to_charlist/1)}}
+  end
+
+  defp args(ip, port) do
     code = for dir <- :code.get_path(), arg <- ["-pa", to_string(dir)], do: arg
 
     code ++
       ~w(-start_epmd false -erl_epmd_port #{port} -setcookie #{port} -kernel dist_auto_connect never
          -kernel prevent_overlapping_partitions false -kernel logger_level emergency
-         -kernel inet_dist_use_interface {127,0,0,#{n}})
+         -kernel inet_dist_use_interface {#{String.replace(ip, ".", ",")}})
   end
 
   @doc "A call on a node, whatever it is connected to."
   @spec call(struct, module, atom, list) :: term
   def call(node, module, fun, args), do: :peer.call(node.peer, module, fun, args, @call_ms)
+
+  @doc "Calls on a node that begin there at once, one for each of the arguments; what each answers."
+  @spec call_at_once(struct, module, atom, [list]) :: [term]
+  def call_at_once(node, module, fun, arguments),
+    do: call(node, __MODULE__, :at_once, [module, fun, arguments])
+
+  @doc false
+  def at_once(module, fun, arguments) do
+    arguments
+    |> Enum.map(&Task.async(module, fun, &1))
+    |> Task.await_many(@call_ms)
+  end
 
   @doc "SIGKILL."
   @spec kill(struct) :: :ok
@@ -103,7 +133,7 @@ defmodule MaculaStorage.BeamNode do
   @doc "Nodes that were killed, started again on what they left."
   @spec restart_all([struct]) :: [struct]
   def restart_all(nodes),
-    do: boot_all(for node <- nodes, do: {node.n, node.port, node.base, node.config})
+    do: boot_all(for node <- nodes, do: {node.n, node.port, node.base, node.config, node.place})
 
   @doc false
   @spec restart(struct) :: struct

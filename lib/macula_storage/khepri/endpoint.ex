@@ -11,6 +11,9 @@ defmodule MaculaStorage.Khepri.Endpoint do
 
   @port 4377
   @open_ms 60_000
+  @turn_ms 65_000
+  @look_ms 10
+  @looks_max 200
 
   def start_link(_options), do: GenServer.start_link(__MODULE__, nil, name: __MODULE__)
 
@@ -20,20 +23,61 @@ defmodule MaculaStorage.Khepri.Endpoint do
   @spec open(reference, reference, boolean) :: :ok | {:error, term}
   def open(base, state, needed?) do
     config = Config.get()
+    looks = if needed? or config.state_listen != nil, do: 0, else: @looks_max
 
-    with {:ok, {_cluster, _number, _leader, _log, nil, members}} <- Native.state_node(state),
-         true <- needed? or config.state_listen != nil or length(members) > 1,
+    with {:ok, false, members} <- settled(state, looks),
+         true <- looks == 0 or length(members) != 1 do
+      in_turn(base, state)
+    else
+      {:error, _} = failure -> failure
+      _not_needed_or_done -> :ok
+    end
+  end
+
+  # A node that was opened knows no members, not even itself, before Raft's first turn. One that was taken to be
+  # alone then had no links for as long as it ran. Who stays without waits to be let in, and is called.
+  defp settled(state, looks) do
+    case listening(state) do
+      {:ok, false, []} when looks > 0 ->
+        receive do
+        after
+          @look_ms -> settled(state, looks - 1)
+        end
+
+      told ->
+        told
+    end
+  end
+
+  # First calls come at once, and the second one to bind a port would be told that it is in use.
+  defp in_turn(base, state) do
+    GenServer.call(__MODULE__, {:listen, base, state}, @turn_ms)
+  catch
+    :exit, {:timeout, _} -> {:error, :timeout}
+    # stopped while it was asked
+    :exit, _ -> {:error, :closed}
+  end
+
+  defp listening(state) do
+    with {:ok, {_cluster, _number, _leader, _log, address, members}} <- Native.state_node(state),
+         do: {:ok, address != nil, members}
+  end
+
+  defp listen(base, state) do
+    config = Config.get()
+
+    with {:ok, false, _members} <- listening(state),
          {:ok, at} <- at(config),
          certificates = if(config.state_plain, do: nil, else: config.state_certificates),
          name = Atom.to_string(node()),
          start = &Native.state_listen(base, state, &1, at, name, certificates),
          {:ok, address} <- Call.run(start, op: :listen, timeout: @open_ms) do
-      GenServer.cast(__MODULE__, {:listens, address})
+      {:ok, address}
     else
-      # somebody else was faster
-      {:error, :exists} -> :ok
+      {:ok, true, _members} -> :done
+      # over another handle of the same state
+      {:error, :exists} -> :done
       {:error, _} = failure -> failure
-      _not_needed_or_done -> :ok
     end
   end
 
@@ -72,11 +116,21 @@ defmodule MaculaStorage.Khepri.Endpoint do
   end
 
   @impl true
-  def handle_cast({:listens, address}, _before) do
-    GenServer.abcast(Elixir.Node.list(), __MODULE__, {:here, node(), address, true})
-    {:noreply, address}
+  def handle_call({:listen, base, state}, _from, own) do
+    case listen(base, state) do
+      {:ok, address} ->
+        GenServer.abcast(Elixir.Node.list(), __MODULE__, {:here, node(), address, true})
+        {:reply, :ok, address}
+
+      :done ->
+        {:reply, :ok, own}
+
+      failure ->
+        {:reply, failure, own}
+    end
   end
 
+  @impl true
   def handle_cast({:here, node, address, answer?}, own) do
     if answer? and own != nil,
       do: GenServer.cast({__MODULE__, node}, {:here, node(), own, false})
