@@ -108,7 +108,10 @@ defmodule MaculaStorage.Bench.Nodes do
     node
   end
 
-  @doc "A call in a node's own BEAM, however long it takes."
+  @doc """
+  A call in a node's own BEAM, however long it takes. Match what it answers: when a process that the call is linked to
+  dies, `:peer` answers something of its own.
+  """
   def call(node, module, fun, args), do: :peer.call(node.peer, module, fun, args, :infinity)
 
   @doc "The same call in several at once."

@@ -49,10 +49,10 @@ defmodule MaculaStorage.Bench.StateCluster do
       StateLoad.load(nodes)
       rivals = mnesia(nodes) ++ khepri(nodes, place)
       {leader, _} = Nodes.leader(nodes)
-      Nodes.call(leader, StateLoad, :fill, [options.keys])
+      :ok = Nodes.call(leader, StateLoad, :fill, [options.keys])
       Nodes.call_all(nodes, StateLoad, :serve, [options.keys])
-      if :mnesia in rivals, do: Nodes.call(leader, StateLoad, :mnesia_fill, [options.keys])
-      if :khepri in rivals, do: Nodes.call(leader, StateLoad, :khepri_fill, [options.keys])
+      if :mnesia in rivals, do: :ok = Nodes.call(leader, StateLoad, :mnesia_fill, [options.keys])
+      if :khepri in rivals, do: :ok = Nodes.call(leader, StateLoad, :khepri_fill, [options.keys])
 
       bench = %{dir: dir, nodes: nodes, options: options, rivals: rivals, keys: options.keys}
       figures = for table <- only, part <- table(table), into: %{}, do: measured(bench, part)

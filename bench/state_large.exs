@@ -47,7 +47,7 @@ defmodule MaculaStorage.Bench.StateLarge do
   defp fill([_ | _] = nodes, options) do
     {leader, followers} = Nodes.leader(nodes)
     args = [options.keys, options.bytes, options.batch]
-    {_, s} = Tree.timed(fn -> Nodes.call(leader, StateLoad, :fill_large, args) end)
+    {:ok, s} = Tree.timed(fn -> Nodes.call(leader, StateLoad, :fill_large, args) end)
     {_, behind_s} = Tree.timed(fn -> Enum.each(followers, &Nodes.caught_up(&1, leader)) end)
     {:ok, %{live_bytes: live_bytes}} = Nodes.khepri(leader, :status)
 

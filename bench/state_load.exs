@@ -124,7 +124,19 @@ defmodule MaculaStorage.Bench.StateLoad do
         {:put, [@app, n], <<n::64, binary_part(random, at, bytes - 8)::binary>>}
       end
 
-    {:ok, true, _} = Khepri.txn([], puts, [], timeout: 60_000)
+    put_all(puts)
+  end
+
+  # What may or may not have happened may be done again. Who leads may change beneath such a load.
+  defp put_all(puts) do
+    case Khepri.txn([], puts, [], timeout: 60_000) do
+      {:ok, true, _} ->
+        :ok
+
+      {:error, reason} when reason in [:timeout, :no_quorum, :busy] ->
+        IO.puts("a put is done again: #{reason}")
+        put_all(puts)
+    end
   end
 
   @doc "Whether a key is there, as `fill_large/3` made it."

@@ -49,7 +49,7 @@ defmodule MaculaStorage.Demo.Cluster do
 
   defp written(node, numbers, tell) do
     entries = for n <- numbers, do: {[:demo, n], :crypto.strong_rand_bytes(@value_bytes)}
-    {_, s} = Tree.timed(fn -> Nodes.call(node, StateLoad, :put_each, [entries]) end)
+    {:ok, s} = Tree.timed(fn -> Nodes.call(node, StateLoad, :put_each, [entries]) end)
 
     tell.say.("written", [
       "#{Text.count(length(entries))} values of #{@value_bytes} bytes at #{node.name}, one by one from 64 clients: ",
