@@ -4,7 +4,8 @@ defmodule MaculaStorage.Scenario do
 
       Scenario.run(world, "no leader", [{:isolate, :leader}, {:answered, 100}, :mend], seed: 1)
 
-  Whom a step is about: a number, `:leader`, `:follower` (one by chance), `:last` (whom the step before was about). Chance is the seed's; the order among processes is not.
+  Whom a step is about: a number, `:leader`, `:follower` (one by chance), `:last` (whom the step before was about).
+  Chance is the seed's; the order among processes is not.
 
   Invariant: at its end all who are members run and see each other, so that the next one may begin.
   """
