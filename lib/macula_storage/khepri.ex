@@ -527,7 +527,8 @@ defmodule MaculaStorage.Khepri do
     do: Cluster.join(node_or_invitation, Options.validate!(options, @force_options))
 
   @doc """
-  Has a member leave, this node by default; also one that is dead. What it held is set aside, it begins anew, alone.
+  Has a member leave, this node by default; also one that is dead. What it held is set aside; it answers `:no_quorum`
+  until it joins another cluster, or begins anew by `reset/1`.
   """
   @spec leave(node, timeout: timeout) :: :ok | failure
   def leave(node \\ node(), options \\ []),

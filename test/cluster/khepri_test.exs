@@ -116,6 +116,8 @@ defmodule MaculaStorage.Cluster.KhepriTest do
     leading = Enum.find([a, b, d], &(&1.name == leader))
     [one, other] = [a, b, d] -- [leading]
     assert :ok = khepri(leading, :leave)
+    assert {:error, :no_quorum} = khepri(leading, :put, [[:k], 3, [timeout: 200]])
+    assert :ok = khepri(leading, :reset)
     assert {:error, :not_found} = khepri(leading, :get, [[:k]])
     Wait.until("two voters", fn -> voters(one) == Enum.sort(names([one, other])) end)
     assert :ok = khepri(one, :put, [[:k], 2])

@@ -101,7 +101,7 @@ defmodule MaculaStorage.Khepri.Cluster do
         {:ok, most_advanced(there, kept.cluster)}
 
       {nil, []} ->
-        {:ok, Enum.min_by(there, & &1.node)}
+        empty(Enum.filter(there, &(&1.members != [])))
 
       {nil, [cluster]} ->
         {:ok, most_advanced(there, cluster)}
@@ -117,6 +117,12 @@ defmodule MaculaStorage.Khepri.Cluster do
         )
     end
   end
+
+  defp empty([]) do
+    failed(:start, :conflict, "all of these nodes left a cluster", "have one begin anew: reset/1")
+  end
+
+  defp empty(alone), do: {:ok, Enum.min_by(alone, & &1.node)}
 
   defp most_advanced(there, cluster) do
     there
@@ -242,10 +248,13 @@ defmodule MaculaStorage.Khepri.Cluster do
     end
   end
 
-  @doc "Sets aside what this node held as a member."
+  @doc """
+  Sets aside what this node held as a member. It waits to be let in somewhere: alone, it would say `:ok` to writes that are
+  meant for the cluster that it left.
+  """
   @spec left() :: :ok | {:error, term}
   def left do
-    with {:ok, _aside} <- Apps.renew_state(true, nil), do: :ok
+    with {:ok, _aside} <- Apps.renew_state(true, :rand.bytes(16)), do: :ok
   end
 
   @doc false
@@ -263,9 +272,12 @@ defmodule MaculaStorage.Khepri.Cluster do
   @doc false
   @spec reset(map) :: :ok | {:error, term}
   def reset(options) do
-    with {:ok, own} <- Engine.node() do
-      if length(own.members) > 1 and not options.force, do: leave(node(), options), else: left()
-    end
+    with {:ok, own} <- Engine.node(),
+         leaves? = length(own.members) > 1 and not options.force,
+         :ok <- if(leaves?, do: leave(node(), options), else: :ok),
+         {:ok, %{nodes: nodes}} <- Engine.query(:status, %{consistency: :local}),
+         {:ok, _aside} <- Apps.renew_state(nodes > 0, nil),
+         do: :ok
   end
 
   @doc false

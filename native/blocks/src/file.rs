@@ -204,6 +204,11 @@ impl BlockFile {
         self.store_id
     }
 
+    /// Bytes of it that were ever written, without what is only reserved.
+    pub fn used_bytes(&self) -> u64 {
+        self.len_used.load(Ordering::Acquire)
+    }
+
     /// Physical length, bytes.
     pub fn file_bytes(&self) -> u64 {
         self.len_physical.load(Ordering::Acquire)

@@ -291,7 +291,7 @@ impl Node {
         };
         let member = Member { name: self.name.clone(), address };
         let request = Request::Change(invitation.join(self.number, member));
-        let mut refused = RaftError::Refused("the invitation names no member".into());
+        let mut first = None;
         for _ in 0..JOIN_ROUNDS {
             for (number, member) in &invitation.members {
                 let bytes = request.encode(self.to(*number))?;
@@ -299,12 +299,12 @@ impl Node {
                 let answered = asked.map_err(|error| RaftError::Refused(format!("{}: {error}", member.name)));
                 match answered.and_then(|bytes| Response::decode(&bytes)?.of_change()) {
                     Ok(()) => return self.wait_for_vote().await,
-                    Err(error) => refused = error,
+                    Err(error) => drop(first.get_or_insert(error)),
                 }
             }
             tokio::time::sleep(JOIN_PAUSE).await;
         }
-        Err(refused)
+        Err(first.unwrap_or_else(|| RaftError::Refused("the invitation names no member".into())))
     }
 
     async fn wait_for_vote(&self) -> Result<(), RaftError> {

@@ -161,9 +161,12 @@ impl Node {
             number,
             cluster,
         };
-        if !is_invited {
-            node.begin_alone().await.map_err(|error| node.damage().unwrap_or(error))?;
-        }
+        // also for one that begins nothing: behind Raft's first turn, in which it learns who the members are
+        let begun = match is_invited {
+            true => node.raft.is_initialized().await.map(drop).map_err(stopped),
+            false => node.begin_alone().await,
+        };
+        begun.map_err(|error| node.damage().unwrap_or(error))?;
         Ok(node)
     }
 

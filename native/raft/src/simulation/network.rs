@@ -134,7 +134,7 @@ async fn carry(
         silence().await;
     }
     let Some(life) = world.life(home).filter(|life| life.node.number() == to) else { silence().await };
-    let is_command = matches!(decoded, Ok((_, Request::Propose(_))));
+    let is_command = matches!(decoded, Ok((_, Request::Propose(_) | Request::ProposeMany(_))));
     if let Some(late) = fate.again.filter(|_| !is_command) {
         let (world, request) = (world.clone(), request.clone());
         tokio::spawn(async move {

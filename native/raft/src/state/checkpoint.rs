@@ -171,6 +171,6 @@ impl RaftSnapshotBuilder<Types> for Builder {
     type SnapshotData = SnapshotData;
 
     async fn build_snapshot(&mut self) -> io::Result<Snap> {
-        Ok(crate::engine::blocking(|| self.0.checkpoint())?)
+        Ok(self.0.checkpoint_when_it_can().await?)
     }
 }

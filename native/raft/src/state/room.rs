@@ -3,6 +3,7 @@
 //! Invariant: redb does not meet a full disk as long as commands take what is thought here, because after one it
 //! refuses everything. A command without room is refused before it is in the log; what is in the log waits.
 
+use super::checkpoint::Snap;
 use super::store::State;
 use crate::machine::{self, Command, Op};
 use crate::types::{Blob, Entry};
@@ -135,8 +136,9 @@ impl State {
 
     fn make_room(&self, commands: u64, bytes: u64, left: u64) -> Result<(), BlockError> {
         let db = self.db();
-        // no page is copied twice between two checkpoints
-        let pages = (commands * PAGES_BYTES).min(db.blocks().file_bytes());
+        // no page is copied twice between two checkpoints; by what was reserved before, each time would ask for more
+        let used = db.blocks().used_bytes();
+        let pages = (commands * PAGES_BYTES).min(used + used / 2);
         // keys and values stand in the history too
         let needed = bytes * 2 + pages + OWN_BYTES + left;
         match self.disk.space() {
@@ -153,7 +155,9 @@ impl State {
             let applied = *self.owed.applied.lock();
             match self.make_room(count + applied.commands, bytes + applied.bytes, 0) {
                 // room for that was made before; what is left may be enough then
-                Err(BlockError::DiskFull) if applied.commands > 0 => self.checkpoint_now().await?,
+                Err(BlockError::DiskFull) if applied.commands > 0 && self.has_room(applied) => {
+                    self.checkpoint_now().map(drop)?;
+                }
                 Err(BlockError::DiskFull) if !self.owed.is_closing.load(Ordering::Acquire) => {
                     tokio::time::sleep(PAUSE).await;
                 }
@@ -162,8 +166,27 @@ impl State {
         }
     }
 
-    async fn checkpoint_now(self: &Arc<Self>) -> Result<(), RaftError> {
-        crate::engine::blocking(|| self.checkpoint()).map(drop)
+    /// For a checkpoint: a table that meets a full disk is of no use until it is opened again.
+    fn has_room(&self, applied: Applied) -> bool {
+        !matches!(self.make_room(applied.commands, applied.bytes, 0), Err(BlockError::DiskFull))
+    }
+
+    /// Make what is applied durable, once there is room for it.
+    pub(super) async fn checkpoint_when_it_can(self: &Arc<Self>) -> Result<Snap, RaftError> {
+        loop {
+            let applied = *self.owed.applied.lock();
+            if self.has_room(applied) {
+                return self.checkpoint_now();
+            }
+            if self.owed.is_closing.load(Ordering::Acquire) {
+                return Err(BlockError::DiskFull.into());
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    fn checkpoint_now(self: &Arc<Self>) -> Result<Snap, RaftError> {
+        crate::engine::blocking(|| self.checkpoint())
     }
 
     /// Make what is applied durable, if there is room for it: then the next opening has less to do. Blocks.
