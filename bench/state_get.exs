@@ -58,7 +58,7 @@ defmodule MaculaStorage.Bench.StateGet do
   end
 
   defp call(:hot, _table, state),
-    do: fn n -> native(n, Native.state_query_hot(state, {:get, Wire.path!([:bench, n])})) end
+    do: fn n -> native(n, Native.state_query_hot(state, {:get, Wire.path!([:bench, n])}, nil)) end
 
   defp call(:dirty, _table, state),
     do: fn n -> native(n, Native.state_query_here(state, {:get, Wire.path!([:bench, n])})) end
