@@ -117,7 +117,9 @@ defmodule MaculaStorage.Cluster.KhepriTest do
     [one, other] = [a, b, d] -- [leading]
     assert :ok = khepri(leading, :leave)
     assert {:error, :no_quorum} = khepri(leading, :put, [[:k], 3, [timeout: 200]])
+    assert {:error, %Error{}} = khepri(leading, :start, [[leading.name]])
     assert :ok = khepri(leading, :reset)
+    assert :ok = khepri(leading, :start, [[leading.name]])
     assert {:error, :not_found} = khepri(leading, :get, [[:k]])
     Wait.until("two voters", fn -> voters(one) == Enum.sort(names([one, other])) end)
     assert :ok = khepri(one, :put, [[:k], 2])

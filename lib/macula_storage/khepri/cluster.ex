@@ -25,7 +25,9 @@ defmodule MaculaStorage.Khepri.Cluster do
               "expected this node among the nodes of its cluster, got: #{inspect(nodes)}"
 
       nodes == [node()] ->
-        with {:ok, _} <- Engine.node(), do: :ok
+        with {:ok, own} <- Engine.node(),
+             {:ok, _self} <- empty(own.members),
+             do: :ok
 
       not Node.alive?() ->
         failed(
