@@ -93,19 +93,3 @@ fn readers_see_one_moment_whatever_is_applied_and_brought_into_the_table() {
         }
     }
 }
-
-/// Each reservation was reckoned by the file's length, which the one before had raised: small puts were told that a disk
-/// is full of which most was free.
-#[test]
-fn what_was_reserved_asks_for_no_more_room() {
-    let disk = FaultDisk::new();
-    disk.set_capacity(Some(100 << 20));
-    let log = macula_wal::Options { segment_bytes_min: 1 << 16, segment_bytes_max: 4 << 20, ..Default::default() };
-    let options = Options { log, checkpoint_entries: 20_000, kept_entries: 2_000, ..options() };
-    let engine = Engine::open(seams(Arc::new(disk)), options, Box::new(|_| {})).expect("opens");
-    for n in 0..30_000 {
-        if let Err(error) = propose(&engine, put(&["k", &n.to_string()], b"small", None)) {
-            panic!("of 100 MB most is free: put={n} {error}");
-        }
-    }
-}
