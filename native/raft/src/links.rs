@@ -6,10 +6,11 @@
 
 use crate::network::{Transport, Unreached};
 use crate::node::Node;
+use crate::rpc::Request;
 use crate::types::Member;
 use crate::RaftError;
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, FutureExt};
 use macula_net::{
     Admit, Caller, Handler, Link, Listener, Net, NetError, NodeName, Peer, Purpose, Reason, Refusal, Reply,
 };
@@ -168,10 +169,16 @@ impl Admit for Door {
 impl Handler for Door {
     fn handle(&self, caller: &Caller, kind: u8, payload: Bytes, reply: Reply) {
         let Some(node) = self.node.read().upgrade().filter(|_| kind == KIND_REQUEST) else { return };
-        let caller = caller.clone();
-        self.runtime.spawn(async move {
-            reply.send(node.serve(Some(&caller), &payload).await);
+        let (caller, request) = (caller.clone(), Request::decode(&payload));
+        let is_append = matches!(request, Ok((_, Request::Append { .. })));
+        let mut serving = Box::pin(async move {
+            reply.send(node.serve_decoded(Some(&caller), request).await);
         });
+        // begun here, appends come to Raft in the order in which they came over the link
+        let is_over = is_append && tokio::task::unconstrained(serving.as_mut()).now_or_never().is_some();
+        if !is_over {
+            self.runtime.spawn(serving);
+        }
     }
 }
 

@@ -20,9 +20,12 @@ use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::MutexGuard;
 
 /// Tries to change the members, a pause apart.
 const CHANGE_TRIES: u32 = 500;
+/// For the change before to end.
+const TURN_WAIT: Duration = Duration::from_secs(10);
 /// For the leader to decide a change that another member asks for.
 const CHANGE_WAIT: Duration = Duration::from_secs(20);
 /// For another to lead.
@@ -127,7 +130,7 @@ pub enum Change {
 pub enum Standing {
     /// It votes.
     Voter,
-    /// It catches up.
+    /// It catches up, or is on its way to a vote or out.
     Learner,
 }
 
@@ -246,6 +249,7 @@ impl Node {
         for (former, _) in members.iter().filter(|(_, known)| known.name == member.name) {
             self.remove(*former).await?;
         }
+        let _changing = self.one_at_a_time().await?;
         self.retry(|| async { self.raft.add_learner(number, member.clone(), false).await.map(drop) }).await
     }
 
@@ -307,15 +311,22 @@ impl Node {
         Err(first.unwrap_or_else(|| RaftError::Refused("the invitation names no member".into())))
     }
 
+    /// Until the members have agreed on it and on nothing else: halfway, those who were there before would be needed
+    /// by themselves, and who relies on the new one loses the cluster with one of them.
     async fn wait_for_vote(&self) -> Result<(), RaftError> {
-        let votes = |metrics: &RaftMetrics<Types>| metrics.membership_config.voter_ids().any(|id| id == self.number);
+        let votes = |metrics: &RaftMetrics<Types>| {
+            let config = &metrics.membership_config;
+            votes_fully(metrics, self.number) && !is_joint(metrics) && metrics.last_applied >= *config.log_id()
+        };
         let waited = self.raft.wait(None).metrics(votes, "a vote").await;
         waited.map(drop).map_err(|error| RaftError::Stopped(error.to_string()))
     }
 
-    /// As the leader: whether somebody is to catch up.
-    pub(crate) fn has_learners(&self) -> bool {
-        self.raft.metrics().borrow_watched().membership_config.membership().learner_ids().next().is_some()
+    /// As the leader: whether somebody is to catch up, or a change is halfway.
+    pub(crate) fn is_changing(&self) -> bool {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        is_joint(&metrics) || metrics.membership_config.membership().learner_ids().next().is_some()
     }
 
     /// Have another lead, once it has all that this one has.
@@ -326,24 +337,38 @@ impl Node {
         waited.map(drop).map_err(|_| RaftError::Timeout)
     }
 
-    /// As the leader: give those a vote that have caught up.
+    /// As the leader: give those a vote that have caught up, and go on with a change that another leader, or one who
+    /// gave up, left halfway: nobody else would.
     pub(crate) async fn promote(&self) -> Result<(), RaftError> {
-        let caught_up: BTreeSet<u64> = {
+        let _changing = self.one_at_a_time().await?;
+        let (caught_up, is_joint): (BTreeSet<u64>, bool) = {
             let metrics = self.raft.metrics();
             let metrics = metrics.borrow_watched();
             let Some(replication) = &metrics.replication else { return Ok(()) };
             let last = metrics.last_log_index.unwrap_or_default();
             let has = |number: &u64| replication.get(number).and_then(Option::as_ref).map(|place| place.index);
             let learners = metrics.membership_config.membership().learner_ids();
-            learners.filter(|number| has(number).is_some_and(|index| index + LAG_MAX >= last)).collect()
+            let caught_up = learners.filter(|number| has(number).is_some_and(|index| index + LAG_MAX >= last));
+            (caught_up.collect(), is_joint(&metrics))
         };
-        match caught_up.is_empty() {
+        match caught_up.is_empty() && !is_joint {
             true => Ok(()),
-            false => self.change_members(ChangeMembers::AddVoterIds(caught_up)).await,
+            // of nobody: to what the change that is halfway leads to
+            false => self.step(ChangeMembers::AddVoterIds(caught_up)).await,
         }
     }
 
     async fn change_members(&self, change: ChangeMembers<u64, Member>) -> Result<(), RaftError> {
+        let _changing = self.one_at_a_time().await?;
+        self.step(change).await
+    }
+
+    async fn one_at_a_time(&self) -> Result<MutexGuard<'_, ()>, RaftError> {
+        tokio::time::timeout(TURN_WAIT, self.changing.lock()).await.map_err(|_| RaftError::NoQuorum)
+    }
+
+    /// One change, with [`Node::changing`] held: in two steps when voters change.
+    async fn step(&self, change: ChangeMembers<u64, Member>) -> Result<(), RaftError> {
         self.retry(|| async { self.raft.change_membership(change.clone(), false).await.map(drop) }).await
     }
 
@@ -359,10 +384,13 @@ impl Node {
                 {
                     tokio::time::sleep(LEADER_PAUSE).await;
                 }
-                // one at a time
-                Err(Refused::APIError(ClientWriteError::ChangeMembershipError(ChangeMembershipError::InProgress(
-                    _,
-                )))) => tokio::time::sleep(LEADER_PAUSE).await,
+                // one at a time, and behind what the leader before left
+                Err(Refused::APIError(
+                    ClientWriteError::ChangeMembershipError(
+                        ChangeMembershipError::InProgress(_) | ChangeMembershipError::UncommittedLeaderLog(_),
+                    )
+                    | ClientWriteError::PreconditionFailed(_),
+                )) => tokio::time::sleep(LEADER_PAUSE).await,
                 done => return done.map_err(changed),
             }
         }
@@ -390,11 +418,12 @@ impl Node {
 
     /// What this node is and knows.
     pub fn status(&self) -> NodeStatus {
-        // before: who looks twice at once waits for ever behind a writer that came between
-        let voters = self.voters();
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
-        let standing = |number| if voters.contains(&number) { Standing::Voter } else { Standing::Learner };
+        let standing = |number| match votes_fully(&metrics, number) {
+            true => Standing::Voter,
+            false => Standing::Learner,
+        };
         let members = members_of(&metrics).into_iter().map(|(number, member)| (number, (member, standing(number))));
         NodeStatus {
             cluster: self.cluster,
@@ -407,6 +436,18 @@ impl Node {
             members: members.collect(),
         }
     }
+}
+
+/// Whether a change of the voters is halfway: decisions need a majority of those before and of those behind it.
+fn is_joint(metrics: &RaftMetrics<Types>) -> bool {
+    metrics.membership_config.membership().get_joint_config().len() > 1
+}
+
+/// Whether it votes in all that decides now.
+fn votes_fully(metrics: &RaftMetrics<Types>, number: u64) -> bool {
+    let configs = metrics.membership_config.membership().get_joint_config();
+    // one that was told nothing yet has none
+    !configs.is_empty() && configs.iter().all(|voters| voters.contains(&number))
 }
 
 fn members_of(metrics: &RaftMetrics<Types>) -> BTreeMap<u64, Member> {

@@ -9,11 +9,12 @@ use crate::state::{piece, SnapshotData};
 use crate::types::{Blob, LeaderId, Member, Types, Vote};
 use crate::RaftError;
 use futures_util::future::BoxFuture;
+use futures_util::stream::{BoxStream, Stream, StreamExt};
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::{Backoff, RPCOption};
 use openraft::raft::{
-    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderRequest, TransferLeaderResponse,
-    VoteRequest, VoteResponse,
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendResult, TransferLeaderRequest,
+    TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use openraft::storage::Snapshot;
 use openraft::{OptionalSend, RaftNetworkFactory, RaftNetworkV2};
@@ -30,6 +31,10 @@ const PIECE_WAIT: Duration = Duration::from_secs(30);
 const INSTALL_WAIT: Duration = Duration::from_secs(120);
 /// Between two tries to reach a member that is away.
 const BACKOFF: Duration = Duration::from_millis(200);
+/// Appends under way to one member: while one is synced there, the next arrives, and what comes meanwhile gathers.
+const APPENDS_MAX: usize = 4;
+/// For one of them to be durable there. As long as a disk may take, not as often as heartbeats go.
+const APPEND_WAIT: Duration = Duration::from_millis(250);
 
 /// Why a call has no answer.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -114,7 +119,26 @@ fn unexpected(response: &Response) -> RPCError<Types> {
     RPCError::Unreachable(Unreachable::new(&error))
 }
 
+/// The answers to appends, as they come.
+type Appending<'s> =
+    BoxFuture<'s, Result<BoxStream<'s, Result<StreamAppendResult<Types>, RPCError<Types>>>, RPCError<Types>>>;
+
 impl Peer {
+    async fn append(
+        &self,
+        rpc: &AppendEntriesRequest<Types>,
+        wait: Duration,
+    ) -> Result<AppendEntriesResponse<Types>, RPCError<Types>> {
+        let request = Request::append(rpc).map_err(|error| RPCError::Network(NetworkError::new(&error)))?;
+        match self.ask(&request, wait).await? {
+            Response::Appended => Ok(AppendEntriesResponse::Success),
+            Response::AppendedUpto(upto) => Ok(AppendEntriesResponse::PartialSuccess(upto.map(Into::into))),
+            Response::Conflict => Ok(AppendEntriesResponse::Conflict),
+            Response::HigherVote(vote) => Ok(AppendEntriesResponse::HigherVote(vote.into())),
+            other => Err(unexpected(&other)),
+        }
+    }
+
     async fn ask(&self, request: &Request, wait: Duration) -> Result<Response, RPCError<Types>> {
         ask(&*self.transport, self.envelope, &self.member, request, wait).await.map_err(rpc_error)
     }
@@ -181,14 +205,22 @@ impl RaftNetworkV2<Types> for Peer {
         rpc: AppendEntriesRequest<Types>,
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<Types>, RPCError<Types>> {
-        let request = Request::append(&rpc).map_err(|error| RPCError::Network(NetworkError::new(&error)))?;
-        match self.ask(&request, option.hard_ttl()).await? {
-            Response::Appended => Ok(AppendEntriesResponse::Success),
-            Response::AppendedUpto(upto) => Ok(AppendEntriesResponse::PartialSuccess(upto.map(Into::into))),
-            Response::Conflict => Ok(AppendEntriesResponse::Conflict),
-            Response::HigherVote(vote) => Ok(AppendEntriesResponse::HigherVote(vote.into())),
-            other => Err(unexpected(&other)),
-        }
+        self.append(&rpc, option.hard_ttl()).await
+    }
+
+    /// Several at once, their answers in the order in which they went. Should one be overtaken on its way, the
+    /// member says that it does not fit, and openraft goes back to where it does.
+    fn stream_append<'s, S>(&'s mut self, appends: S, _: RPCOption) -> Appending<'s>
+    where
+        S: Stream<Item = AppendEntriesRequest<Types>> + OptionalSend + Unpin + 'static,
+    {
+        let peer: &'s Self = self;
+        let answers = appends.map(move |rpc| async move {
+            let (prev, last) = (rpc.prev_log_id, rpc.entries.last().map(|entry| entry.log_id));
+            let answer = peer.append(&rpc, APPEND_WAIT).await?;
+            Ok(answer.into_stream_result(prev, last.or(prev)))
+        });
+        Box::pin(std::future::ready(Ok(answers.buffered(APPENDS_MAX).boxed())))
     }
 
     async fn vote(

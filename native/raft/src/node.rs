@@ -76,6 +76,8 @@ pub struct Node {
     pub(crate) arriving: crate::serve::Arriving,
     pub(crate) rounds: crate::rounds::Rounds,
     pub(crate) forwards: crate::forward::Forwards,
+    /// Held by who changes the members as the leader, from the first step to the last.
+    pub(crate) changing: tokio::sync::Mutex<()>,
     pub(crate) transport: Arc<dyn Transport>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) chance: Arc<dyn Chance>,
@@ -142,7 +144,7 @@ impl Node {
         let peers = Peers { transport: transport.clone(), own };
         let raft = Raft::new(number, config, peers, log, machine).await;
         let raft = raft.map_err(|error| state.damage().unwrap_or_else(|| stopped(error)))?;
-        let (arriving, rounds, forwards) = Default::default();
+        let (arriving, rounds, forwards, changing) = Default::default();
         let name = options.name;
         let node = Self {
             raft,
@@ -150,6 +152,7 @@ impl Node {
             arriving,
             rounds,
             forwards,
+            changing,
             transport,
             clock,
             chance,

@@ -35,7 +35,15 @@ fn is_known(proposal: &Proposal) -> bool {
 impl Node {
     /// Answer a request that came over a link, or within this process.
     pub async fn serve(self: &Arc<Self>, caller: Option<&Caller>, request: &[u8]) -> Vec<u8> {
-        let answer = match Request::decode(request) {
+        self.serve_decoded(caller, Request::decode(request)).await
+    }
+
+    pub(crate) async fn serve_decoded(
+        self: &Arc<Self>,
+        caller: Option<&Caller>,
+        request: Result<(Envelope, Request), RaftError>,
+    ) -> Vec<u8> {
+        let answer = match request {
             Ok((envelope, request)) if self.is_right(envelope, caller, &request) => match caller {
                 Some(Caller { purpose: Purpose::Client, .. }) => self.answer_client(request).await,
                 _ => self.answer(request).await,

@@ -69,7 +69,7 @@ pub(crate) async fn make_checkpoints(node: Arc<Node>, mut closed: watch::Receive
 
 /// How long until something is to be done.
 fn pause(node: &Node) -> Duration {
-    if node.is_leader() && node.has_learners() {
+    if node.is_leader() && node.is_changing() {
         return LOOK_JOINING;
     }
     match node.next_expiry() {

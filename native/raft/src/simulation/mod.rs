@@ -64,6 +64,7 @@ async fn story(world: &Arc<World>, random: &mut fastrand::Rng, plan: Plan) {
     let running: Vec<_> =
         (0..clients).map(|n| tokio::spawn(clients::run(world.clone(), n, KEYS, plan.reads, stop.clone()))).collect();
     let looking = tokio::spawn(look(world.clone(), stop.clone()));
+    let keeping = tokio::spawn(keep(world.clone(), stop.clone()));
     let mut schedule = Schedule::new(world);
     schedule.run(Duration::from_millis(random.u64(3_000..7_000))).await;
     if !world.is_wrong.load(Ordering::Relaxed) {
@@ -75,6 +76,7 @@ async fn story(world: &Arc<World>, random: &mut fastrand::Rng, plan: Plan) {
         client.await.expect("a client");
     }
     looking.await.expect("looks");
+    keeping.await.expect("keeps");
     if !world.is_wrong.load(Ordering::Relaxed) {
         agree(world).await;
     }
@@ -108,7 +110,18 @@ async fn look(world: Arc<World>, stop: Arc<AtomicBool>) {
     }
 }
 
-/// Every member writes again.
+/// What a node does by itself beside Raft: whoever leads ends what others left halfway.
+async fn keep(world: Arc<World>, stop: Arc<AtomicBool>) {
+    while !stop.load(Ordering::Relaxed) {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        for (_, life) in world.lives().iter().filter(|(_, life)| life.node.is_leader()) {
+            // whoever leads next tries again
+            let _ = tokio::time::timeout(Duration::from_secs(1), life.node.promote()).await;
+        }
+    }
+}
+
+/// Every member writes again, and no change of the members stays halfway.
 async fn heals(world: &Arc<World>) {
     let healed = world.begun.elapsed();
     for (at, life) in world.lives() {
@@ -124,6 +137,12 @@ async fn heals(world: &Arc<World>) {
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
+    }
+    while world.lives().iter().any(|(_, life)| life.node.is_changing()) {
+        if world.begun.elapsed() - healed > 2 * HEAL {
+            return world.wrong("a change of the members stays halfway".into());
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 

@@ -5,7 +5,7 @@
 
 use super::network::Weather;
 use super::world::World;
-use crate::members::Change;
+use crate::members::{Change, Standing};
 use macula_testkit::{CrashMode, Fault};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
@@ -292,7 +292,8 @@ async fn joined(world: &Arc<World>, at: usize) {
                 node.promote().await
             };
             join.await.map_err(|error| error.to_string())?;
-            node.voters().contains(&number).then_some(()).ok_or_else(|| "it does not vote yet".to_owned())
+            let votes = node.status().members.get(&number).is_some_and(|(_, standing)| *standing == Standing::Voter);
+            votes.then_some(()).ok_or_else(|| "it does not vote yet".to_owned())
         })
     })
     .await;
