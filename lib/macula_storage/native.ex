@@ -80,6 +80,10 @@ defmodule MaculaStorage.Native do
   @spec state_watch_next(handle) :: {:ok, {[tuple], non_neg_integer, boolean}} | failure
   def state_watch_next(_watch), do: missing()
 
+  @spec state_watch_next_hot(handle) ::
+          {:ok, {[tuple], non_neg_integer, boolean}} | :cold | failure
+  def state_watch_next_hot(_watch), do: missing()
+
   @spec state_view(handle, reference, :linearizable | :local, non_neg_integer) :: call
   def state_view(_state, _ref, _consistency, _timeout_ms), do: missing()
 

@@ -80,7 +80,7 @@ defmodule MaculaStorage.Khepri.Watch do
   end
 
   defp page(state) do
-    case Native.state_watch_next(state.watch) do
+    case next(state) do
       {:ok, {events, _through, more}} ->
         state = events |> Enum.chunk_by(&elem(&1, 0)) |> Enum.reduce(state, &deliver/2)
         if more, do: {:noreply, state, {:continue, :read}}, else: {:noreply, state}
@@ -93,6 +93,11 @@ defmodule MaculaStorage.Khepri.Watch do
         tell(state, :closed)
         {:stop, :normal, state}
     end
+  end
+
+  # what has just happened is in memory; a dirty scheduler that is woken for it spins behind it, on every node
+  defp next(%{watch: watch}) do
+    with :cold <- Native.state_watch_next_hot(watch), do: Native.state_watch_next(watch)
   end
 
   defp deliver([{revision, _, _, _, _, _} | _] = events, state) do

@@ -256,6 +256,11 @@ impl Engine {
         self.node.read_local()
     }
 
+    /// The same for who must not wait; `None` when it would have to.
+    pub fn view_now(&self) -> Option<Arc<Reading>> {
+        self.node.read_now()
+    }
+
     /// As [`Engine::view_here`], so fresh.
     pub fn view(
         &self,

@@ -6,7 +6,7 @@
 //! changes elsewhere do not push it out of the history.
 
 use crate::machine::{self, Event, Pattern, View};
-use crate::RaftError;
+use crate::{RaftError, Reading, HOT_BYTES_MAX};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -14,6 +14,8 @@ use std::sync::Arc;
 
 /// What one page reads of the history, unless one revision is larger.
 const PAGE_BYTES: usize = 512 << 10;
+/// The same of a page for who must not wait.
+const PAGE_NOW_BYTES: usize = 8 << 10;
 /// What an event takes beside its path and value, about.
 const EVENT_BYTES: usize = 64;
 
@@ -101,30 +103,49 @@ impl Feeds {
         id: u64,
         look: impl FnOnce(&mut dyn FnMut(&dyn View) -> Result<FeedPage, RaftError>) -> Result<FeedPage, RaftError>,
     ) -> Result<FeedPage, RaftError> {
-        let (pattern, after) = {
-            let mut hub = self.0.lock();
-            let watch = hub.watches.get_mut(&id).ok_or(RaftError::Closed)?;
-            watch.sleeps = false;
-            (watch.pattern.clone(), watch.seen)
-        };
-        let mut page = look(&mut |rows| page(rows, &pattern, after))?;
-        let mut hub = self.0.lock();
-        // told between the look at the table and now
-        page.more = page.more || hub.newest > page.through;
-        if let Some(watch) = hub.watches.get_mut(&id) {
-            watch.seen = page.through;
-            watch.sleeps = !page.more;
-        }
+        let (pattern, after) = self.0.lock().wake_up(id)?;
+        let mut page = look(&mut |rows| page(rows, &pattern, after, PAGE_BYTES))?;
+        self.0.lock().given(id, &mut page);
         Ok(page)
+    }
+
+    /// The same for who must not wait, and less of it; `None`: by [`Feeds::next`] only, as of now.
+    pub fn next_now(&self, id: u64, rows: &Reading) -> Result<Option<FeedPage>, RaftError> {
+        let Some(mut hub) = self.0.try_lock() else { return Ok(None) };
+        let (pattern, after) = hub.wake_up(id)?;
+        drop(hub);
+        let page = rows.look_now(HOT_BYTES_MAX, |rows| page(rows, &pattern, after, PAGE_NOW_BYTES))?;
+        // without it, nothing was given
+        let (Some(mut page), Some(mut hub)) = (page, self.0.try_lock()) else { return Ok(None) };
+        hub.given(id, &mut page);
+        Ok(Some(page))
     }
 }
 
-fn page(rows: &dyn View, pattern: &Pattern, after: u64) -> Result<FeedPage, RaftError> {
+impl Hub {
+    /// What a watch is of, and what it has seen.
+    fn wake_up(&mut self, id: u64) -> Result<(Arc<Pattern>, u64), RaftError> {
+        let watch = self.watches.get_mut(&id).ok_or(RaftError::Closed)?;
+        watch.sleeps = false;
+        Ok((watch.pattern.clone(), watch.seen))
+    }
+
+    fn given(&mut self, id: u64, page: &mut FeedPage) {
+        // told between the look at the table and now
+        page.more = page.more || self.newest > page.through;
+        if let Some(watch) = self.watches.get_mut(&id) {
+            watch.seen = page.through;
+            watch.sleeps = !page.more;
+        }
+    }
+}
+
+fn page(rows: &dyn View, pattern: &Pattern, after: u64, bytes_max: usize) -> Result<FeedPage, RaftError> {
     let through = machine::status(rows)?.revision.max(after);
     let mut page = FeedPage { through, ..FeedPage::default() };
     let (mut at, mut bytes) = (after, 0);
     machine::history(rows, after.saturating_add(1), &mut |event| {
-        if event.revision != at && bytes > PAGE_BYTES {
+        if event.revision != at && bytes > bytes_max {
             (page.through, page.more) = (at, true);
             return ControlFlow::Break(());
         }

@@ -88,11 +88,30 @@ fn state_watch_next<'a>(env: Env<'a>, watch: ResourceArc<WatchHandle>) -> Term<'
         let rows = watch.state.with(|engine| Ok(engine.view_here()))?;
         Ok(watch.feeds.next(watch.id, |page| rows.look(page))?)
     };
-    let page = next().map(|page| {
-        let events: Vec<Term> = page.events.iter().map(|told| event(env, told)).collect();
-        (events, page.through, page.more)
-    });
-    error::result(env, page)
+    error::result(env, next().map(|page| page_term(env, &page)))
+}
+
+/// memory: as `state_watch_next`, a few KiB and from memory; `cold` when it is for that one.
+#[rustler::nif]
+fn state_watch_next_hot<'a>(env: Env<'a>, watch: ResourceArc<WatchHandle>) -> Term<'a> {
+    let next = || -> Result<Option<FeedPage>, Failure> {
+        let watch = watch.get()?;
+        let Some(rows) = watch.state.now(|engine| Ok(engine.view_now()))? else { return Ok(None) };
+        Ok(watch.feeds.next_now(watch.id, &rows)?)
+    };
+    let page = next();
+    // some hundred events are tens of microseconds
+    rustler::schedule::consume_timeslice(env, 5);
+    match page {
+        Ok(Some(page)) => error::result(env, Ok::<_, Failure>(page_term(env, &page))),
+        Ok(None) => atoms::cold().encode(env),
+        Err(failure) => failure.encode(env),
+    }
+}
+
+fn page_term<'a>(env: Env<'a>, page: &FeedPage) -> (Vec<Term<'a>>, u64, bool) {
+    let events = page.events.iter().map(|told| event(env, told)).collect();
+    (events, page.through, page.more)
 }
 
 /// own thread: a view of the state as of now, `linearizable` or `local`. Held, it keeps old pages on the disk.

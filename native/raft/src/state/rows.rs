@@ -11,7 +11,7 @@ use macula_blocks::BlockError;
 use redb::{ReadOnlyTable, ReadTransaction, ReadableDatabase, TableDefinition};
 use std::cell::Cell;
 use std::collections::BTreeMap;
-use std::ops::Bound;
+use std::ops::{Bound, ControlFlow};
 use std::sync::Arc;
 
 pub(super) const ROWS: TableDefinition<&[u8], &[u8]> = TableDefinition::new("rows");
@@ -77,8 +77,8 @@ impl Reading {
     }
 
     /// The same from memory and of rows no longer than `len_max` bytes, for who must not wait; `None`: by
-    /// [`Reading::look`] only.
-    pub(crate) fn look_now<T>(
+    /// [`Reading::look`] only. A scan is as long as its visitor lets it be.
+    pub fn look_now<T>(
         &self,
         len_max: usize,
         act: impl FnOnce(&dyn View) -> Result<T, RaftError>,
@@ -118,13 +118,11 @@ impl Rows<'_> {
     fn owned(&self, row: &[u8]) -> Result<Vec<u8>, TableError> {
         match row.len() <= self.len_max {
             true => Ok(row.to_vec()),
-            false => self.refuse(),
+            false => {
+                self.is_long.set(true);
+                Err(TableError("long".into()))
+            }
         }
-    }
-
-    fn refuse<T>(&self) -> Result<T, TableError> {
-        self.is_long.set(true);
-        Err(TableError("long".into()))
     }
 
     fn scan_layers(
@@ -160,11 +158,16 @@ impl View for Rows<'_> {
     }
 
     fn scan(&self, from: &[u8], to: &[u8], reverse: bool, visit: Visit<'_>) -> Result<(), TableError> {
-        match self.len_max {
-            // all of them would have to be short
-            usize::MAX if from < to => self.scan_layers(self.layers, (from, to), reverse, visit),
-            usize::MAX => Ok(()),
-            _ => self.refuse(),
+        let visit: Visit<'_> = &mut |key, row| match row.len() <= self.len_max {
+            true => visit(key, row),
+            false => {
+                self.is_long.set(true);
+                ControlFlow::Break(())
+            }
+        };
+        match from < to {
+            true => self.scan_layers(self.layers, (from, to), reverse, visit),
+            false => Ok(()),
         }
     }
 }
