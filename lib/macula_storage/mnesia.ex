@@ -154,7 +154,9 @@ defmodule MaculaStorage.Mnesia do
     copies = Local.copies(table)
     running = :mnesia.system_info(:running_db_nodes)
 
-    Enum.reduce_while(copies -- copies -- running, :ok, fn node, :ok ->
+    away = copies -- running
+
+    Enum.reduce_while(copies -- away, :ok, fn node, :ok ->
       case Cluster.on(node, Local, :sync, []) do
         :ok -> {:cont, :ok}
         error -> {:halt, error}
