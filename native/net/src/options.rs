@@ -20,9 +20,9 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// Of Raft's links.
+    /// Of Raft's links: the longest are what one command wrote, and its results.
     pub fn raft() -> Self {
-        Self { frame_len_max: 16 << 20, calls_max: 1024, calls_bytes_max: 64 << 20, answers_bytes_max: 64 << 20 }
+        Self { frame_len_max: 144 << 20, calls_max: 1024, calls_bytes_max: 144 << 20, answers_bytes_max: 160 << 20 }
     }
 
     /// Of links for chunks of at most 1 MiB.
@@ -30,9 +30,9 @@ impl Limits {
         Self { frame_len_max: 2 << 20, calls_max: 32, calls_bytes_max: 32 << 20, answers_bytes_max: 64 << 20 }
     }
 
-    /// Of clients' links.
+    /// Of clients' links; the same.
     pub fn client() -> Self {
-        Self { frame_len_max: 16 << 20, calls_max: 1024, calls_bytes_max: 32 << 20, answers_bytes_max: 64 << 20 }
+        Self::raft()
     }
 
     pub(crate) fn calls_bytes(&self) -> u32 {

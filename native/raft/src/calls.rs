@@ -2,19 +2,24 @@
 //!
 //! Invariant: an answer that is dropped unsent is one, too.
 
+use crate::node::Stage;
 use crate::RaftError;
+use macula_core::Cancel;
+use std::future::Future;
 use std::marker::PhantomData;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
+use std::time::Duration;
+use tokio::runtime::Runtime;
 
 /// Calls under way at once; one more is [`RaftError::Busy`].
 const CALLS_MAX: usize = 16 << 10;
 
 /// One of the calls under way.
-pub(crate) struct Call(Arc<AtomicUsize>);
+struct Call(Arc<AtomicUsize>);
 
 impl Call {
-    pub(crate) fn begin(calls: &Arc<AtomicUsize>) -> Result<Self, RaftError> {
+    fn begin(calls: &Arc<AtomicUsize>) -> Result<Self, RaftError> {
         if calls.fetch_add(1, Ordering::AcqRel) >= CALLS_MAX {
             calls.fetch_sub(1, Ordering::AcqRel);
             return Err(RaftError::Busy { len_max: CALLS_MAX });
@@ -29,6 +34,39 @@ impl Drop for Call {
     }
 }
 
+/// The calls of an engine.
+#[derive(Default)]
+pub(crate) struct Calls(Arc<AtomicUsize>);
+
+impl Calls {
+    /// Do it on the runtime, by a deadline, for one answer.
+    pub(crate) fn run<T: Send + 'static>(
+        &self,
+        runtime: &Runtime,
+        work: impl Future<Output = Result<T, RaftError>> + Send + 'static,
+        deadline: Option<Duration>,
+        ends: Ends<impl FnOnce() -> RaftError + Send + 'static, impl FnOnce() -> RaftError + Send + 'static>,
+        cancel: Cancel,
+        reply: impl FnOnce(Result<T, RaftError>) + Send + 'static,
+    ) -> Result<(), RaftError> {
+        let call = Call::begin(&self.0)?;
+        let Ends { over, lost } = ends;
+        let answer = Answering::new(reply, lost);
+        runtime.spawn(async move {
+            let _call = call;
+            if cancel.is_cancelled() {
+                return answer.send(Err(RaftError::Cancelled));
+            }
+            let result = match deadline {
+                None => work.await,
+                Some(deadline) => tokio::time::timeout(deadline, work).await.unwrap_or_else(|_| Err(over())),
+            };
+            answer.send(result);
+        });
+        Ok(())
+    }
+}
+
 /// What a call is told that came to no end of its own.
 pub(crate) struct Ends<O, L> {
     /// Its deadline passed.
@@ -37,18 +75,29 @@ pub(crate) struct Ends<O, L> {
     pub(crate) lost: L,
 }
 
+impl Ends<Box<dyn FnOnce() -> RaftError + Send>, Box<dyn FnOnce() -> RaftError + Send>> {
+    /// Of a command it is known at least whether it can have happened: who is told `Closed` asks the next one again.
+    pub(crate) fn of_command(stage: Arc<Stage>) -> Self {
+        let lost = stage.clone();
+        Self {
+            over: Box::new(move || if stage.is_sent() { RaftError::Timeout } else { RaftError::NoQuorum }),
+            lost: Box::new(move || if lost.is_sent() { RaftError::Unknown } else { RaftError::Closed }),
+        }
+    }
+}
+
 /// The one answer, also when it is dropped unsent.
-pub(crate) struct Answering<T, F: FnOnce(Result<T, RaftError>), L: FnOnce() -> RaftError> {
+struct Answering<T, F: FnOnce(Result<T, RaftError>), L: FnOnce() -> RaftError> {
     parts: Option<(F, L)>,
     of: PhantomData<fn(T)>,
 }
 
 impl<T, F: FnOnce(Result<T, RaftError>), L: FnOnce() -> RaftError> Answering<T, F, L> {
-    pub(crate) fn new(reply: F, lost: L) -> Self {
+    fn new(reply: F, lost: L) -> Self {
         Self { parts: Some((reply, lost)), of: PhantomData }
     }
 
-    pub(crate) fn send(mut self, result: Result<T, RaftError>) {
+    fn send(mut self, result: Result<T, RaftError>) {
         if let Some((reply, _)) = self.parts.take() {
             reply(result);
         }

@@ -3,7 +3,7 @@
 //! Invariant: an accepted call is answered exactly once, also when its work panics or the engine is closed
 //! meanwhile. Callbacks run on our threads.
 
-use crate::calls::{Answering, Call, Ends};
+use crate::calls::{Calls, Ends};
 use crate::links::{Links, Listening};
 use crate::machine::{Command, Event, Response};
 use crate::members::{Change, Invitation, NodeStatus};
@@ -18,7 +18,6 @@ use macula_net::Net;
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::SocketAddr;
-use std::sync::atomic::AtomicUsize;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Runtime;
@@ -50,16 +49,14 @@ pub struct Engine {
     runtime: Option<Runtime>,
     node: Arc<Node>,
     way: Arc<Way>,
-    calls: Arc<AtomicUsize>,
+    calls: Calls,
     closing: watch::Sender<bool>,
 }
 
 impl Engine {
     /// Open a node. It has the links of its seams until it has its own. Blocks: for threads that may wait.
     pub fn open(seams: Seams, options: Options, listener: Listener) -> Result<Self, RaftError> {
-        let mut builder = tokio::runtime::Builder::new_multi_thread();
-        let built = builder.worker_threads(WORKERS).thread_name("macula-raft").enable_all().build();
-        let runtime = built.map_err(|error| RaftError::Internal(format!("no threads could be started: {error}")))?;
+        let runtime = threads()?;
         let (closing, closed) = watch::channel(false);
         let way = Arc::new(Way::over(seams.transport));
         let seams = Seams { transport: way.clone(), ..seams };
@@ -74,7 +71,7 @@ impl Engine {
         })?;
         runtime.spawn(make_checkpoints(node.clone(), closed.clone()));
         runtime.spawn(keep(node.clone(), way.clone(), closed));
-        Ok(Self { runtime: Some(runtime), node, way, calls: Arc::default(), closing })
+        Ok(Self { runtime: Some(runtime), node, way, calls: Calls::default(), closing })
     }
 
     /// Have links of its own from now on; the address that it listens at. Blocks.
@@ -178,13 +175,7 @@ impl Engine {
             let answer = node.propose(&command, &sending).await?;
             Ok(Response::decode(&answer.0)?)
         };
-        // it is known at least whether it can have happened: who is told `Closed` asks the next one again
-        let lost = stage.clone();
-        let ends = Ends {
-            over: move || if stage.is_sent() { RaftError::Timeout } else { RaftError::NoQuorum },
-            lost: move || if lost.is_sent() { RaftError::Unknown } else { RaftError::Closed },
-        };
-        self.run(work, deadline, ends, cancel, reply)
+        self.run(work, deadline, Ends::of_command(stage), cancel, reply)
     }
 
     /// Read.
@@ -284,21 +275,7 @@ impl Engine {
         reply: impl FnOnce(Result<T, RaftError>) + Send + 'static,
     ) -> Result<(), RaftError> {
         let Some(runtime) = &self.runtime else { return Err(RaftError::Closed) };
-        let call = Call::begin(&self.calls)?;
-        let Ends { over, lost } = ends;
-        let answer = Answering::new(reply, lost);
-        runtime.spawn(async move {
-            let _call = call;
-            if cancel.is_cancelled() {
-                return answer.send(Err(RaftError::Cancelled));
-            }
-            let result = match deadline {
-                None => work.await,
-                Some(deadline) => tokio::time::timeout(deadline, work).await.unwrap_or_else(|_| Err(over())),
-            };
-            answer.send(result);
-        });
-        Ok(())
+        self.calls.run(runtime, work, deadline, ends, cancel, reply)
     }
 
     /// Answer what is under way and stop. Blocks.
@@ -328,6 +305,13 @@ impl Drop for Engine {
     fn drop(&mut self) {
         self.close();
     }
+}
+
+/// What runs a node, or a client.
+pub(crate) fn threads() -> Result<Runtime, RaftError> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    let built = builder.worker_threads(WORKERS).thread_name("macula-raft").enable_all().build();
+    built.map_err(|error| RaftError::Internal(format!("no threads could be started: {error}")))
 }
 
 /// Work that may wait for the disk, without holding up what else the thread runs.

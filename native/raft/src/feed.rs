@@ -104,7 +104,7 @@ impl Feeds {
         look: impl FnOnce(&mut dyn FnMut(&dyn View) -> Result<FeedPage, RaftError>) -> Result<FeedPage, RaftError>,
     ) -> Result<FeedPage, RaftError> {
         let (pattern, after) = self.0.lock().wake_up(id)?;
-        let mut page = look(&mut |rows| page(rows, &pattern, after, PAGE_BYTES))?;
+        let mut page = look(&mut |rows| page(rows, &pattern, after))?;
         self.0.lock().given(id, &mut page);
         Ok(page)
     }
@@ -114,7 +114,7 @@ impl Feeds {
         let Some(mut hub) = self.0.try_lock() else { return Ok(None) };
         let (pattern, after) = hub.wake_up(id)?;
         drop(hub);
-        let page = rows.look_now(HOT_BYTES_MAX, |rows| page(rows, &pattern, after, PAGE_NOW_BYTES))?;
+        let page = rows.look_now(HOT_BYTES_MAX, |rows| page_of(rows, &pattern, after, PAGE_NOW_BYTES))?;
         // without it, nothing was given
         let (Some(mut page), Some(mut hub)) = (page, self.0.try_lock()) else { return Ok(None) };
         hub.given(id, &mut page);
@@ -140,7 +140,12 @@ impl Hub {
     }
 }
 
-fn page(rows: &dyn View, pattern: &Pattern, after: u64, bytes_max: usize) -> Result<FeedPage, RaftError> {
+/// What happened behind a revision and matches.
+pub(crate) fn page(rows: &dyn View, pattern: &Pattern, after: u64) -> Result<FeedPage, RaftError> {
+    page_of(rows, pattern, after, PAGE_BYTES)
+}
+
+fn page_of(rows: &dyn View, pattern: &Pattern, after: u64, bytes_max: usize) -> Result<FeedPage, RaftError> {
     let through = machine::status(rows)?.revision.max(after);
     let mut page = FeedPage { through, ..FeedPage::default() };
     let (mut at, mut bytes) = (after, 0);

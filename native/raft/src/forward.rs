@@ -154,14 +154,7 @@ impl Node {
 fn outcomes(sent: Result<Response, Unreached>) -> Box<dyn Iterator<Item = Answer> + Send> {
     let all = |answer: Answer| Box::new(std::iter::repeat(answer)) as Box<dyn Iterator<Item = Answer> + Send>;
     match sent {
-        Ok(Response::Each(outcomes)) => Box::new(outcomes.into_iter().map(|outcome| match outcome {
-            Outcome::Applied(answer) => Ok(Some(answer)),
-            Outcome::NotLeader => Ok(None),
-            Outcome::NoQuorum => Err(RaftError::NoQuorum),
-            Outcome::DiskFull => Err(macula_blocks::BlockError::DiskFull.into()),
-            Outcome::Failed(reason) => Err(RaftError::Internal(reason)),
-            Outcome::Unknown => Err(RaftError::Unknown),
-        })),
+        Ok(Response::Each(outcomes)) => Box::new(outcomes.into_iter().map(Outcome::answer)),
         Ok(Response::NotLeader { .. } | Response::WrongNode) | Err(Unreached::NotSent(_)) => all(Ok(None)),
         Ok(Response::NoQuorum) => all(Err(RaftError::NoQuorum)),
         Ok(Response::Failed(reason)) => all(Err(RaftError::Internal(reason))),

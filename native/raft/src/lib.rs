@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod calls;
+mod client;
 mod engine;
 mod entry;
 mod error;
@@ -28,6 +29,7 @@ mod types;
 mod upkeep;
 mod way;
 
+pub use client::{Client, ClientOptions, ClientSeams};
 pub use engine::{Engine, LinkOptions, Listener, HOT_BYTES_MAX};
 pub use macula_net as net;
 

@@ -113,9 +113,14 @@ impl Links {
         let name = NodeName::new(member.name.as_bytes()).map_err(unreached)?;
         let link = self.net.link(name, member.address.clone(), Purpose::Client);
         link.connected(CONNECT_WAIT).await;
-        let answer = link.call(KIND_REQUEST, request, wait).await;
-        answer.map(|bytes| bytes.to_vec()).map_err(unreached)
+        ask_over(&link, request, wait).await
     }
+}
+
+/// One request.
+pub(crate) async fn ask_over(link: &Link, request: Vec<u8>, wait: Duration) -> Result<Vec<u8>, Unreached> {
+    let answer = link.call(KIND_REQUEST, request, wait).await;
+    answer.map(|bytes| bytes.to_vec()).map_err(unreached)
 }
 
 fn unreached(error: NetError) -> Unreached {
@@ -136,8 +141,8 @@ impl Transport for Links {
     ) -> BoxFuture<'static, Result<Vec<u8>, Unreached>> {
         let link = self.link(to, member);
         Box::pin(async move {
-            let answer = link.map_err(unreached)?.call(KIND_REQUEST, request, wait).await;
-            answer.map(|bytes| bytes.to_vec()).map_err(unreached)
+            let link = link.map_err(unreached)?;
+            ask_over(&link, request, wait).await
         })
     }
 }

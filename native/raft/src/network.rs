@@ -33,8 +33,10 @@ const INSTALL_WAIT: Duration = Duration::from_secs(120);
 const BACKOFF: Duration = Duration::from_millis(200);
 /// Appends under way to one member: while one is synced there, the next arrives, and what comes meanwhile gathers.
 const APPENDS_MAX: usize = 4;
-/// For one of them to be durable there. As long as a disk may take, not as often as heartbeats go.
+/// For one of them to be durable there, and more for each MiB of it. As long as a disk may take, not as often as
+/// heartbeats go.
 const APPEND_WAIT: Duration = Duration::from_millis(250);
+const APPEND_WAIT_PER_MIB: Duration = Duration::from_millis(1_000);
 
 /// Why a call has no answer.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -217,7 +219,9 @@ impl RaftNetworkV2<Types> for Peer {
         let peer: &'s Self = self;
         let answers = appends.map(move |rpc| async move {
             let (prev, last) = (rpc.prev_log_id, rpc.entries.last().map(|entry| entry.log_id));
-            let answer = peer.append(&rpc, APPEND_WAIT).await?;
+            let len: usize = rpc.entries.iter().map(crate::log::len_of).sum();
+            let wait = APPEND_WAIT + APPEND_WAIT_PER_MIB * (len >> 20) as u32;
+            let answer = peer.append(&rpc, wait).await?;
             Ok(answer.into_stream_result(prev, last.or(prev)))
         });
         Box::pin(std::future::ready(Ok(answers.buffered(APPENDS_MAX).boxed())))

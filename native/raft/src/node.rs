@@ -6,7 +6,7 @@
 
 use crate::engine::Listener;
 use crate::log::{InMemory, LogStore, Opened};
-use crate::machine::{self, Command};
+use crate::machine::{self, Command, COMMAND_BYTES_MAX};
 use crate::network::{Peers, Transport};
 use crate::rpc::{Envelope, Outcome};
 use crate::state::{LetIn, Machine, Reading, State};
@@ -195,8 +195,7 @@ impl Node {
         if self.is_full.load(Ordering::Acquire) {
             return Err(RaftError::Log(macula_wal::WalError::DiskFull));
         }
-        command.check()?;
-        let proposal = Proposal { time_ms: self.clock.wall_ms(), command: Blob(command.encode().into()) };
+        let proposal = Proposal::of(command, &*self.clock)?;
         loop {
             let forward = match self.write(proposal.clone(), stage).await? {
                 Ok(answer) => return Ok(answer),
@@ -265,7 +264,7 @@ impl Node {
     }
 
     fn may_take(&self, proposal: &Proposal) -> Result<LetIn, Outcome> {
-        if Command::decode(&proposal.command.0).is_err() {
+        if proposal.command.0.len() > COMMAND_BYTES_MAX || Command::decode(&proposal.command.0).is_err() {
             // in the log it would stop every member
             return Err(Outcome::Failed("a command that this version does not know".into()));
         }

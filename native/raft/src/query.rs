@@ -2,11 +2,12 @@
 
 use crate::machine::{self, read, Component, Event, Path, Pattern, View};
 use crate::{RaftError, Reading, HOT_BYTES_MAX};
+use serde::{Deserialize, Serialize};
 use std::ops::ControlFlow;
 use std::time::Duration;
 
 /// How fresh a read is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Consistency {
     /// Holds every write that was answered anywhere before the read began.
     Linearizable,
@@ -17,7 +18,7 @@ pub enum Consistency {
 }
 
 /// What is read.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum Query {
     /// One node.
     Get(Path),
@@ -34,7 +35,7 @@ pub enum Query {
 }
 
 /// What was read.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum Found {
     /// Of [`Query::Get`].
     Node(Option<machine::Node>),

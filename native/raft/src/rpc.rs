@@ -4,9 +4,12 @@
 //! this crate, understand each other or refuse each other by name.
 
 use crate::entry::{self, from_bytes, to_bytes, Ballot, Members, Place};
+use crate::machine::{self, Event, Pattern};
 use crate::members::Change;
+use crate::query::{Consistency, Found, Query};
 use crate::types::{Blob, ClusterId, Entry, Proposal, StoredMembership, Types};
 use crate::RaftError;
+use macula_core::{Kind, Kinded};
 use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, TransferLeaderRequest, VoteRequest, VoteResponse};
 use serde::{Deserialize, Serialize};
 
@@ -36,6 +39,12 @@ pub(crate) enum Request {
     Change(Change),
     /// Apply these, in this order: you lead, as it seems.
     ProposeMany(Vec<Proposal>),
+    /// A client's: who are you, of which cluster?
+    Greet,
+    /// A client's: read this.
+    Query(Query, Consistency),
+    /// A client's: what happened behind a revision and matches? Wait so long for the first of it.
+    Watch { pattern: Pattern, after: u64, wait_ms: u64 },
 }
 
 /// A member's answer.
@@ -75,6 +84,24 @@ pub(crate) enum Response {
     Refused(String),
     /// Of several commands, in their order.
     Each(Vec<Outcome>),
+    Here {
+        cluster: ClusterId,
+        number: u64,
+    },
+    /// Of a client's command.
+    Outcome(Outcome),
+    Found(Found),
+    /// Whole revisions; `more`: ask on at once.
+    Events {
+        events: Vec<Event>,
+        through: u64,
+        more: bool,
+    },
+    /// Not all that happened since is known any more.
+    HistoryGone {
+        from: u64,
+        first: u64,
+    },
 }
 
 /// What became of one of several commands.
@@ -88,6 +115,32 @@ pub(crate) enum Outcome {
     Failed(String),
     /// It may have happened.
     Unknown,
+}
+
+impl Outcome {
+    /// `None`: it was not done; ask again.
+    pub(crate) fn answer(self) -> Result<Option<Blob>, RaftError> {
+        match self {
+            Self::Applied(answer) => Ok(Some(answer)),
+            Self::NotLeader => Ok(None),
+            Self::NoQuorum => Err(RaftError::NoQuorum),
+            Self::DiskFull => Err(macula_blocks::BlockError::DiskFull.into()),
+            Self::Failed(reason) => Err(RaftError::Internal(reason)),
+            Self::Unknown => Err(RaftError::Unknown),
+        }
+    }
+
+    /// What a client is told of its command.
+    pub(crate) fn of(result: Result<Blob, RaftError>) -> Self {
+        match result {
+            Ok(answer) => Self::Applied(answer),
+            Err(RaftError::NoQuorum) => Self::NoQuorum,
+            Err(RaftError::NotLeader(_)) => Self::NotLeader,
+            Err(RaftError::Unknown | RaftError::Timeout | RaftError::Stopped(_)) => Self::Unknown,
+            Err(error) if error.kind() == Kind::DiskFull => Self::DiskFull,
+            Err(error) => Self::Failed(error.to_string()),
+        }
+    }
 }
 
 /// Of which cluster a request is, from whom, and for whom: a node's successor at the same address is somebody else.
@@ -171,6 +224,17 @@ impl Response {
 
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, RaftError> {
         unframed("answer of a member", bytes)
+    }
+
+    /// Why it is no answer.
+    pub(crate) fn refusal(self) -> RaftError {
+        match self {
+            Self::NoQuorum => RaftError::NoQuorum,
+            Self::HistoryGone { from, first } => machine::MachineError::HistoryGone { from, first }.into(),
+            Self::Failed(reason) => RaftError::Internal(reason),
+            Self::Refused(reason) => RaftError::Refused(reason),
+            other => RaftError::Internal(format!("an unexpected answer: {other:?}")),
+        }
     }
 
     /// How a change of the members ended.

@@ -4,20 +4,27 @@
 //! in their order, from one sender.
 
 use crate::entry::{Ballot, Members, Place};
-use crate::machine::Command;
+use crate::feed::{page, FeedPage};
+use crate::machine::{Command, MachineError, Pattern};
 use crate::members::Change;
 use crate::node::{stopped, Node, Stage};
-use crate::rpc::{append_of, membership_of, Envelope, Request, Response};
+use crate::query::{Consistency, Query};
+use crate::rpc::{append_of, membership_of, Envelope, Outcome, Request, Response};
 use crate::state::Arrival;
 use crate::types::{Proposal, Types, Vote};
 use crate::RaftError;
-use macula_net::{Caller, Purpose, Role};
+use macula_net::{Caller, Peer, Purpose, Role};
+use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{LinearizableReadError, RaftError as Refused};
 use openraft::raft::{TransferLeaderRequest, VoteRequest};
 use openraft::storage::{Snapshot, SnapshotMeta};
 use openraft::ReadPolicy;
 use parking_lot::Mutex;
 use std::sync::Arc;
+use std::time::Duration;
+
+/// A client waits no longer, and is told what is known then.
+const CLIENT_WAIT: Duration = Duration::from_secs(10);
 
 /// A snapshot on its way here.
 pub(crate) type Arriving = Mutex<Option<Incoming>>;
@@ -57,21 +64,33 @@ impl Node {
     /// For this incarnation and its cluster, and from one that its certificate may be: a member that was wiped is
     /// another one under the same name. Members' business comes over members' links only.
     fn is_right(&self, envelope: Envelope, caller: Option<&Caller>, request: &Request) -> bool {
-        let is_for_us = envelope.cluster == self.cluster && envelope.to == self.number;
+        // who asks that does not know it yet
+        let is_greeting = matches!(request, Request::Greet);
+        let is_for_us = is_greeting || (envelope.cluster == self.cluster && envelope.to == self.number);
         is_for_us
             && match caller {
                 None => true,
                 Some(Caller { peer, purpose: Purpose::Raft }) => {
                     self.may_be(envelope.from, peer.node.as_bytes(), request)
                 }
-                Some(Caller { peer, purpose: Purpose::Client }) => match request {
-                    Request::Change(Change::Join { member, .. }) => {
-                        peer.role == Role::Member && member.name.as_bytes() == peer.node.as_bytes()
-                    }
-                    _ => false,
-                },
+                Some(Caller { peer, purpose: Purpose::Client }) => self.may_ask(peer, request),
                 Some(Caller { purpose: Purpose::Bulk, .. }) => false,
             }
+    }
+
+    /// On a client's link: a node that wants in, for itself; a client; or a member, as one. Not a node that is none any
+    /// more: its certificate is good, its time is over.
+    fn may_ask(&self, peer: &Peer, request: &Request) -> bool {
+        match request {
+            Request::Change(Change::Join { member, .. }) => {
+                peer.role == Role::Member && member.name.as_bytes() == peer.node.as_bytes()
+            }
+            Request::Greet | Request::Propose(_) | Request::Query(..) | Request::Watch { .. } => {
+                let is_member = || self.members().values().any(|member| member.name.as_bytes() == peer.node.as_bytes());
+                peer.role == Role::Client || is_member()
+            }
+            _ => false,
+        }
     }
 
     /// Of an unknown number: a node that is behind hears of a new member from that one itself, which may lead by now, and
@@ -90,7 +109,61 @@ impl Node {
     async fn answer_client(self: &Arc<Self>, request: Request) -> Result<Response, RaftError> {
         match request {
             Request::Change(change) => Ok(Response::changed(self.change(change).await)),
+            Request::Greet => Ok(Response::Here { cluster: self.cluster, number: self.number }),
+            Request::Propose(proposal) => Ok(Response::Outcome(self.propose_for(&proposal).await)),
+            Request::Query(query, consistency) => self.query_for(&query, consistency).await,
+            Request::Watch { pattern, after, wait_ms } => self.watch_for(&pattern, after, wait_ms).await,
             _ => Ok(Response::WrongNode),
+        }
+    }
+
+    /// A client's command, stamped here: its clock is no member's.
+    async fn propose_for(self: &Arc<Self>, proposal: &Proposal) -> Outcome {
+        let Ok(command) = Command::decode(&proposal.command.0) else {
+            return Outcome::Failed("a command that this version does not know".into());
+        };
+        let stage = Stage::default();
+        let proposed = tokio::time::timeout(CLIENT_WAIT, self.propose(&command, &stage)).await;
+        proposed.map_or_else(|_| if stage.is_sent() { Outcome::Unknown } else { Outcome::NoQuorum }, Outcome::of)
+    }
+
+    async fn query_for(self: &Arc<Self>, query: &Query, consistency: Consistency) -> Result<Response, RaftError> {
+        let Ok(rows) = tokio::time::timeout(CLIENT_WAIT, self.read(consistency)).await else {
+            return Ok(Response::NoQuorum);
+        };
+        let found = match rows {
+            Ok(rows) => crate::engine::blocking(|| query.of(&rows)),
+            Err(error) => Err(error),
+        };
+        Ok(match found {
+            Ok(found) => Response::Found(found),
+            Err(RaftError::NoQuorum) => Response::NoQuorum,
+            Err(RaftError::Machine(MachineError::HistoryGone { from, first })) => Response::HistoryGone { from, first },
+            Err(error) => Response::Failed(error.to_string()),
+        })
+    }
+
+    /// Looks at each entry that is applied here until something matches.
+    async fn watch_for(&self, pattern: &Pattern, after: u64, wait_ms: u64) -> Result<Response, RaftError> {
+        let until = tokio::time::Instant::now() + Duration::from_millis(wait_ms).min(CLIENT_WAIT);
+        let mut behind = after;
+        loop {
+            let next = self.raft.metrics().borrow_watched().last_applied.map_or(0, |place| place.index) + 1;
+            let page = crate::engine::blocking(|| self.read_local().look(|rows| page(rows, pattern, behind)));
+            let FeedPage { events, through, more } = match page {
+                Ok(page) => page,
+                Err(RaftError::Machine(MachineError::HistoryGone { from, first })) => {
+                    return Ok(Response::HistoryGone { from, first })
+                }
+                Err(error) => return Err(error),
+            };
+            if !events.is_empty() || more || tokio::time::Instant::now() >= until {
+                return Ok(Response::Events { events, through, more });
+            }
+            behind = through;
+            let left = until.saturating_duration_since(tokio::time::Instant::now());
+            // nothing came: the next look says so
+            let _ = self.raft.wait(Some(left)).applied_index_at_least(Some(next), "a change").await;
         }
     }
 
@@ -134,6 +207,8 @@ impl Node {
             },
             Request::ReadIndex => self.read_index().await,
             Request::Change(change) => Ok(Response::changed(self.decide(&change).await)),
+            // those are clients'
+            Request::Greet | Request::Query(..) | Request::Watch { .. } => Ok(Response::WrongNode),
             Request::ProposeMany(proposals) => Ok(Response::Each(self.write_many(proposals).await)),
         }
     }

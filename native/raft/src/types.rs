@@ -3,7 +3,10 @@
 //! Invariant: a node's number is drawn anew for each incarnation. A wiped node is somebody else, so
 //! that it can never deny what its former self promised.
 
+use crate::machine::{Command, MachineError, COMMAND_BYTES_MAX};
 use crate::runtime::Runtime;
+use crate::RaftError;
+use macula_core::Clock;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::fmt;
 use std::sync::Arc;
@@ -99,6 +102,20 @@ pub struct Proposal {
     pub time_ms: u64,
     /// [`crate::machine::Command`], encoded.
     pub command: Blob,
+}
+
+impl Proposal {
+    /// Of a command that may be tried.
+    pub(crate) fn of(command: &Command, clock: &dyn Clock) -> Result<Self, RaftError> {
+        command.check()?;
+        let bytes = command.encode();
+        match bytes.len() {
+            len if len > COMMAND_BYTES_MAX => {
+                Err(MachineError::TooLarge { what: "command", len, len_max: COMMAND_BYTES_MAX }.into())
+            }
+            _ => Ok(Self { time_ms: clock.wall_ms(), command: Blob(bytes.into()) }),
+        }
+    }
 }
 
 impl fmt::Display for Proposal {

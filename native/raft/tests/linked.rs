@@ -7,8 +7,12 @@ use common::{
     answer, binary, change, invite, join, options, path, propose, propose_within, put, query, seams, until, PATIENCE,
 };
 use macula_core::{Cancel, Disk, RealDisk, RelPath, SystemChance, SystemClock};
+use macula_raft::machine::{Command, Op, Pattern};
 use macula_raft::net::{Authority, Identity, Issue, Net, NetError, NodeName, Purpose, Role, Transport};
-use macula_raft::{Change, Consistency, Engine, Found, Invitation, LinkOptions, Options, Query, RaftError};
+use macula_raft::{
+    Change, Client, ClientOptions, ClientSeams, Consistency, Engine, Found, Invitation, LinkOptions, Options, Query,
+    RaftError,
+};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,10 +36,14 @@ impl Site {
     }
 
     fn identity(&self, name: &str, dir: &str) -> Arc<Identity> {
+        self.identity_as(name, dir, Role::Member)
+    }
+
+    fn identity_as(&self, name: &str, dir: &str, role: Role) -> Arc<Identity> {
         let certificates = rel(&format!("{dir}-certificates"));
         if self.disk.stat(&certificates).is_err() {
             let node = NodeName::new(name.as_bytes()).expect("a name");
-            let wanted = Issue { node: &node, role: Role::Member, days: 1, trust: &[&self.authority] };
+            let wanted = Issue { node: &node, role, days: 1, trust: &[&self.authority] };
             self.authority.issue(&*self.disk, &certificates, &wanted, &SystemClock, &SystemChance).expect("issued");
         }
         Identity::load(self.disk.clone(), certificates, Arc::new(SystemClock)).expect("loads")
@@ -54,6 +62,16 @@ impl Site {
         let engine = engine.expect("opens");
         engine.listen(links).expect("listens");
         engine
+    }
+
+    /// Who is no member, and asks these.
+    fn client(&self, name: &str, role: Role, members: &[(&str, &Engine)]) -> Client {
+        let transport = Transport::Tls(self.identity_as(name, &format!("{name}-client"), role));
+        let address = |engine: &Engine| engine.address().expect("listens");
+        let members = members.iter().map(|(name, engine)| ((*name).to_owned(), address(engine))).collect();
+        let options = macula_raft::net::Options { retry_ms_min: 10, ..Default::default() };
+        let seams = ClientSeams { clock: Arc::new(SystemClock), chance: Arc::new(SystemChance) };
+        Client::open(seams, ClientOptions { members, transport, options }).expect("opens")
     }
 
     /// What a node answers to a request on a link of that purpose, from whoever has that name's certificate.
@@ -209,4 +227,83 @@ fn who_is_no_member_and_who_left_is_not_heard() {
     assert!(not_admitted(is_heard("b@test", Purpose::Raft)));
     propose(&first, put(&["k", "x"], b"1", None)).expect("alone again");
     assert!(propose_within(&second, put(&["k", "x"], b"2", None), Duration::from_secs(1)).is_err());
+}
+
+fn told(client: &Client, command: Command) -> Result<(), RaftError> {
+    let wait = Some(Duration::from_secs(3));
+    answer(|reply| client.propose(command, wait, Cancel::new(), reply)).map(drop)
+}
+
+fn seen(client: &Client, name: &str) -> Result<Option<Vec<u8>>, RaftError> {
+    let (query, wait) = (Query::Get(path(&["k", name])), Some(Duration::from_secs(3)));
+    let found = answer(|reply| client.query(query, Consistency::Linearizable, wait, Cancel::new(), reply));
+    match found? {
+        Found::Node(node) => Ok(node.and_then(|node| node.value)),
+        found => panic!("{found:?}"),
+    }
+}
+
+#[test]
+fn a_client_writes_reads_and_watches_whoever_leads() {
+    let site = Site::new();
+    let first = site.node("a@test", "a", options());
+    let others = ["b", "c"].map(|dir| {
+        let other = site.node(&format!("{dir}@test"), dir, invited_by(&first));
+        join(&other, invite(&first).expect("invites")).expect("joins");
+        other
+    });
+    let members = [("a@test", &first), ("b@test", &others[0]), ("c@test", &others[1])];
+    let client = site.client("x@test", Role::Client, &members);
+    told(&client, put(&["k", "x"], b"1", None)).expect("written");
+    assert_eq!(seen(&client, "x").expect("reads"), Some(binary(b"1")));
+    assert_eq!(value(&others[0], "x").expect("a member reads it"), Some(binary(b"1")));
+    let events = |after, wait| {
+        let pattern = Pattern::under(None).expect("a pattern");
+        answer(|reply| client.watch(pattern, after, wait, Cancel::new(), reply)).expect("is told")
+    };
+    let page = events(0, Duration::ZERO);
+    assert_eq!(page.events.len(), 1);
+    // one that has seen all is told of the next when it happens
+    let begun = std::time::Instant::now();
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| events(page.through, Duration::from_secs(8)));
+        std::thread::sleep(Duration::from_millis(100));
+        propose(&others[1], put(&["k", "y"], b"2", None)).expect("applies");
+        assert_eq!(waiting.join().expect("waits").events.len(), 1);
+    });
+    assert!(begun.elapsed() < Duration::from_secs(6), "it was woken");
+    // whose certificate is a member's and who is none has nothing to say
+    let stranger = site.client("z@test", Role::Member, &members[1..]);
+    assert!(matches!(told(&stranger, put(&["k", "x"], b"4", None)), Err(RaftError::NoQuorum)));
+    assert!(matches!(seen(&stranger, "x"), Err(RaftError::NoQuorum)));
+    // who answered it is gone
+    drop(first);
+    until("another leads", || told(&client, put(&["k", "z"], b"3", None)).is_ok());
+    assert_eq!(seen(&client, "z").expect("reads"), Some(binary(b"3")));
+}
+
+/// What is longer than a frame was once would never have arrived anywhere else.
+#[test]
+fn the_largest_command_goes_to_all_and_a_larger_one_nowhere() {
+    let site = Site::new();
+    let first = site.node("a@test", "a", Options { log: Default::default(), ..options() });
+    let second = site.node("b@test", "b", Options { log: Default::default(), ..invited_by(&first) });
+    join(&second, invite(&first).expect("invites")).expect("joins");
+    let many = |count: usize, len: usize| {
+        let value = binary(&vec![7; len]);
+        let op = |n: usize| Op::Put {
+            path: path(&["k", &n.to_string()]),
+            value: value.clone(),
+            ttl_ms: None,
+            lease: None,
+            keep_while: vec![],
+        };
+        Command::Txn { conditions: vec![], then: (0..count).map(op).collect(), otherwise: vec![] }
+    };
+    let wait = Duration::from_secs(20);
+    propose_within(&second, many(9, 7 << 20), wait).expect("63 MiB, from one that does not lead");
+    assert_eq!(value(&second, "8").expect("reads").map(|value| value.len()), Some((7 << 20) + 6));
+    let refused = propose_within(&first, many(19, 7 << 20), wait).expect_err("133 MiB");
+    assert!(refused.to_string().contains("len_max"), "{refused}");
+    propose(&second, put(&["k", "x"], b"1", None)).expect("it goes on");
 }

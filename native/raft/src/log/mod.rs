@@ -13,4 +13,4 @@ mod tests;
 #[cfg(test)]
 pub(crate) use appender::{Appender, Job, Jobs, ROOM_PAUSE};
 pub(crate) use meta::Meta;
-pub(crate) use store::{InMemory, LogStore, Opened};
+pub(crate) use store::{len_of, InMemory, LogStore, Opened};

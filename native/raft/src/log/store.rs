@@ -257,7 +257,7 @@ impl RaftLogReader<Types> for LogStore {
 }
 
 /// About what an entry takes, bytes.
-fn len_of(entry: &Entry) -> usize {
+pub(crate) fn len_of(entry: &Entry) -> usize {
     match &entry.payload {
         openraft::EntryPayload::Normal(proposal) => 64 + proposal.command.0.len(),
         openraft::EntryPayload::Blank => 64,

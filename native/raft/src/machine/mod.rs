@@ -47,6 +47,9 @@ pub const VALUE_BYTES_MAX: usize = 8 << 20;
 /// What one command may write at most, keys and values of nodes together.
 pub const WRITE_BYTES_MAX: usize = 64 << 20;
 
+/// The longest command, encoded: with what it writes go conditions and paths. Longer ones do not get into the log.
+pub const COMMAND_BYTES_MAX: usize = 128 << 20;
+
 /// What the results of one command hold at most, paths and values together; a page of nodes is cut at half of it.
 pub const RESULT_BYTES_MAX: usize = 128 << 20;
 

@@ -3,12 +3,13 @@
 use super::matching::{walk, Conditions, Met, Next};
 use super::row::NodeRef;
 use super::{key, Component, MachineError, Node, Path, Pattern, TableError, View};
+use serde::{Deserialize, Serialize};
 
 /// What one answer holds at most: bytes of data and paths.
 pub const READ_BYTES_MAX: usize = 64 << 20;
 
 /// Some nodes, in the order of their paths.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Page {
     /// The nodes.
     pub nodes: Vec<(Path, Node)>,

@@ -58,7 +58,7 @@ pub(super) struct LeaseRow {
 }
 
 /// What the machine holds, in figures. Costs one row.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
     /// The newest command's revision; 0 before the first.
     pub revision: u64,
