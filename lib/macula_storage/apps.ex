@@ -59,6 +59,21 @@ defmodule MaculaStorage.Apps do
   defp state, do: lookup(:state, fn -> open_state(nil) end)
 
   defp open_state(joins) do
+    config = Config.get()
+    if config.state_members, do: open_client(config), else: open_member(joins)
+  end
+
+  defp open_client(config) do
+    certificates = if config.state_plain, do: nil, else: config.state_certificates
+
+    open =
+      &Native.state_open_client(&1, &2, to_string(node()), config.state_members, certificates)
+
+    with {:ok, base} <- base(),
+         do: Call.run(&open.(base, &1), op: :open, timeout: @open_ms)
+  end
+
+  defp open_member(joins) do
     name = Atom.to_string(node())
 
     with {:ok, base} <- base(),

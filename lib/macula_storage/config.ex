@@ -9,6 +9,7 @@ defmodule MaculaStorage.Config do
         sqlite_synchronous: :full,        # :normal: apps' databases sync at checkpoints, not at each commit
         state_listen: "10.0.0.1:4377",    # where other members reach this node; nil: nobody, until it is of a cluster
         state_certificates: "/etc/macula", # of MaculaStorage.Authority; nil: state/certificates in the base
+        state_members: [{:"a@host", "10.0.0.1:4377"}], # this node is a client: it asks these; nil: it is a member
         state_plain: false,               # true: links without TLS, on loopback addresses only
         state_session_ttl_ms: 10_000,     # how long keys of a VM's leases stay once it is dead
         usage_interval_ms: 10_000,        # how often files of other programs are counted at most
@@ -26,6 +27,7 @@ defmodule MaculaStorage.Config do
     :sqlite_synchronous,
     :state_listen,
     :state_certificates,
+    :state_members,
     :state_plain,
     :state_session_ttl_ms,
     :usage_interval_ms,
@@ -40,6 +42,7 @@ defmodule MaculaStorage.Config do
           sqlite_synchronous: :full | :normal,
           state_listen: {String.t(), :inet.port_number()} | nil,
           state_certificates: String.t(),
+          state_members: [{String.t(), String.t()}] | nil,
           state_plain: boolean,
           state_session_ttl_ms: pos_integer,
           usage_interval_ms: pos_integer,
@@ -62,6 +65,7 @@ defmodule MaculaStorage.Config do
       sqlite_synchronous: one_of(:sqlite_synchronous, [:full, :normal]),
       state_listen: address(:state_listen),
       state_certificates: path(:state_certificates, Path.join(base_path, "state/certificates")),
+      state_members: members(:state_members),
       state_plain: one_of(:state_plain, [false, true]),
       state_session_ttl_ms: positive(:state_session_ttl_ms, 10_000),
       usage_interval_ms: positive(:usage_interval_ms, 10_000),
@@ -120,6 +124,28 @@ defmodule MaculaStorage.Config do
       path when is_binary(path) and path != "" -> Path.expand(path)
       other -> raise ArgumentError, "expected #{name} to be a path, got: #{inspect(other)}"
     end
+  end
+
+  defp members(name) do
+    case Application.get_env(:macula_storage, name) do
+      nil -> nil
+      [_ | _] = members -> Enum.map(members, &member(name, &1))
+      other -> bad_members!(name, other)
+    end
+  end
+
+  defp member(name, {node, address})
+       when (is_atom(node) or is_binary(node)) and is_binary(address) do
+    if parsed_address(address),
+      do: {to_string(node), address},
+      else: bad_address!(name, address)
+  end
+
+  defp member(name, other), do: bad_members!(name, other)
+
+  defp bad_members!(name, other) do
+    raise ArgumentError,
+          "expected #{name} to be a list of {node, \"host:port\"}, got: #{inspect(other)}"
   end
 
   # "host:port", or "[ip6]:port"

@@ -77,6 +77,20 @@ defmodule MaculaStorage.Native do
           {:ok, {handle, non_neg_integer}} | failure
   def state_watch(_state, _pattern, _after), do: missing()
 
+  @spec state_open_client(
+          handle,
+          reference,
+          String.t(),
+          [{String.t(), String.t()}],
+          String.t() | nil
+        ) ::
+          call
+  def state_open_client(_base, _ref, _name, _members, _certificates), do: missing()
+
+  @spec state_client_watch(handle, reference, {list, nil}, non_neg_integer, non_neg_integer) ::
+          call
+  def state_client_watch(_state, _ref, _pattern, _after, _wait_ms), do: missing()
+
   @spec state_watch_next(handle) :: {:ok, {[tuple], non_neg_integer, boolean}} | failure
   def state_watch_next(_watch), do: missing()
 

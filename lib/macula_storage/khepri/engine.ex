@@ -4,8 +4,10 @@ defmodule MaculaStorage.Khepri.Engine do
   #
   # Invariant: Rust's deadline comes first, as it knows more of what happened.
 
-  alias MaculaStorage.{Apps, Call, Native}
+  alias MaculaStorage.{Apps, Call, Config, Native}
   alias MaculaStorage.Khepri.Wire
+
+  @timeout_ms 5_000
 
   @doc false
   def txn(guards, then, otherwise, %{timeout: timeout}) do
@@ -30,14 +32,18 @@ defmodule MaculaStorage.Khepri.Engine do
     end)
   end
 
-  @doc false
-  def query({:get, _} = query, %{consistency: :local}) do
-    Apps.with_state(fn state ->
-      hot(state, query, nil) || query_here(state, query)
-    end)
-  end
+  @doc "Whether this node is no member of the cluster, and asks those who are."
+  @spec client?() :: boolean
+  def client?, do: Config.get().state_members != nil
 
-  def query(query, %{consistency: :local}), do: Apps.with_state(&query_here(&1, query))
+  @doc false
+  def query(query, %{consistency: :local} = options) do
+    cond do
+      client?() -> ask(query, :local, Map.get(options, :timeout, @timeout_ms))
+      match?({:get, _}, query) -> Apps.with_state(&(hot(&1, query, nil) || query_here(&1, query)))
+      true -> Apps.with_state(&query_here(&1, query))
+    end
+  end
 
   def query({:get, _} = query, %{consistency: {:stale, age_ms}, timeout: timeout}) do
     with :cold <- Apps.with_state(&(hot(&1, query, age_ms) || :cold)),
@@ -74,7 +80,9 @@ defmodule MaculaStorage.Khepri.Engine do
   @doc "This node and the members of its cluster, as it sees them."
   @spec node() :: {:ok, map} | {:error, term}
   def node do
-    with {:ok, told} <- Apps.with_state(&Native.state_node/1) do
+    told = Apps.with_state(&MaculaStorage.Error.wrap_result(Native.state_node(&1), :members, nil))
+
+    with {:ok, told} <- told do
       {cluster, number, leader, {term, last, applied, checkpoint}, address, members} = told
 
       members =

@@ -9,7 +9,7 @@ defmodule MaculaStorage.Khepri.Watch do
   use GenServer, restart: :temporary
 
   alias MaculaStorage.{Apps, Error, Khepri, Native}
-  alias MaculaStorage.Khepri.Wire
+  alias MaculaStorage.Khepri.{Engine, Wire}
 
   # what may lie unread in the owner's mailbox before the next page
   @unread_bytes 1_048_576
@@ -17,6 +17,8 @@ defmodule MaculaStorage.Khepri.Watch do
   @pause_ms 5
   @pause_ms_max 100
   @event_bytes 64
+  # a member that is asked by a client waits so long for the first event
+  @client_wait_ms 5_000
   @kinds %{put: :put, delete: :deleted, expired: :expired}
 
   def start_link(arguments), do: GenServer.start_link(__MODULE__, arguments)
@@ -32,9 +34,7 @@ defmodule MaculaStorage.Khepri.Watch do
 
   @impl true
   def handle_continue({:begin, wire, from, caller}, state) do
-    begin = &Error.wrap_result(Native.state_watch(&1, wire, from), :watch, nil)
-
-    case Apps.with_state(begin) do
+    case begin(wire, from) do
       {:ok, {watch, revision}} ->
         GenServer.reply(caller, {:ok, state.ref, revision})
         read(%{state | watch: watch})
@@ -52,6 +52,21 @@ defmodule MaculaStorage.Khepri.Watch do
   def handle_info(:state_changed, state), do: read(state)
   def handle_info(:again, state), do: read(%{state | waits: false})
   def handle_info({:DOWN, _, :process, _owner, _}, state), do: {:stop, :normal, state}
+
+  def handle_info({ref, answer}, %{watch: {:client, wire, behind, ref}} = state) do
+    case Error.wrap_result(answer, :watch, nil) do
+      {:ok, {_, through, _} = page} ->
+        given({:ok, page}, %{state | watch: {:client, wire, max(through, behind), nil}})
+
+      # no member was there to ask
+      {:error, :timeout} ->
+        {:noreply, %{state | watch: {:client, wire, behind, nil}}, {:continue, :read}}
+
+      failure ->
+        given(failure, state)
+    end
+  end
+
   def handle_info(_message, state), do: {:noreply, state}
 
   @impl true
@@ -79,11 +94,29 @@ defmodule MaculaStorage.Khepri.Watch do
     {:noreply, %{state | waits: true, pause_ms: min(state.pause_ms * 2, @pause_ms_max)}}
   end
 
-  defp page(state) do
-    case next(state) do
+  # a client asks a member, and reads on when it has answered
+  defp page(%{watch: {:client, wire, behind, nil}} = state) do
+    ref = make_ref()
+    ask = &Native.state_client_watch(&1, ref, wire, behind, @client_wait_ms)
+
+    case Apps.with_state(ask) do
+      {:ok, _call} -> {:noreply, %{state | watch: {:client, wire, behind, ref}}}
+      failure -> given(failure, state)
+    end
+  end
+
+  # it is asked already
+  defp page(%{watch: {:client, _, _, _}} = state), do: {:noreply, state}
+  defp page(state), do: state |> next() |> given(state)
+
+  defp given(page, state) do
+    case page do
       {:ok, {events, _through, more}} ->
         state = events |> Enum.chunk_by(&elem(&1, 0)) |> Enum.reduce(state, &deliver/2)
-        if more, do: {:noreply, state, {:continue, :read}}, else: {:noreply, state}
+
+        if more or asks?(state),
+          do: {:noreply, state, {:continue, :read}},
+          else: {:noreply, state}
 
       {:error, :history_gone} ->
         tell(state, :history_gone)
@@ -92,6 +125,26 @@ defmodule MaculaStorage.Khepri.Watch do
       {:error, _closed_or_failed} ->
         tell(state, :closed)
         {:stop, :normal, state}
+    end
+  end
+
+  defp asks?(%{watch: {:client, _, _, _}}), do: true
+  defp asks?(_state), do: false
+
+  defp begin(wire, from) do
+    if Engine.client?(),
+      do: begin_asking(wire, from),
+      else: Apps.with_state(&Error.wrap_result(Native.state_watch(&1, wire, from), :watch, nil))
+  end
+
+  defp begin_asking(wire, from) do
+    with {:ok, %{revision: now, history_first: first}} <-
+           Engine.query(:status, %{consistency: :linearizable, timeout: @client_wait_ms}) do
+      behind = from || now
+
+      if behind + 1 < first,
+        do: {:error, :history_gone},
+        else: {:ok, {{:client, wire, behind, nil}, behind}}
     end
   end
 

@@ -109,6 +109,11 @@ fn open(
 impl Opened {
     /// This node's replicated state, opened with the first call.
     pub fn state(&self, name: &str, joins: Option<ClusterId>) -> Result<Arc<OpenState>, Failure> {
+        self.state_or(|| OpenState::open(self, name, joins))
+    }
+
+    /// What is open, or what is opened now.
+    pub fn state_or(&self, open: impl FnOnce() -> Result<OpenState, Failure>) -> Result<Arc<OpenState>, Failure> {
         let mut state = self.state.lock();
         if let Some(state) = &*state {
             return Ok(state.clone());
@@ -116,7 +121,7 @@ impl Opened {
         if self.base.is_closed() {
             return Err(Failure::outcome(Kind::Closed));
         }
-        Ok(state.insert(Arc::new(OpenState::open(self, name, joins)?)).clone())
+        Ok(state.insert(Arc::new(open()?)).clone())
     }
 
     /// Close it, if it is open.

@@ -2,6 +2,7 @@
 //!
 //! Paths and values come and go in the External Term Format, made and read in Elixir.
 
+mod client;
 mod members;
 mod terms;
 mod watch;
@@ -12,7 +13,7 @@ use crate::error::{self, Failure};
 use crate::handle::Handle;
 use crate::options::span;
 use crate::runtime::owe;
-use macula_raft::{ClusterId, Consistency, Engine, Feeds, RaftError};
+use macula_raft::{Client, ClusterId, Consistency, Engine, Feeds, RaftError};
 use parking_lot::RwLock;
 use rustler::{Atom, Binary, Encoder, Env, Resource, ResourceArc, Term};
 use std::sync::Arc;
@@ -21,8 +22,15 @@ use terms::{command_of, query_of, FoundTerm, ResponseTerm};
 
 /// The state that this VM has opened, until its base is closed.
 pub struct OpenState {
-    open: RwLock<Option<(Engine, macula_store::StateDir)>>,
+    open: RwLock<Option<Open>>,
     feeds: Arc<Feeds>,
+}
+
+/// What this VM is in the cluster.
+enum Open {
+    Member(Engine, macula_store::StateDir),
+    /// It has nothing here, and asks members.
+    Client(Client),
 }
 
 /// The replicated state, in Elixir's hands.
@@ -45,34 +53,55 @@ impl OpenState {
         let told = feeds.clone();
         let options = macula_raft::Options { joins, ..macula_raft::Options::of(name) };
         let engine = Engine::open(seams, options, Box::new(move |events| told.tell(events)))?;
-        Ok(Self { open: RwLock::new(Some((engine, dir))), feeds })
+        Ok(Self { open: RwLock::new(Some(Open::Member(engine, dir))), feeds })
+    }
+
+    /// Ask members, as one that is none.
+    fn ask_as(client: Client) -> Self {
+        Self { open: RwLock::new(Some(Open::Client(client))), feeds: Arc::default() }
     }
 
     /// Stop its threads, then let go of its directory.
     pub fn close(&self) {
         // taken out first: who is on a scheduler thread meanwhile must not wait for the closing
         let taken = self.open.write().take();
-        if let Some((mut engine, dir)) = taken {
-            engine.close();
-            drop(engine);
-            drop(dir);
+        match taken {
+            Some(Open::Member(mut engine, dir)) => {
+                engine.close();
+                drop(engine);
+                drop(dir);
+            }
+            Some(Open::Client(mut client)) => client.close(),
+            None => {}
         }
         self.feeds.close();
     }
 
+    fn open_now<T>(&self, act: impl FnOnce(&Open) -> Result<T, RaftError>) -> Result<T, RaftError> {
+        self.open.read().as_ref().map_or(Err(RaftError::Closed), act)
+    }
+
     fn with<T>(&self, act: impl FnOnce(&Engine) -> Result<T, RaftError>) -> Result<T, RaftError> {
-        match &*self.open.read() {
-            Some((engine, _)) => act(engine),
-            None => Err(RaftError::Closed),
-        }
+        self.open_now(|open| act(open.member()?))
     }
 
     /// The same for who must not wait; `None` while it is being closed.
     fn now<T>(&self, act: impl FnOnce(&Engine) -> Result<Option<T>, RaftError>) -> Result<Option<T>, RaftError> {
         match self.open.try_read().as_deref() {
-            Some(Some((engine, _))) => act(engine),
+            Some(Some(Open::Member(engine, _))) => act(engine),
+            Some(Some(Open::Client(_))) | None => Ok(None),
             Some(None) => Err(RaftError::Closed),
-            None => Ok(None),
+        }
+    }
+}
+
+impl Open {
+    fn member(&self) -> Result<&Engine, RaftError> {
+        match self {
+            Self::Member(engine, _) => Ok(engine),
+            Self::Client(_) => {
+                Err(RaftError::Refused("this node is a client of the cluster (state_members), ask a member".into()))
+            }
         }
     }
 }
@@ -130,10 +159,12 @@ fn propose<'a>(env: Env<'a>, state: &StateHandle, reference: Term<'a>, command: 
     };
     owe(env, reference, |reply| {
         let cancel = reply.call().cancel_token();
-        state.with(|engine| {
-            engine.propose(command, span(timeout_ms), cancel, move |answer| {
-                reply.send_result(answer.map(ResponseTerm).map_err(Failure::from));
-            })
+        let answer = move |answer: Result<_, RaftError>| {
+            reply.send_result(answer.map(ResponseTerm).map_err(Failure::from));
+        };
+        state.open_now(|open| match open {
+            Open::Member(engine, _) => engine.propose(command, span(timeout_ms), cancel, answer),
+            Open::Client(client) => client.propose(command, span(timeout_ms), cancel, answer),
         })
     })
 }
@@ -155,10 +186,12 @@ fn state_query<'a>(
     };
     owe(env, reference, |reply| {
         let cancel = reply.call().cancel_token();
-        state.with(|engine| {
-            engine.query(query, consistency, span(timeout_ms), cancel, move |found| {
-                reply.send_result(found.map(FoundTerm).map_err(Failure::from));
-            })
+        let answer = move |found: Result<_, RaftError>| {
+            reply.send_result(found.map(FoundTerm).map_err(Failure::from));
+        };
+        state.open_now(|open| match open {
+            Open::Member(engine, _) => engine.query(query, consistency, span(timeout_ms), cancel, answer),
+            Open::Client(client) => client.query(query, consistency, span(timeout_ms), cancel, answer),
         })
     })
 }

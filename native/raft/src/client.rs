@@ -143,7 +143,8 @@ impl Client {
                 other => Err(other.refusal()),
             }
         };
-        self.run(work, None, Ends { over: || RaftError::Timeout, lost: || RaftError::Closed }, cancel, reply)
+        let deadline = Some(wait + 2 * ANSWER_WAIT);
+        self.run(work, deadline, Ends { over: || RaftError::Timeout, lost: || RaftError::Closed }, cancel, reply)
     }
 
     fn run<T: Send + 'static>(

@@ -36,7 +36,7 @@ fn state_listen<'a>(
     let (address, host) = at;
     opened.runtime.io(env, reference, move |reply| {
         let listen = || -> Result<String, Failure> {
-            let transport = transport(&name, certificates.as_deref())?;
+            let transport = transport(&name, certificates.as_deref(), Role::Member)?;
             let listen = address.parse().map_err(|_| Failure::invalid(format!("no address: {address}")))?;
             let links = LinkOptions { listen, host, transport, options: net::Options::default() };
             let found = state.with(|engine| {
@@ -49,10 +49,11 @@ fn state_listen<'a>(
     })
 }
 
-fn transport(name: &str, certificates: Option<&str>) -> Result<Transport, Failure> {
+/// How the node of that name, in that role, proves who it is.
+pub fn transport(name: &str, certificates: Option<&str>, role: Role) -> Result<Transport, Failure> {
     let node = NodeName::new(name.as_bytes()).map_err(RaftError::from)?;
     let Some(dir) = certificates else {
-        return Ok(Transport::PlainLoopback(Peer { node, role: Role::Member, cluster: net::ClusterId([0; 16]) }));
+        return Ok(Transport::PlainLoopback(Peer { node, role, cluster: net::ClusterId([0; 16]) }));
     };
     let missing = |error: std::io::Error| {
         Failure::invalid(format!("no certificates in {dir}: {error}"))
@@ -66,7 +67,8 @@ fn transport(name: &str, certificates: Option<&str>) -> Result<Transport, Failur
     disk.stat(&name).map_err(missing)?;
     let identity = Identity::load(Arc::new(disk), name, Arc::new(SystemClock)).map_err(RaftError::from)?;
     let peer = identity.peer();
-    if peer.node != node || peer.role != Role::Member {
+    // a client is whoever its certificate says
+    if role == Role::Member && (peer.node != node || peer.role != role) {
         let role = if peer.role == Role::Member { "member" } else { "client" };
         let of = format!("the certificate in {dir} is of the {role} {}, this node is {node}", peer.node);
         return Err(Failure::invalid(of).with_hint("issue one for this node as a member"));

@@ -109,7 +109,7 @@ fn state_watch_next_hot<'a>(env: Env<'a>, watch: ResourceArc<WatchHandle>) -> Te
     }
 }
 
-fn page_term<'a>(env: Env<'a>, page: &FeedPage) -> (Vec<Term<'a>>, u64, bool) {
+pub fn page_term<'a>(env: Env<'a>, page: &FeedPage) -> (Vec<Term<'a>>, u64, bool) {
     let events = page.events.iter().map(|told| event(env, told)).collect();
     (events, page.through, page.more)
 }
