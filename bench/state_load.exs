@@ -7,7 +7,7 @@ for file <- ~w(measure.exs nodes.exs), do: Code.require_file(file, __DIR__)
 defmodule MaculaStorage.Bench.StateLoad do
   @moduledoc false
   # Rivals are not there when this is compiled.
-  @compile {:no_warn_undefined, [:khepri, :khepri_cluster, :mnesia, :ra]}
+  @compile {:no_warn_undefined, [:crypto, :khepri, :khepri_cluster, :mnesia, :ra]}
 
   alias MaculaStorage.Bench.{Measure, Nodes}
   alias MaculaStorage.{Cache, Khepri, Mnesia}

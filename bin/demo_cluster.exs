@@ -6,6 +6,7 @@ Code.require_file("../bench/state_load.exs", __DIR__)
 
 defmodule MaculaStorage.Demo.Cluster do
   @moduledoc false
+  @compile {:no_warn_undefined, :crypto}
 
   alias MaculaStorage.Bench.{Nodes, StateLoad, Tree}
   alias MaculaStorage.Operator.Text

@@ -66,6 +66,7 @@ defmodule MaculaStorage.Khepri do
     consistency: {:linearizable, {:consistency, [:linearizable, :local, :cached]}},
     timeout: {5_000, :timeout}
   ]
+  @local %{consistency: :local, timeout: 5_000, details: false}
 
   ## One node
 
@@ -173,6 +174,7 @@ defmodule MaculaStorage.Khepri do
   def get(path, options \\ [])
   # it costs about an ETS lookup: no list of options is walked
   def get(path, consistency: :cached), do: Cache.cached(path, false)
+  def get(path, consistency: :local), do: get_node(path, @local)
 
   def get(path, options) do
     options = Options.validate!(options, @get_options)

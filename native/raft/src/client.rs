@@ -69,6 +69,12 @@ enum Failed {
     NotTaken,
     /// It may have.
     Unknown,
+    /// Nobody will: it is not for this node to ask.
+    Refused,
+}
+
+fn refused() -> RaftError {
+    RaftError::Refused("this node's certificate is neither a client's nor a present member's".into())
 }
 
 impl Client {
@@ -187,6 +193,7 @@ impl Asking {
                         continue;
                     }
                     Err(Failed::Unknown) => return Err(RaftError::Unknown),
+                    Err(Failed::Refused) => return Err(refused()),
                 };
                 self.first.store(at, Ordering::Relaxed);
                 match outcome.answer()? {
@@ -202,9 +209,13 @@ impl Asking {
     async fn ask(&self, request: &Request) -> Result<Response, RaftError> {
         loop {
             for at in self.turns() {
-                if let Ok(response) = self.ask_one(at, request).await {
-                    self.first.store(at, Ordering::Relaxed);
-                    return Ok(response);
+                match self.ask_one(at, request).await {
+                    Ok(response) => {
+                        self.first.store(at, Ordering::Relaxed);
+                        return Ok(response);
+                    }
+                    Err(Failed::NotTaken | Failed::Unknown) => {}
+                    Err(Failed::Refused) => return Err(refused()),
                 }
             }
             tokio::time::sleep(LEADER_PAUSE).await;
@@ -252,6 +263,8 @@ impl Asking {
                 known.numbers[at] = Some(number);
                 Ok((cluster, number))
             }
+            // all that may ask are answered that
+            Response::WrongNode => Err(Failed::Refused),
             _ => Err(Failed::NotTaken),
         }
     }

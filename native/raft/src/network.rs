@@ -8,7 +8,7 @@ use crate::rpc::{Envelope, Request, Response};
 use crate::state::{piece, SnapshotData};
 use crate::types::{Blob, LeaderId, Member, Types, Vote};
 use crate::RaftError;
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, FutureExt};
 use futures_util::stream::{BoxStream, Stream, StreamExt};
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::{Backoff, RPCOption};
@@ -172,14 +172,20 @@ impl Peer {
         // one for each place: who sends it anew begins anew
         let id = last.map_or(0, |last| last.index);
         self.done(Request::Begin { id }).await?;
-        let (mut behind, mut number) = (Vec::new(), 0);
-        loop {
-            // pages may come from the disk
-            let next = crate::engine::blocking(|| piece(&rows, &behind, PIECE_BYTES));
-            let next = next.map_err(|error| RPCError::Network(NetworkError::new(&error)))?;
-            let Some((bytes, until)) = next else { break };
-            self.done(Request::Piece { id, number, rows: Blob(bytes.into()) }).await?;
-            (behind, number) = (until, number + 1);
+        // pages may come from the disk
+        let read = |behind: &[u8]| crate::engine::blocking(|| piece(&rows, behind, PIECE_BYTES));
+        let failed = |error: RaftError| RPCError::Network(NetworkError::new(&error));
+        let (mut next, mut number) = (read(&[]).map_err(failed)?, 0);
+        while let Some((bytes, until)) = next {
+            let mut sending = Box::pin(self.done(Request::Piece { id, number, rows: Blob(bytes.into()) }));
+            // it leaves, and while the other side takes it, the one behind it is read
+            let sent = sending.as_mut().now_or_never();
+            next = read(&until).map_err(failed)?;
+            match sent {
+                Some(sent) => sent?,
+                None => sending.await?,
+            }
+            number += 1;
         }
         let membership = &snapshot.meta.last_membership;
         let since = membership.log_id().as_ref().map(Place::from);
