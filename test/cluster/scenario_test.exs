@@ -17,6 +17,9 @@ defmodule MaculaStorage.Cluster.ScenarioTest do
     # A leader that came back led on, and read what it knew to be committed: less than it had acknowledged.
     {"all are killed, and read first",
      [{:kill, 1}, {:kill, 2}, {:kill, 3}, :hold, :revive, :look, :go]},
+    {"all lose power, and are read first",
+     [{:power, 1}, {:power, 2}, {:power, 3}, :hold, :revive, :look, :go]},
+    {"the leader loses power", [{:power, :leader}, {:answered, 50}]},
     {"a disk is lost", [{:wipe, :leader}, {:answered, 30}]},
     {"the leader leaves, another joins", [{:leave, :leader}, {:join, :last}]},
     {"the leader's disk is full", [{:fill, :leader}, {:pause_ms, 500}, :free, {:answered, 50}]}

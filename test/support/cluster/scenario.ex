@@ -19,7 +19,7 @@ defmodule MaculaStorage.Scenario do
           | {:pause_ms, pos_integer}
           | {:burst, pos_integer}
           | {:alone | :lead, who}
-          | {:isolate | :deaf | :mute | :freeze | :kill | :wipe | :leave | :join, who}
+          | {:isolate | :deaf | :mute | :freeze | :kill | :power | :wipe | :leave | :join, who}
           | {:apart, who, who}
           | {:half, who, pos_integer}
           | {:replace, who, who}
@@ -39,6 +39,10 @@ defmodule MaculaStorage.Scenario do
   def cuts?(steps) do
     Enum.any?(steps, &(is_tuple(&1) and elem(&1, 0) in [:isolate, :deaf, :mute, :apart, :half]))
   end
+
+  @doc "Whether a scenario takes disks that forget."
+  @spec forgets?([step]) :: boolean
+  def forgets?(steps), do: Enum.any?(steps, &match?({:power, _}, &1))
 
   @doc "Whether a scenario takes disks that can be filled."
   @spec fills?([step]) :: boolean
@@ -69,6 +73,7 @@ defmodule MaculaStorage.Scenario do
       {:isolate, role()},
       {:freeze, role()},
       {:kill, role()},
+      {:power, role()},
       {:mute, role()},
       {:deaf, role()},
       {:apart, :leader, :follower},
@@ -96,6 +101,9 @@ defmodule MaculaStorage.Scenario do
     unless World.can_fill(world),
       do: IO.puts("scenarios that fill disks are left out: a tmpfs cannot be mounted here")
 
+    unless World.can_lose_power(world),
+      do: IO.puts("scenarios that lose power are left out: an image cannot be mounted here")
+
     World.form(world, Enum.to_list(1..members))
     world
   end
@@ -104,7 +112,8 @@ defmodule MaculaStorage.Scenario do
   @spec can?(World.t(), [step]) :: boolean
   def can?(world, steps) do
     (World.can_cut(world) == true or not cuts?(steps)) and
-      (World.can_fill(world) or not fills?(steps))
+      (World.can_fill(world) or not fills?(steps)) and
+      (World.can_lose_power(world) or not forgets?(steps))
   end
 
   @doc "The seed of this run's chance."
@@ -297,6 +306,15 @@ defmodule MaculaStorage.Scenario do
   defp to_one(:kill, n, state) do
     if World.node(state.world, n) do
       World.kill(state.world, n)
+      Map.update(state, :killed, [n], &[n | &1])
+    else
+      state
+    end
+  end
+
+  defp to_one(:power, n, state) do
+    if World.node(state.world, n) do
+      World.lose_power(state.world, n)
       Map.update(state, :killed, [n], &[n | &1])
     else
       state

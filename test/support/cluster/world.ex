@@ -5,8 +5,8 @@ defmodule MaculaStorage.Scenario.World do
   Invariant: a node serves clients only while it is a member; one that is not yet, or not any more, would take
   their writes as its own. All that was made goes with `stop/1`.
   """
-  alias MaculaStorage.{Authority, BeamNode, Khepri, Tmpfs, Wait}
-  alias MaculaStorage.Scenario.Namespaces
+  alias MaculaStorage.{Authority, BeamNode, Khepri, Wait}
+  alias MaculaStorage.Scenario.{Disks, Namespaces}
 
   @enforce_keys [:agent, :net, :disks, :dir, :port, :count]
   defstruct @enforce_keys
@@ -15,7 +15,6 @@ defmodule MaculaStorage.Scenario.World do
   @type n :: 1..9
 
   @form_ms 60_000
-  @disk_mib 160
   @dirs "macula_scenario_"
 
   @doc "A directory for a world, that of no other."
@@ -35,7 +34,9 @@ defmodule MaculaStorage.Scenario.World do
     for dir <- Path.wildcard(Path.join(System.tmp_dir!(), @dirs <> "*")),
         [_, os_pid] = Regex.run(~r/_(\d+)_\d+$/, dir),
         not File.exists?("/proc/#{os_pid}") do
-      for disk <- Path.wildcard(Path.join(dir, "disk*")),
+      # the images lie in one that comes last
+      for disk <-
+            Enum.reverse(Enum.sort_by(Path.wildcard(Path.join(dir, "disk*")), &(&1 =~ ~r/\d$/))),
           do: System.cmd("umount", [disk], stderr_to_stdout: true)
 
       File.rm_rf!(dir)
@@ -51,7 +52,7 @@ defmodule MaculaStorage.Scenario.World do
     nobody = %{nodes: %{}, serving: MapSet.new(), paused: MapSet.new()}
     {:ok, agent} = Agent.start(fn -> nobody end)
     # before a node: its namespace has mounts of its own
-    disks = if Keyword.has_key?(Tmpfs.tag(), :tmpfs), do: for(n <- 1..count, do: disk(dir, n))
+    disks = Disks.mount(dir, count)
     port = BeamNode.port()
 
     world = %__MODULE__{agent: agent, net: net, disks: disks, dir: dir, port: port, count: count}
@@ -65,21 +66,18 @@ defmodule MaculaStorage.Scenario.World do
     world
   end
 
-  defp disk(dir, n) do
-    path = Path.join(dir, "disk#{n}")
-    File.mkdir_p!(path)
-    :ok = Tmpfs.mount(path, "size=#{@disk_mib}m")
-    path
-  end
-
   @doc "Whether a node's disk can be filled here."
   @spec can_fill(t) :: boolean
   def can_fill(world), do: world.disks != nil
 
+  @doc "Whether a node's disk forgets here what was not synced when it loses its power."
+  @spec can_lose_power(t) :: boolean
+  def can_lose_power(world), do: world.disks != nil and world.disks.images?
+
   @doc "Leaves no room on the disk of the n-th."
   @spec fill(t, n) :: :ok
   def fill(world, n) do
-    ballast = Path.join(Enum.at(world.disks, n - 1), "ballast")
+    ballast = Path.join(Disks.path(world.disks, n), "ballast")
 
     {_, 1} =
       System.cmd("dd", ["if=/dev/zero", "of=" <> ballast, "bs=64k"], stderr_to_stdout: true)
@@ -90,7 +88,10 @@ defmodule MaculaStorage.Scenario.World do
   @doc "There is room on all disks again."
   @spec free(t) :: :ok
   def free(world) do
-    for disk <- world.disks || [], do: File.rm(Path.join(disk, "ballast"))
+    for n <- 1..world.count,
+        world.disks != nil,
+        do: File.rm(Path.join(Disks.path(world.disks, n), "ballast"))
+
     :ok
   end
 
@@ -113,15 +114,8 @@ defmodule MaculaStorage.Scenario.World do
   def stop(world) do
     for {_n, node} <- get(world).nodes, do: signal(node, "KILL")
     with %Namespaces{} = net <- world.net, do: Namespaces.remove(net)
-    Enum.each(world.disks || [], &unmount/1)
+    if world.disks, do: Disks.unmount(world.disks)
     Agent.stop(world.agent)
-  end
-
-  # who was killed may not be gone yet
-  defp unmount(disk) do
-    Wait.until("nobody uses #{disk}", fn ->
-      match?({_, 0}, System.cmd("umount", [disk], stderr_to_stdout: true))
-    end)
   end
 
   @doc "The Erlang name of the n-th."
@@ -134,7 +128,7 @@ defmodule MaculaStorage.Scenario.World do
   @doc "Where the n-th stores."
   @spec base(t, n) :: Path.t()
   def base(%{disks: nil} = world, n), do: Path.join(world.dir, "n#{n}")
-  def base(world, n), do: Path.join(Enum.at(world.disks, n - 1), "base")
+  def base(world, n), do: Path.join(Disks.path(world.disks, n), "base")
 
   defp certificate(world, n), do: Path.join(world.dir, "certificate#{n}")
 
@@ -229,6 +223,19 @@ defmodule MaculaStorage.Scenario.World do
     node = node(world, n)
     update(world, &%{&1 | nodes: Map.delete(&1.nodes, n), paused: MapSet.delete(&1.paused, n)})
     BeamNode.kill(node)
+  end
+
+  @doc "Its power goes: it is no more, and its disk has what was synced."
+  @spec lose_power(t, n) :: :ok
+  def lose_power(world, n) do
+    serve(world, n, false)
+    # in one moment: nothing is written behind it
+    signal(node(world, n), "STOP")
+
+    Disks.lose_power(world.disks, n, fn ->
+      kill(world, n)
+      :ok
+    end)
   end
 
   @doc "Ends it in good order."
