@@ -110,4 +110,33 @@ if System.get_env("MACULA_TORTURE") do
       end
     end
   end
+
+  defmodule MaculaStorage.Cluster.ScenarioOfClocksTest do
+    @moduledoc "Members whose wall clocks jump, by libfaketime: what was put without an end stays, and nobody stops."
+    use ExUnit.Case, async: false
+
+    alias MaculaStorage.Scenario
+
+    @scenarios [
+      {"the leader's clock jumps ahead and back",
+       [{:clock, :leader, 3_600}, {:answered, 100}, {:clock, :last, -3_600}, {:answered, 100}]},
+      {"a follower's clock is a day behind, and it leads",
+       [{:clock, :follower, -86_400}, {:answered, 50}, {:lead, :last}, {:answered, 100}]},
+      {"clocks differ, and the leader dies",
+       [{:clock, 1, 60}, {:clock, 2, -60}, {:kill, :leader}, {:answered, 100}]}
+    ]
+
+    setup_all do
+      %{world: Scenario.world(3, 3, true), seed: Scenario.seed()}
+    end
+
+    for {name, steps} <- @scenarios do
+      @tag steps: steps
+      test name, %{world: world, seed: seed, steps: steps} do
+        if world.clocks?,
+          do: Scenario.run(world, unquote(name), steps, seed: seed),
+          else: IO.puts("scenarios of clocks are left out: there is no libfaketime")
+      end
+    end
+  end
 end

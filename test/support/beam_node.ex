@@ -32,8 +32,8 @@ defmodule MaculaStorage.BeamNode do
     boot_all(for {n, port, base} <- nodes, do: {n, port, base, config, here(n)})
   end
 
-  # {the node's address, the network namespace it is in}
-  defp here(n), do: {"127.0.0.#{n}", nil}
+  # {the node's address, the network namespace it is in, more of its environment}
+  defp here(n), do: {"127.0.0.#{n}", nil, []}
 
   defp boot_all(nodes) do
     nodes = nodes |> Enum.map(&Task.async(fn -> boot(&1) end)) |> Task.await_many(@call_ms)
@@ -45,12 +45,11 @@ defmodule MaculaStorage.BeamNode do
     nodes
   end
 
-  @doc "Starts one, at an address and in a network namespace; who starts it sees to its end."
-  @spec boot(
-          {pos_integer, :inet.port_number(), Path.t(), keyword, {String.t(), String.t() | nil}}
-        ) ::
-          struct
-  def boot({n, port, base, config, {ip, namespace} = place}) do
+  @type place :: {String.t(), String.t() | nil, [{String.t(), String.t()}]}
+
+  @doc "Starts one, at an address, in a network namespace and an environment; who starts it sees to its end."
+  @spec boot({pos_integer, :inet.port_number(), Path.t(), keyword, place}) :: struct
+  def boot({n, port, base, config, {ip, namespace, env} = place}) do
     {:ok, peer, name} =
       :peer.start(
         Map.merge(exec(namespace), %{
@@ -60,7 +59,11 @@ defmodule MaculaStorage.BeamNode do
           connection: :standard_io,
           wait_boot: @call_ms,
           args: Enum.map(args(ip, port), &to_charlist/1),
-          env: [{to_charlist("MACULA_STORAGE_BASE"), to_charlist(base)}]
+          env:
+            for(
+              {name, value} <- [{"MACULA_STORAGE_BASE", base} | env],
+              do: {to_charlist(name), to_charlist(value)}
+            )
         })
       )
 

@@ -24,6 +24,7 @@ defmodule MaculaStorage.Scenario do
           | {:half, who, pos_integer}
           | {:replace, who, who}
           | {:fill, who}
+          | {:clock, who, integer}
           | :free
           | :mend
           | :revive
@@ -87,12 +88,12 @@ defmodule MaculaStorage.Scenario do
   A world of `places`, of which the first are members, for all tests of a module, in a directory of its own; what
   cannot be done in it is said.
   """
-  @spec world(pos_integer, pos_integer) :: World.t()
-  def world(places, members) do
+  @spec world(pos_integer, pos_integer, boolean) :: World.t()
+  def world(places, members, clocks? \\ false) do
     World.sweep()
     dir = World.dir()
     ExUnit.Callbacks.on_exit(fn -> File.rm_rf!(dir) end)
-    world = World.make(dir, places)
+    world = World.make(dir, places, clocks?)
     ExUnit.Callbacks.on_exit(fn -> World.stop(world) end)
 
     with {false, why} <- World.can_cut(world),
@@ -226,6 +227,19 @@ defmodule MaculaStorage.Scenario do
       {:ok, _} = World.ask(world, n, :get, [[:scenario], [details: true]])
       Clients.answered(state.clients, 20)
     end
+
+    state
+  end
+
+  # its wall clock is so many seconds off, from within a second on
+  defp step({:clock, who, seconds}, state) do
+    {n, state} = who(who, state)
+    World.set_clock(state.world, n, seconds)
+
+    Wait.until("the clock of n=#{n} jumps", fn ->
+      there = BeamNode.call(World.node(state.world, n), :os, :system_time, [:second])
+      abs(there - System.os_time(:second) - seconds) < 5
+    end)
 
     state
   end

@@ -8,7 +8,7 @@ defmodule MaculaStorage.Scenario.World do
   alias MaculaStorage.{Authority, BeamNode, Khepri, Wait}
   alias MaculaStorage.Scenario.{Disks, Namespaces}
 
-  @enforce_keys [:agent, :net, :disks, :dir, :port, :count]
+  @enforce_keys [:agent, :net, :disks, :dir, :port, :count, :clocks?]
   defstruct @enforce_keys
 
   @type t :: %__MODULE__{}
@@ -46,8 +46,8 @@ defmodule MaculaStorage.Scenario.World do
   end
 
   @doc "Places for `count` nodes, none of which runs; certificates for all."
-  @spec make(Path.t(), pos_integer) :: t
-  def make(dir, count) do
+  @spec make(Path.t(), pos_integer, boolean) :: t
+  def make(dir, count, clocks? \\ false) do
     net = with {:ok, net} <- Namespaces.make(count), do: net
     nobody = %{nodes: %{}, serving: MapSet.new(), paused: MapSet.new()}
     {:ok, agent} = Agent.start(fn -> nobody end)
@@ -55,7 +55,17 @@ defmodule MaculaStorage.Scenario.World do
     disks = Disks.mount(dir, count)
     port = BeamNode.port()
 
-    world = %__MODULE__{agent: agent, net: net, disks: disks, dir: dir, port: port, count: count}
+    world = %__MODULE__{
+      agent: agent,
+      net: net,
+      disks: disks,
+      dir: dir,
+      port: port,
+      count: count,
+      clocks?: clocks? and faketime() != nil
+    }
+
+    for n <- 1..count, do: :ok = set_clock(world, n, 0)
 
     {:ok, _} = Authority.create(Path.join(dir, "ca"))
 
@@ -73,6 +83,30 @@ defmodule MaculaStorage.Scenario.World do
   @doc "Whether a node's disk forgets here what was not synced when it loses its power."
   @spec can_lose_power(t) :: boolean
   def can_lose_power(world), do: world.disks != nil and world.disks.images?
+
+  # Debian's libfaketime: the wall clock as a file says, the monotonic one as it is
+  defp faketime, do: List.first(Path.wildcard("/usr/lib/*/faketime/libfaketime.so.1"))
+
+  defp clock(world, n), do: Path.join(world.dir, "clock#{n}")
+
+  defp clock_env(%{clocks?: false}, _n), do: []
+
+  defp clock_env(world, n) do
+    [
+      {"LD_PRELOAD", faketime()},
+      {"FAKETIME_TIMESTAMP_FILE", clock(world, n)},
+      {"FAKETIME_CACHE_DURATION", "1"},
+      {"FAKETIME_DONT_FAKE_MONOTONIC", "1"},
+      {"DONT_FAKE_MONOTONIC", "1"}
+    ]
+  end
+
+  @doc "The wall clock of the n-th is so many seconds before or behind ours, within a second, where `clocks?`."
+  @spec set_clock(t, n, integer) :: :ok
+  def set_clock(world, n, seconds) do
+    sign = if seconds < 0, do: "-", else: "+"
+    File.write!(clock(world, n), "#{sign}#{abs(seconds)}\n")
+  end
 
   @doc "Leaves no room on the disk of the n-th."
   @spec fill(t, n) :: :ok
@@ -139,7 +173,7 @@ defmodule MaculaStorage.Scenario.World do
     namespace = if is_binary(namespace), do: namespace
     File.mkdir_p!(base(world, n))
     config = [state_certificates: certificate(world, n)]
-    place = {ip(world, n), namespace}
+    place = {ip(world, n), namespace, clock_env(world, n)}
     node = BeamNode.boot({n, world.port, base(world, n), config, place})
     update(world, &%{&1 | nodes: Map.put(&1.nodes, n, node)})
     node
@@ -294,6 +328,7 @@ defmodule MaculaStorage.Scenario.World do
   @spec mend(t) :: :ok
   def mend(world) do
     free(world)
+    for n <- 1..world.count, do: set_clock(world, n, 0)
     for n <- get(world).paused, do: resume(world, n)
 
     with %Namespaces{} = net <- world.net do
