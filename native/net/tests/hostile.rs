@@ -152,7 +152,7 @@ fn a_recorded_handshake_opens_nothing() {
 fn an_oversized_length_is_refused_before_it_is_read() {
     runtime().block_on(async {
         let scene = scene(options()).await;
-        for (of, len) in [(4u8, (16 << 20) + 1), (4, u32::MAX), (7, 1)] {
+        for (of, len) in [(4u8, options().raft.frame_len_max + 1), (4, u32::MAX), (7, 1)] {
             let mut tls = scene.member().await;
             let mut head = frame(of, 0, 1, b"");
             head[..4].copy_from_slice(&u32::to_le_bytes(len));
