@@ -114,6 +114,8 @@ impl Runner {
     }
 
     async fn serve(self, mut appender: Appender, mut waiting: mpsc::UnboundedReceiver<Job>) {
+        // of a job that waits for room: written, perhaps, and nobody was told (seed 988445158608)
+        let mut unsynced = Vec::new();
         while let Some(first) = waiting.recv().await {
             let Some(world) = self.world.upgrade() else { return };
             let (us_min, us_max) = (self.sync_us.0.load(Ordering::Relaxed), self.sync_us.1.load(Ordering::Relaxed));
@@ -125,10 +127,17 @@ impl Runner {
                 let mut taken = Vec::new();
                 let jobs = std::iter::once(first).chain(std::iter::from_fn(|| waiting.try_recv().ok()));
                 next = appender.run(jobs.inspect(|job| taken.push(Taken::of(job))));
-                self.note(&appender, taken);
-                if next.is_some() {
-                    tokio::time::sleep(ROOM_PAUSE).await;
+                if next.is_none() {
+                    taken.insert(0, Taken::Entries(std::mem::take(&mut unsynced)));
+                    self.note(&appender, taken);
+                    break;
                 }
+                if let Some(Taken::Entries(entries)) = taken.pop() {
+                    self.durable.lock().given.extend(entries.iter().map(|entry| (entry.log_id.index, entry.clone())));
+                    unsynced.extend(entries);
+                }
+                self.note(&appender, taken);
+                tokio::time::sleep(ROOM_PAUSE).await;
             }
         }
     }
