@@ -248,7 +248,8 @@ impl Node {
             });
         }
         let mut written = match self.raft.client_write_many(taken).await {
-            Ok(written) => written,
+            // when Raft stops it ends early, and openraft's may not be asked again then
+            Ok(written) => written.fuse(),
             // perhaps it was taken
             Err(_) => return outcomes.into_iter().map(|outcome| outcome.unwrap_or(Outcome::Unknown)).collect(),
         };

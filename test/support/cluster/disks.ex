@@ -57,7 +57,7 @@ defmodule MaculaStorage.Scenario.Disks do
   The power of the n-th goes: its image as it is, then `die`, which ends who uses the disk, then the image again.
   Raises when a file that nobody synced outlived it: then nothing is proven here.
   """
-  @spec lose_power(t, pos_integer, (() -> :ok)) :: :ok
+  @spec lose_power(t, pos_integer, fun) :: :ok
   def lose_power(%{images?: true} = disks, n, die) do
     [image, path] = [image(disks, n), path(disks, n)]
     File.write!(Path.join(path, "unsynced"), @unsynced)

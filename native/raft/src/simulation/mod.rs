@@ -95,8 +95,10 @@ async fn begin(world: &Arc<World>, plan: Plan) {
         world.lives().iter().map(|(at, life)| (life.node.number(), world.member(*at))).collect();
     let first = world.life(0).expect("it lives");
     first.node.begin(members).await.expect("begins");
-    // before that a crash may take back the beginning
-    while world.lives().iter().any(|(_, life)| life.node.members().is_empty()) {
+    // before that a crash may take back the beginning, and a wipe of who began it all there is (seed 547915177907)
+    let is_durable = |place: &world::Place| !place.durable.lock().synced.is_empty();
+    let has_begun = || world.lives().iter().all(|(_, life)| !life.node.members().is_empty());
+    while !has_begun() || !world.places.lock().iter().all(is_durable) {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }

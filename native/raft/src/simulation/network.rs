@@ -151,7 +151,10 @@ async fn carry(
         let (world, life) = serving;
         drop(answer.send(serve(&world, &life, from, home, &request).await));
     });
-    let Ok(bytes) = answered.await else { silence().await };
+    let Ok(bytes) = answered.await else {
+        world.wrong(format!("a member panicked: place={home}"));
+        silence().await
+    };
     if life.is_over.load(Ordering::Relaxed) {
         silence().await;
     }
