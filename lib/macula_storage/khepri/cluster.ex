@@ -11,6 +11,7 @@ defmodule MaculaStorage.Khepri.Cluster do
   # of `:global`, each waits up to 8 s
   @lock_tries 20
   @ttl_ms 60_000
+  @again_ms 200
 
   ## Forming
 
@@ -185,7 +186,7 @@ defmodule MaculaStorage.Khepri.Cluster do
   def join(node, options) when is_atom(node) do
     Node.connect(node)
     asked = Map.put(options, :ttl, @ttl_ms)
-    with {:ok, text} <- on(node, :invite, [asked], options.timeout), do: join(text, options)
+    with {:ok, text} <- invited(node, asked, deadline(options)), do: join(text, options)
   end
 
   def join(text, options) when is_binary(text) do
@@ -211,6 +212,30 @@ defmodule MaculaStorage.Khepri.Cluster do
       end
     end
   end
+
+  # one that is asked right behind an outage may hear the others in a moment
+  defp invited(node, asked, until) do
+    case on(node, :invite, [asked], asked.timeout) do
+      {:error, :no_quorum} = failure ->
+        if past?(until), do: failure, else: invited_again(node, asked, until)
+
+      told ->
+        told
+    end
+  end
+
+  defp invited_again(node, asked, until) do
+    receive do
+    after
+      @again_ms -> invited(node, asked, until)
+    end
+  end
+
+  defp deadline(%{timeout: :infinity}), do: :infinity
+  defp deadline(%{timeout: ms}), do: System.monotonic_time(:millisecond) + ms
+
+  defp past?(:infinity), do: false
+  defp past?(until), do: System.monotonic_time(:millisecond) >= until
 
   @doc "Has this node, if it still is what it was said to be, set that aside and join by an invitation."
   @spec move_in(String.t(), String.t(), non_neg_integer, map) :: :ok | {:error, term}

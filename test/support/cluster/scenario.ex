@@ -336,6 +336,7 @@ defmodule MaculaStorage.Scenario do
   end
 
   defp to_one(:wipe, n, state) do
+    peace(state)
     World.kill(state.world, n)
     File.rm_rf!(World.base(state.world, n))
     to_one(:join, n, state)
@@ -356,6 +357,19 @@ defmodule MaculaStorage.Scenario do
     assert :ok = BeamNode.call(node, Khepri, :leave, [node.name, [timeout: @change_ms]])
     end_node(state.world, n)
     state
+  end
+
+  # every member is heard: with one disk less a majority is left
+  defp peace(%{world: world, clients: %{run: run}}) do
+    [path, value] = [run ++ [:peace], System.unique_integer()]
+    put = fn -> World.ask(world, World.leader(world), :put, [path, value]) == :ok end
+    Wait.until("a write in peace", put)
+
+    Wait.until("all members have it", fn ->
+      Enum.all?(World.serving(world), fn n ->
+        World.ask(world, n, :get, [path, [consistency: :local]]) == {:ok, value}
+      end)
+    end)
   end
 
   # a call that is under way there would be answered by what the node is afterwards
