@@ -13,7 +13,8 @@ defmodule MaculaStorage.Scenario.Disks do
 
   @type t :: %__MODULE__{}
 
-  @mib 160
+  # with less, room for what a table may still need is thought to be missing after some scenarios
+  @mib 256
   # nothing is written back but for who asks
   @unsynced "nobody waits for this"
   @options "loop,commit=600,nodev"
