@@ -58,11 +58,7 @@ defmodule MaculaStorage.Cluster.ScenarioTest do
 
   if @torture do
     test "by chance", %{world: world, seed: seed} do
-      for seed <- seed..(seed + 40),
-          steps = Scenario.random(3, 2, seed),
-          Scenario.can?(world, steps) do
-        Scenario.run(world, "by chance #{inspect(steps)}", steps, seed: seed)
-      end
+      Scenario.by_chance(world, 3, seed..(seed + 40))
     end
   end
 end
@@ -103,11 +99,7 @@ if System.get_env("MACULA_TORTURE") do
     end
 
     test "by chance", %{world: world, seed: seed} do
-      for seed <- seed..(seed + 20),
-          steps = Scenario.random(5, 2, seed),
-          Scenario.can?(world, steps) do
-        Scenario.run(world, "by chance of five #{inspect(steps)}", steps, seed: seed)
-      end
+      Scenario.by_chance(world, 5, seed..(seed + 20))
     end
   end
 

@@ -30,9 +30,9 @@ impl Limits {
         Self { frame_len_max: 2 << 20, calls_max: 32, calls_bytes_max: 32 << 20, answers_bytes_max: 64 << 20 }
     }
 
-    /// Of clients' links; the same.
+    /// Of clients' links.
     pub fn client() -> Self {
-        Self::raft()
+        Self { frame_len_max: 16 << 20, calls_max: 1024, calls_bytes_max: 32 << 20, answers_bytes_max: 64 << 20 }
     }
 
     pub(crate) fn calls_bytes(&self) -> u32 {

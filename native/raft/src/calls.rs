@@ -39,16 +39,17 @@ impl Drop for Call {
 pub(crate) struct Calls(Arc<AtomicUsize>);
 
 impl Calls {
-    /// Do it on the runtime, by a deadline, for one answer.
+    /// Do it on the runtime, if that has not stopped, by a deadline, for one answer.
     pub(crate) fn run<T: Send + 'static>(
         &self,
-        runtime: &Runtime,
+        runtime: Option<&Runtime>,
         work: impl Future<Output = Result<T, RaftError>> + Send + 'static,
         deadline: Option<Duration>,
         ends: Ends<impl FnOnce() -> RaftError + Send + 'static, impl FnOnce() -> RaftError + Send + 'static>,
         cancel: Cancel,
         reply: impl FnOnce(Result<T, RaftError>) + Send + 'static,
     ) -> Result<(), RaftError> {
+        let Some(runtime) = runtime else { return Err(RaftError::Closed) };
         let call = Call::begin(&self.0)?;
         let Ends { over, lost } = ends;
         let answer = Answering::new(reply, lost);

@@ -5,7 +5,7 @@
 
 use crate::calls::{Calls, Ends};
 use crate::feed::FeedPage;
-use crate::machine::{Command, Pattern, Response as Answer};
+use crate::machine::{Command, MachineError, Pattern, Response as Answer};
 use crate::network::Unreached;
 use crate::node::{Stage, LEADER_PAUSE};
 use crate::query::{Consistency, Found, Query};
@@ -50,7 +50,9 @@ pub struct Client {
 
 struct Asking {
     clock: Arc<dyn Clock>,
-    links: Vec<(String, Link)>,
+    links: Vec<Link>,
+    /// Longest request, bytes.
+    len_max: usize,
     /// Who is asked first.
     first: AtomicUsize,
     known: Mutex<Known>,
@@ -69,12 +71,8 @@ enum Failed {
     NotTaken,
     /// It may have.
     Unknown,
-    /// Nobody will: it is not for this node to ask.
-    Refused,
-}
-
-fn refused() -> RaftError {
-    RaftError::Refused("this node's certificate is neither a client's nor a present member's".into())
+    /// Nobody will, whoever is asked.
+    Never(RaftError),
 }
 
 impl Client {
@@ -85,16 +83,16 @@ impl Client {
         let ClientOptions { members, transport, options } = options;
         let net = Net { runtime: runtime.handle().clone(), clock: clock.clone(), chance, transport, options };
         let _entered = runtime.enter();
-        let links = members.into_iter().map(|(name, address)| {
-            let node = NodeName::new(name.as_bytes())?;
-            Ok((name, net.link(node, address, Purpose::Client)))
-        });
+        let len_max = net.options.client.frame_len_max as usize;
+        let links = members
+            .into_iter()
+            .map(|(name, address)| Ok(net.link(NodeName::new(name.as_bytes())?, address, Purpose::Client)));
         let links = links.collect::<Result<Vec<_>, RaftError>>()?;
         if links.is_empty() {
             return Err(RaftError::Refused("a client needs a member to ask".into()));
         }
         let known = Mutex::new(Known { cluster: None, numbers: vec![None; links.len()] });
-        let asking = Arc::new(Asking { clock, links, first: AtomicUsize::new(0), known });
+        let asking = Arc::new(Asking { clock, links, len_max, first: AtomicUsize::new(0), known });
         Ok(Self { runtime: Some(runtime), asking, calls: Calls::default() })
     }
 
@@ -110,7 +108,7 @@ impl Client {
         let stage = Arc::new(Stage::default());
         let sending = stage.clone();
         let work = async move { asking.propose(&command, &sending).await };
-        self.run(work, deadline, Ends::of_command(stage), cancel, reply)
+        self.calls.run(self.runtime.as_ref(), work, deadline, Ends::of_command(stage), cancel, reply)
     }
 
     /// Read; [`Consistency::Local`]: what the member has that is asked.
@@ -129,7 +127,14 @@ impl Client {
                 other => Err(other.refusal()),
             }
         };
-        self.run(work, deadline, Ends { over: || RaftError::NoQuorum, lost: || RaftError::Closed }, cancel, reply)
+        self.calls.run(
+            self.runtime.as_ref(),
+            work,
+            deadline,
+            Ends { over: || RaftError::NoQuorum, lost: || RaftError::Closed },
+            cancel,
+            reply,
+        )
     }
 
     /// What happened behind a revision and matches; a member waits so long for the first of it.
@@ -150,19 +155,14 @@ impl Client {
             }
         };
         let deadline = Some(wait + 2 * ANSWER_WAIT);
-        self.run(work, deadline, Ends { over: || RaftError::Timeout, lost: || RaftError::Closed }, cancel, reply)
-    }
-
-    fn run<T: Send + 'static>(
-        &self,
-        work: impl std::future::Future<Output = Result<T, RaftError>> + Send + 'static,
-        deadline: Option<Duration>,
-        ends: Ends<impl FnOnce() -> RaftError + Send + 'static, impl FnOnce() -> RaftError + Send + 'static>,
-        cancel: Cancel,
-        reply: impl FnOnce(Result<T, RaftError>) + Send + 'static,
-    ) -> Result<(), RaftError> {
-        let Some(runtime) = &self.runtime else { return Err(RaftError::Closed) };
-        self.calls.run(runtime, work, deadline, ends, cancel, reply)
+        self.calls.run(
+            self.runtime.as_ref(),
+            work,
+            deadline,
+            Ends { over: || RaftError::Timeout, lost: || RaftError::Closed },
+            cancel,
+            reply,
+        )
     }
 
     /// Answer what is under way and stop. Blocks.
@@ -193,7 +193,7 @@ impl Asking {
                         continue;
                     }
                     Err(Failed::Unknown) => return Err(RaftError::Unknown),
-                    Err(Failed::Refused) => return Err(refused()),
+                    Err(Failed::Never(error)) => return Err(error),
                 };
                 self.first.store(at, Ordering::Relaxed);
                 match outcome.answer()? {
@@ -215,7 +215,7 @@ impl Asking {
                         return Ok(response);
                     }
                     Err(Failed::NotTaken | Failed::Unknown) => {}
-                    Err(Failed::Refused) => return Err(refused()),
+                    Err(Failed::Never(error)) => return Err(error),
                 }
             }
             tokio::time::sleep(LEADER_PAUSE).await;
@@ -254,7 +254,9 @@ impl Asking {
 
     async fn greet(&self, at: usize) -> Result<(ClusterId, u64), Failed> {
         let nobody = Envelope { cluster: ClusterId::default(), from: 0, to: 0 };
-        match self.call(at, nobody, &Request::Greet).await? {
+        // who did not answer that has taken nothing
+        let answer = self.call(at, nobody, &Request::Greet).await;
+        match answer.map_err(|_| Failed::NotTaken)? {
             Response::Here { cluster, number } => {
                 let mut known = self.known.lock();
                 if *known.cluster.get_or_insert(cluster) != cluster {
@@ -264,15 +266,21 @@ impl Asking {
                 Ok((cluster, number))
             }
             // all that may ask are answered that
-            Response::WrongNode => Err(Failed::Refused),
+            Response::WrongNode => {
+                let why = "this node's certificate is neither a client's nor a present member's";
+                Err(Failed::Never(RaftError::Refused(why.into())))
+            }
             _ => Err(Failed::NotTaken),
         }
     }
 
     async fn call(&self, at: usize, envelope: Envelope, request: &Request) -> Result<Response, Failed> {
-        let (_, link) = &self.links[at];
-        let bytes = request.encode(envelope).map_err(|_| Failed::NotTaken)?;
-        match crate::links::ask_over(link, bytes, ANSWER_WAIT).await {
+        let bytes = request.encode(envelope).map_err(Failed::Never)?;
+        let (len, len_max) = (bytes.len(), self.len_max);
+        if len > len_max {
+            return Err(Failed::Never(MachineError::TooLarge { what: "request of a client", len, len_max }.into()));
+        }
+        match crate::links::ask_over(&self.links[at], bytes, ANSWER_WAIT).await {
             Ok(bytes) => Response::decode(&bytes).map_err(|_| Failed::Unknown),
             Err(Unreached::NotSent(_)) => Err(Failed::NotTaken),
             Err(Unreached::Lost(_)) => Err(Failed::Unknown),

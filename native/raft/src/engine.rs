@@ -16,7 +16,6 @@ use crate::{RaftError, Reading};
 use macula_core::Cancel;
 use macula_net::Net;
 use std::collections::BTreeMap;
-use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -119,7 +118,14 @@ impl Engine {
     ) -> Result<(), RaftError> {
         let (node, way) = (self.node.clone(), self.way.clone());
         let ends = Ends { over: || RaftError::Timeout, lost: || RaftError::Closed };
-        self.run(async move { node.invite(way.address(), ttl).await }, deadline, ends, cancel, reply)
+        self.calls.run(
+            self.runtime.as_ref(),
+            async move { node.invite(way.address(), ttl).await },
+            deadline,
+            ends,
+            cancel,
+            reply,
+        )
     }
 
     /// Change the members, from any of them. What timed out may have happened.
@@ -132,7 +138,7 @@ impl Engine {
     ) -> Result<(), RaftError> {
         let node = self.node.clone();
         let ends = Ends { over: || RaftError::Timeout, lost: || RaftError::Closed };
-        self.run(async move { node.change(change).await }, deadline, ends, cancel, reply)
+        self.calls.run(self.runtime.as_ref(), async move { node.change(change).await }, deadline, ends, cancel, reply)
     }
 
     /// As a node that joins: ask the members to be let in, and wait until it votes.
@@ -145,7 +151,14 @@ impl Engine {
     ) -> Result<(), RaftError> {
         let (node, way) = (self.node.clone(), self.way.clone());
         let ends = Ends { over: || RaftError::Timeout, lost: || RaftError::Closed };
-        self.run(async move { node.ask_in(&way, invitation).await }, deadline, ends, cancel, reply)
+        self.calls.run(
+            self.runtime.as_ref(),
+            async move { node.ask_in(&way, invitation).await },
+            deadline,
+            ends,
+            cancel,
+            reply,
+        )
     }
 
     /// Wait for a leader; its number.
@@ -157,7 +170,14 @@ impl Engine {
     ) -> Result<(), RaftError> {
         let node = self.node.clone();
         let ends = Ends { over: || RaftError::NoQuorum, lost: || RaftError::Closed };
-        self.run(async move { node.wait_for_leader(deadline).await }, Some(deadline), ends, cancel, reply)
+        self.calls.run(
+            self.runtime.as_ref(),
+            async move { node.wait_for_leader(deadline).await },
+            Some(deadline),
+            ends,
+            cancel,
+            reply,
+        )
     }
 
     /// Have a command applied. [`RaftError::Timeout`] may have happened.
@@ -175,7 +195,7 @@ impl Engine {
             let answer = node.propose(&command, &sending).await?;
             Ok(Response::decode(&answer.0)?)
         };
-        self.run(work, deadline, Ends::of_command(stage), cancel, reply)
+        self.calls.run(self.runtime.as_ref(), work, deadline, Ends::of_command(stage), cancel, reply)
     }
 
     /// Read.
@@ -200,7 +220,7 @@ impl Engine {
             Consistency::Linearizable | Consistency::Stale(_) => RaftError::NoQuorum,
             Consistency::Local => RaftError::Timeout,
         };
-        self.run(work, deadline, Ends { over, lost: || RaftError::Closed }, cancel, reply)
+        self.calls.run(self.runtime.as_ref(), work, deadline, Ends { over, lost: || RaftError::Closed }, cancel, reply)
     }
 
     /// Read what this node has, on the caller's thread.
@@ -263,19 +283,7 @@ impl Engine {
         let node = self.node.clone();
         let work = async move { node.read(consistency).await };
         let ends = Ends { over: || RaftError::NoQuorum, lost: || RaftError::Closed };
-        self.run(work, deadline, ends, cancel, reply)
-    }
-
-    fn run<T: Send + 'static>(
-        &self,
-        work: impl Future<Output = Result<T, RaftError>> + Send + 'static,
-        deadline: Option<Duration>,
-        ends: Ends<impl FnOnce() -> RaftError + Send + 'static, impl FnOnce() -> RaftError + Send + 'static>,
-        cancel: Cancel,
-        reply: impl FnOnce(Result<T, RaftError>) + Send + 'static,
-    ) -> Result<(), RaftError> {
-        let Some(runtime) = &self.runtime else { return Err(RaftError::Closed) };
-        self.calls.run(runtime, work, deadline, ends, cancel, reply)
+        self.calls.run(self.runtime.as_ref(), work, deadline, ends, cancel, reply)
     }
 
     /// Answer what is under way and stop. Blocks.

@@ -26,6 +26,9 @@ use std::time::Duration;
 /// A client waits no longer, and is told what is known then.
 const CLIENT_WAIT: Duration = Duration::from_secs(10);
 
+/// What fits into one answer to a client; a longer one it would not get, and ask the next member for.
+const CLIENT_BYTES_MAX: usize = 15 << 20;
+
 /// A snapshot on its way here.
 pub(crate) type Arriving = Mutex<Option<Incoming>>;
 
@@ -58,7 +61,13 @@ impl Node {
             Ok(_) => Ok(Response::WrongNode),
             Err(error) => Err(error),
         };
-        answer.unwrap_or_else(|error| Response::Failed(error.to_string())).encode()
+        let answer = answer.unwrap_or_else(|error| Response::Failed(error.to_string())).encode();
+        match caller {
+            Some(Caller { purpose: Purpose::Client, .. }) if answer.len() > CLIENT_BYTES_MAX => {
+                Response::Refused(format!("the answer is too long for a client: {} bytes", answer.len())).encode()
+            }
+            _ => answer,
+        }
     }
 
     /// For this incarnation and its cluster, and from one that its certificate may be: a member that was wiped is

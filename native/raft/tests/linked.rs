@@ -276,6 +276,26 @@ fn a_client_writes_reads_and_watches_whoever_leads() {
     let stranger = site.client("z@test", Role::Member, &members[1..]);
     assert!(matches!(told(&stranger, put(&["k", "x"], b"4", None)), Err(RaftError::Refused(_))));
     assert!(matches!(seen(&stranger, "x"), Err(RaftError::Refused(_))));
+    // what fits into no frame of its own is told at once
+    let (begun, long) = (std::time::Instant::now(), vec![7; 8 << 20]);
+    let op = |n: &str| Op::Put {
+        path: path(&["k", n]),
+        value: binary(&long[..7 << 20]),
+        ttl_ms: None,
+        lease: None,
+        keep_while: vec![],
+    };
+    let txn = |then: Vec<Op>| Command::Txn { conditions: vec![], then, otherwise: vec![] };
+    let refused = told(&client, txn(["1", "2", "3"].map(op).to_vec())).expect_err("21 MiB");
+    assert!(refused.to_string().contains("len_max"), "{refused}");
+    for n in ["1", "2", "3"] {
+        told(&client, txn(vec![op(n)])).expect("7 MiB");
+    }
+    let (all, wait) = (Pattern::children(Some(&path(&["k"]))).expect("a pattern"), Some(Duration::from_secs(30)));
+    let query = Query::GetMany(all, None, 100);
+    let refused = answer(|reply| client.query(query, Consistency::Linearizable, wait, Cancel::new(), reply));
+    assert!(matches!(refused, Err(RaftError::Refused(_))), "{refused:?}");
+    assert!(begun.elapsed() < Duration::from_secs(20), "none of it waits for a deadline");
     // who answered it is gone
     drop(first);
     until("another leads", || told(&client, put(&["k", "z"], b"3", None)).is_ok());

@@ -117,6 +117,16 @@ defmodule MaculaStorage.Scenario do
       (World.can_lose_power(world) or not forgets?(steps))
   end
 
+  @doc "One by chance for each seed, of what the machine allows."
+  @spec by_chance(World.t(), pos_integer, Enumerable.t()) :: :ok
+  def by_chance(world, members, seeds) do
+    for seed <- seeds, steps = random(members, 2, seed), can?(world, steps) do
+      run(world, "by chance of #{members} #{inspect(steps)}", steps, seed: seed)
+    end
+
+    :ok
+  end
+
   @doc "The seed of this run's chance."
   @spec seed() :: integer
   def seed, do: String.to_integer(System.get_env("MACULA_SEED", "#{:rand.uniform(1_000_000)}"))
