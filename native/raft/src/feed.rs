@@ -30,6 +30,8 @@ pub struct Feeds(Mutex<Hub>);
 struct Hub {
     /// The newest revision with events that was told.
     newest: u64,
+    /// How often anything may have changed.
+    turns: u64,
     next_id: u64,
     is_closed: bool,
     watches: BTreeMap<u64, Watch>,
@@ -59,6 +61,7 @@ impl Feeds {
         let mut hub = self.0.lock();
         let last = events.last().map_or(0, |event| event.revision);
         hub.newest = hub.newest.max(last);
+        hub.turns += u64::from(events.is_empty());
         for watch in hub.watches.values_mut().filter(|watch| watch.sleeps) {
             let concerns = |event: &Event| event.revision > watch.seen && watch.pattern.matches(&event.path);
             if events.is_empty() || events.iter().any(concerns) {
@@ -103,36 +106,42 @@ impl Feeds {
         id: u64,
         look: impl FnOnce(&mut dyn FnMut(&dyn View) -> Result<FeedPage, RaftError>) -> Result<FeedPage, RaftError>,
     ) -> Result<FeedPage, RaftError> {
-        let (pattern, after) = self.0.lock().wake_up(id)?;
+        let (pattern, after, turns) = self.0.lock().wake_up(id)?;
         let mut page = look(&mut |rows| page(rows, &pattern, after))?;
-        self.0.lock().given(id, &mut page);
+        self.0.lock().given(id, &mut page, turns);
         Ok(page)
     }
 
     /// The same for who must not wait, and less of it; `None`: by [`Feeds::next`] only, as of now.
-    pub fn next_now(&self, id: u64, rows: &Reading) -> Result<Option<FeedPage>, RaftError> {
+    /// `rows` gives the state as of when it is called, if it can.
+    pub fn next_now(
+        &self,
+        id: u64,
+        rows: impl FnOnce() -> Result<Option<Arc<Reading>>, RaftError>,
+    ) -> Result<Option<FeedPage>, RaftError> {
         let Some(mut hub) = self.0.try_lock() else { return Ok(None) };
-        let (pattern, after) = hub.wake_up(id)?;
+        let (pattern, after, turns) = hub.wake_up(id)?;
         drop(hub);
+        let Some(rows) = rows()? else { return Ok(None) };
         let page = rows.look_now(HOT_BYTES_MAX, |rows| page_of(rows, &pattern, after, PAGE_NOW_BYTES))?;
         // without it, nothing was given
         let (Some(mut page), Some(mut hub)) = (page, self.0.try_lock()) else { return Ok(None) };
-        hub.given(id, &mut page);
+        hub.given(id, &mut page, turns);
         Ok(Some(page))
     }
 }
 
 impl Hub {
-    /// What a watch is of, and what it has seen.
-    fn wake_up(&mut self, id: u64) -> Result<(Arc<Pattern>, u64), RaftError> {
+    /// What a watch is of, what it has seen, and how often anything had changed by then.
+    fn wake_up(&mut self, id: u64) -> Result<(Arc<Pattern>, u64, u64), RaftError> {
         let watch = self.watches.get_mut(&id).ok_or(RaftError::Closed)?;
         watch.sleeps = false;
-        Ok((watch.pattern.clone(), watch.seen))
+        Ok((watch.pattern.clone(), watch.seen, self.turns))
     }
 
-    fn given(&mut self, id: u64, page: &mut FeedPage) {
+    fn given(&mut self, id: u64, page: &mut FeedPage, turns: u64) {
         // told between the look at the table and now
-        page.more = page.more || self.newest > page.through;
+        page.more = page.more || self.newest > page.through || self.turns != turns;
         if let Some(watch) = self.watches.get_mut(&id) {
             watch.seen = page.through;
             watch.sleeps = !page.more;

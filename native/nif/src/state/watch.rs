@@ -96,8 +96,7 @@ fn state_watch_next<'a>(env: Env<'a>, watch: ResourceArc<WatchHandle>) -> Term<'
 fn state_watch_next_hot<'a>(env: Env<'a>, watch: ResourceArc<WatchHandle>) -> Term<'a> {
     let next = || -> Result<Option<FeedPage>, Failure> {
         let watch = watch.get()?;
-        let Some(rows) = watch.state.now(|engine| Ok(engine.view_now()))? else { return Ok(None) };
-        Ok(watch.feeds.next_now(watch.id, &rows)?)
+        Ok(watch.feeds.next_now(watch.id, || watch.state.now(|engine| Ok(engine.view_now())))?)
     };
     let page = next();
     // some hundred events are tens of microseconds
