@@ -2,21 +2,24 @@
 //!
 //! Invariant: an answer that is dropped unsent is one, too.
 
-use crate::node::Stage;
+use crate::deadlines::{Deadline, Deadlines, Over};
+use crate::propose::Stage;
 use crate::RaftError;
 use macula_core::Cancel;
+use parking_lot::Mutex;
 use std::future::Future;
 use std::marker::PhantomData;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Runtime;
+use tokio::time::Instant;
 
 /// Calls under way at once; one more is [`RaftError::Busy`].
 const CALLS_MAX: usize = 16 << 10;
 
 /// One of the calls under way.
-struct Call(Arc<AtomicUsize>);
+pub(crate) struct Call(Arc<AtomicUsize>);
 
 impl Call {
     fn begin(calls: &Arc<AtomicUsize>) -> Result<Self, RaftError> {
@@ -36,9 +39,31 @@ impl Drop for Call {
 
 /// The calls of an engine.
 #[derive(Default)]
-pub(crate) struct Calls(Arc<AtomicUsize>);
+pub(crate) struct Calls {
+    open: Arc<AtomicUsize>,
+    pub(crate) deadlines: Arc<Deadlines>,
+}
 
 impl Calls {
+    /// A call that is ended by whoever has it, or by its deadline, whatever comes first.
+    pub(crate) fn begin<T: Send + 'static>(
+        &self,
+        deadline: Option<Duration>,
+        ends: Ends<Lost, Lost>,
+        reply: impl FnOnce(Result<T, RaftError>) + Send + 'static,
+    ) -> Result<Ending<T>, RaftError> {
+        let call = Call::begin(&self.open)?;
+        let Ends { over, lost } = ends;
+        let reply: Reply<T> = Box::new(reply);
+        let shared = Arc::new(Shared(Mutex::new(Some(Open { answer: Answering::new(reply, lost), over }))));
+        let at = deadline.and_then(|deadline| Instant::now().checked_add(deadline));
+        let _deadline = at.map(|at| {
+            let call: Arc<dyn Over> = shared.clone();
+            self.deadlines.add(at, Arc::downgrade(&call))
+        });
+        Ok(Ending { shared, _deadline, _call: call })
+    }
+
     /// Do it on the runtime, if that has not stopped, by a deadline, for one answer.
     pub(crate) fn run<T: Send + 'static>(
         &self,
@@ -50,7 +75,7 @@ impl Calls {
         reply: impl FnOnce(Result<T, RaftError>) + Send + 'static,
     ) -> Result<(), RaftError> {
         let Some(runtime) = runtime else { return Err(RaftError::Closed) };
-        let call = Call::begin(&self.0)?;
+        let call = Call::begin(&self.open)?;
         let Ends { over, lost } = ends;
         let answer = Answering::new(reply, lost);
         runtime.spawn(async move {
@@ -68,6 +93,42 @@ impl Calls {
     }
 }
 
+type Lost = Box<dyn FnOnce() -> RaftError + Send>;
+type Reply<T> = Box<dyn FnOnce(Result<T, RaftError>) + Send>;
+
+/// A call that somebody is to end; dropped, it is lost.
+pub(crate) struct Ending<T: Send + 'static> {
+    shared: Arc<Shared<T>>,
+    _deadline: Option<Deadline>,
+    _call: Call,
+}
+
+/// Once it has ended: nothing.
+struct Shared<T>(Mutex<Option<Open<T>>>);
+
+struct Open<T> {
+    answer: Answering<T, Reply<T>, Lost>,
+    over: Lost,
+}
+
+impl<T: Send + 'static> Ending<T> {
+    pub(crate) fn end(self, result: Result<T, RaftError>) {
+        let open = self.shared.0.lock().take();
+        if let Some(open) = open {
+            open.answer.send(result);
+        }
+    }
+}
+
+impl<T: Send> Over for Shared<T> {
+    fn over(&self) {
+        let open = self.0.lock().take();
+        if let Some(open) = open {
+            open.answer.send(Err((open.over)()));
+        }
+    }
+}
+
 /// What a call is told that came to no end of its own.
 pub(crate) struct Ends<O, L> {
     /// Its deadline passed.
@@ -76,13 +137,13 @@ pub(crate) struct Ends<O, L> {
     pub(crate) lost: L,
 }
 
-impl Ends<Box<dyn FnOnce() -> RaftError + Send>, Box<dyn FnOnce() -> RaftError + Send>> {
+impl Ends<Lost, Lost> {
     /// Of a command it is known at least whether it can have happened: who is told `Closed` asks the next one again.
     pub(crate) fn of_command(stage: Arc<Stage>) -> Self {
         let lost = stage.clone();
         Self {
-            over: Box::new(move || if stage.is_sent() { RaftError::Timeout } else { RaftError::NoQuorum }),
-            lost: Box::new(move || if lost.is_sent() { RaftError::Unknown } else { RaftError::Closed }),
+            over: Box::new(move || if stage.give_up() { RaftError::Timeout } else { RaftError::NoQuorum }),
+            lost: Box::new(move || if lost.give_up() { RaftError::Unknown } else { RaftError::Closed }),
         }
     }
 }

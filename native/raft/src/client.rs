@@ -7,7 +7,8 @@ use crate::calls::{Calls, Ends};
 use crate::feed::FeedPage;
 use crate::machine::{Command, MachineError, Pattern, Response as Answer};
 use crate::network::Unreached;
-use crate::node::{Stage, LEADER_PAUSE};
+use crate::node::LEADER_PAUSE;
+use crate::propose::Stage;
 use crate::query::{Consistency, Found, Query};
 use crate::rpc::{Envelope, Request, Response};
 use crate::types::{ClusterId, Proposal};
@@ -184,7 +185,8 @@ impl Asking {
         let request = Request::Propose(Proposal::of(command, &*self.clock)?);
         loop {
             for at in self.turns() {
-                stage.send();
+                // nobody gives it up but who drops this
+                let _ = stage.send();
                 let outcome = match self.ask_one(at, &request).await {
                     Ok(Response::Outcome(outcome)) => outcome,
                     Ok(other) => return Err(other.refusal()),

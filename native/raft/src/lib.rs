@@ -4,17 +4,18 @@
 
 mod calls;
 mod client;
+mod deadlines;
 mod engine;
 mod entry;
 mod error;
 mod feed;
-mod forward;
 mod links;
 mod log;
 pub mod machine;
 mod members;
 mod network;
 mod node;
+mod propose;
 mod query;
 mod rounds;
 mod rpc;
@@ -28,6 +29,7 @@ mod suite;
 mod types;
 mod upkeep;
 mod way;
+mod write;
 
 pub use client::{Client, ClientOptions, ClientSeams};
 pub use engine::{Engine, LinkOptions, Listener, HOT_BYTES_MAX};

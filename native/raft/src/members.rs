@@ -6,7 +6,7 @@
 
 use crate::machine::{self, Command, Response as Answer};
 use crate::network::ask;
-use crate::node::{stopped, Node, Stage, LEADER_PAUSE};
+use crate::node::{stopped, Node, LEADER_PAUSE};
 use crate::rpc::{Request, Response};
 use crate::types::{ClusterId, Member, Types};
 use crate::way::Way;
@@ -176,11 +176,6 @@ impl Node {
         address: Option<String>,
         ttl: Duration,
     ) -> Result<Invitation, RaftError> {
-        let mut members = self.members();
-        if let (Some(own), Some(address)) = (members.get_mut(&self.number), address) {
-            // which the members may not have agreed on yet
-            *own = Member { name: self.name.clone(), address };
-        }
         let mut secret = [0; 32];
         for bytes in secret.chunks_exact_mut(8) {
             bytes.copy_from_slice(&self.chance.next_u64().to_le_bytes());
@@ -188,8 +183,16 @@ impl Node {
         let secret = Secret(secret);
         let ttl_ms = u64::try_from(ttl.as_millis()).ok();
         let grant = Command::LeaseGrant { ttl_ms, owner: owner_of(&secret), parent: None };
-        match Answer::decode(&self.propose(&grant, &Stage::default()).await?.0)? {
-            Answer::LeaseGranted { id, .. } => Ok(Invitation { cluster: self.cluster, id, secret, members }),
+        match Answer::decode(&self.propose(&grant, &Arc::default()).await?.0)? {
+            Answer::LeaseGranted { id, .. } => {
+                // one that has just begun knows itself by now
+                let mut members = self.members();
+                if let (Some(own), Some(address)) = (members.get_mut(&self.number), address) {
+                    // which the members may not have agreed on yet
+                    *own = Member { name: self.name.clone(), address };
+                }
+                Ok(Invitation { cluster: self.cluster, id, secret, members })
+            }
             other => Err(RaftError::Refused(format!("no invitation: {other:?}"))),
         }
     }
@@ -261,7 +264,7 @@ impl Node {
         if is_over || lease.owner != owner_of(secret) {
             return Err(refused());
         }
-        let Blob(answer) = self.propose(&Command::LeaseRevoke { id }, &Stage::default()).await?;
+        let Blob(answer) = self.propose(&Command::LeaseRevoke { id }, &Arc::default()).await?;
         match Answer::decode(&answer)? {
             Answer::LeaseRevoked { found: true, .. } => Ok(()),
             _ => Err(refused()),
@@ -400,6 +403,11 @@ impl Node {
     /// The members, by number.
     pub fn members(&self) -> BTreeMap<u64, Member> {
         members_of(&self.raft.metrics().borrow_watched())
+    }
+
+    /// Who a number is, if it is a member's.
+    pub(crate) fn member(&self, number: u64) -> Option<Member> {
+        self.raft.metrics().borrow_watched().membership_config.membership().get_node(&number).cloned()
     }
 
     /// Whether it knows them as they are: it is one, and so is whoever leads.

@@ -6,17 +6,15 @@
 
 use crate::engine::Listener;
 use crate::log::{InMemory, LogStore, Opened};
-use crate::machine::{self, Command, COMMAND_BYTES_MAX};
+use crate::machine;
 use crate::network::{Peers, Transport};
-use crate::rpc::{Envelope, Outcome};
-use crate::state::{LetIn, Machine, Reading, State};
-use crate::types::{ClusterId, Member, Proposal, Types};
-use crate::{Blob, RaftError};
-use futures_util::StreamExt;
-use macula_core::{Chance, Clock, Disk, Kind, Kinded, RelPath};
-use openraft::async_runtime::WatchReceiver;
-use openraft::errors::{ClientWriteError, Fatal, ForwardToLeader, RaftError as Refused};
-use openraft::{Config, Instant, RaftMetrics, SnapshotPolicy};
+use crate::rpc::Envelope;
+use crate::state::{Machine, Reading, State};
+use crate::types::{ClusterId, Member, Types};
+use crate::RaftError;
+use macula_core::{Chance, Clock, Disk, RelPath};
+use openraft::errors::Fatal;
+use openraft::{Config, RaftMetrics, SnapshotPolicy};
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -30,8 +28,6 @@ const LOG_DIR: &str = "log";
 pub(crate) const LEADER_PAUSE: Duration = Duration::from_millis(20);
 /// Of entries of the log that stay in memory, bytes, beside those since the last checkpoint.
 const LOG_MEMORY_BYTES: usize = 16 << 20;
-/// A leader that heard of no majority for so long takes no more commands.
-const QUORUM_AGE_MAX: Duration = Duration::from_secs(1);
 
 /// How a node behaves.
 #[derive(Debug, Clone)]
@@ -75,39 +71,20 @@ pub struct Node {
     pub(crate) state: Arc<State>,
     pub(crate) arriving: crate::serve::Arriving,
     pub(crate) rounds: crate::rounds::Rounds,
-    pub(crate) forwards: crate::forward::Forwards,
+    pub(crate) outbox: crate::propose::Outbox,
     /// Held by who changes the members as the leader, from the first step to the last.
     pub(crate) changing: tokio::sync::Mutex<()>,
     pub(crate) transport: Arc<dyn Transport>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) chance: Arc<dyn Chance>,
-    is_full: Arc<AtomicBool>,
+    pub(crate) is_full: Arc<AtomicBool>,
     log_closing: Arc<AtomicBool>,
     /// What the log takes from the disk at a time, at most.
-    log_bytes: u64,
+    pub(crate) log_bytes: u64,
     log_in_memory: InMemory,
     pub(crate) name: String,
     pub(crate) number: u64,
     pub(crate) cluster: ClusterId,
-}
-
-/// Whether a command left our hands.
-#[derive(Debug, Default)]
-pub(crate) struct Stage(AtomicBool);
-
-impl Stage {
-    pub(crate) fn is_sent(&self) -> bool {
-        self.0.load(Ordering::Acquire)
-    }
-
-    pub(crate) fn send(&self) {
-        self.0.store(true, Ordering::Release);
-    }
-
-    /// It is back, and nothing of it is going to happen.
-    pub(crate) fn take_back(&self) {
-        self.0.store(false, Ordering::Release);
-    }
 }
 
 impl Node {
@@ -144,14 +121,14 @@ impl Node {
         let peers = Peers { transport: transport.clone(), own };
         let raft = Raft::new(number, config, peers, log, machine).await;
         let raft = raft.map_err(|error| state.damage().unwrap_or_else(|| stopped(error)))?;
-        let (arriving, rounds, forwards, changing) = Default::default();
+        let (arriving, rounds, outbox, changing) = Default::default();
         let name = options.name;
         let node = Self {
             raft,
             state,
             arriving,
             rounds,
-            forwards,
+            outbox,
             changing,
             transport,
             clock,
@@ -187,106 +164,6 @@ impl Node {
             self.raft.trigger().elect(false).await.map_err(stopped)?;
         }
         Ok(())
-    }
-
-    /// Have a command applied. Its answer, encoded. Ends when it is decided; who waits no longer drops it, and
-    /// learns from `stage` whether it may have happened.
-    pub(crate) async fn propose(self: &Arc<Self>, command: &Command, stage: &Stage) -> Result<Blob, RaftError> {
-        if self.is_full.load(Ordering::Acquire) {
-            return Err(RaftError::Log(macula_wal::WalError::DiskFull));
-        }
-        let proposal = Proposal::of(command, &*self.clock)?;
-        loop {
-            let forward = match self.write(proposal.clone(), stage).await? {
-                Ok(answer) => return Ok(answer),
-                Err(forward) => forward,
-            };
-            if let Some(answer) = self.forward(forward, proposal.clone(), stage).await? {
-                return Ok(answer);
-            }
-            tokio::time::sleep(LEADER_PAUSE).await;
-        }
-    }
-
-    /// As the leader, or who it is.
-    pub(crate) async fn write(
-        &self,
-        proposal: Proposal,
-        stage: &Stage,
-    ) -> Result<Result<Blob, ForwardToLeader<Types>>, RaftError> {
-        if !self.has_quorum() {
-            return Err(RaftError::NoQuorum);
-        }
-        let _let_in = self.state.let_in(&proposal.command, self.log_bytes)?;
-        stage.send();
-        match self.raft.client_write(proposal).await {
-            Ok(written) => Ok(Ok(written.data.0)),
-            Err(Refused::APIError(ClientWriteError::ForwardToLeader(forward))) => {
-                stage.take_back();
-                Ok(Err(forward))
-            }
-            Err(Refused::APIError(ClientWriteError::LogEntryDiscarded(_))) => Err(RaftError::Unknown),
-            Err(Refused::APIError(error)) => Err(RaftError::Internal(error.to_string())),
-            // closed while it was on its way
-            Err(Refused::Fatal(Fatal::Stopped)) => Err(RaftError::Unknown),
-            Err(Refused::Fatal(error)) => Err(stopped(error)),
-        }
-    }
-
-    /// Several, of another member, as the leader; the outcome of each.
-    pub(crate) async fn write_many(&self, proposals: Vec<Proposal>) -> Vec<Outcome> {
-        let mut outcomes = Vec::with_capacity(proposals.len());
-        let (mut taken, mut let_in) = (Vec::with_capacity(proposals.len()), Vec::new());
-        for proposal in proposals {
-            outcomes.push(match self.may_take(&proposal) {
-                Ok(entered) => {
-                    let_in.push(entered);
-                    taken.push(proposal);
-                    None
-                }
-                Err(outcome) => Some(outcome),
-            });
-        }
-        let mut written = match self.raft.client_write_many(taken).await {
-            // when Raft stops it ends early, and openraft's may not be asked again then
-            Ok(written) => written.fuse(),
-            // perhaps it was taken
-            Err(_) => return outcomes.into_iter().map(|outcome| outcome.unwrap_or(Outcome::Unknown)).collect(),
-        };
-        for outcome in outcomes.iter_mut().filter(|outcome| outcome.is_none()) {
-            *outcome = Some(match written.next().await {
-                Some(Ok(Ok(written))) => Outcome::Applied(written.response.0),
-                Some(Ok(Err(ClientWriteError::ForwardToLeader(_)))) => Outcome::NotLeader,
-                // of a node that stops while it is asked nobody knows
-                Some(Ok(Err(_)) | Err(_)) | None => Outcome::Unknown,
-            });
-        }
-        outcomes.into_iter().map(|outcome| outcome.unwrap_or(Outcome::Unknown)).collect()
-    }
-
-    fn may_take(&self, proposal: &Proposal) -> Result<LetIn, Outcome> {
-        if proposal.command.0.len() > COMMAND_BYTES_MAX || Command::decode(&proposal.command.0).is_err() {
-            // in the log it would stop every member
-            return Err(Outcome::Failed("a command that this version does not know".into()));
-        }
-        if !self.has_quorum() {
-            return Err(Outcome::NoQuorum);
-        }
-        if self.is_full.load(Ordering::Acquire) {
-            return Err(Outcome::DiskFull);
-        }
-        self.state.let_in(&proposal.command, self.log_bytes).map_err(|error| match error.kind() {
-            Kind::DiskFull => Outcome::DiskFull,
-            _ => Outcome::Failed(error.to_string()),
-        })
-    }
-
-    /// A leader that nobody hears would keep what it takes for itself.
-    fn has_quorum(&self) -> bool {
-        let metrics = self.raft.metrics();
-        let metrics = metrics.borrow_watched();
-        let is_alone = metrics.membership_config.voter_ids().eq([self.number]);
-        is_alone || metrics.last_quorum_acked.as_ref().is_none_or(|acked| acked.elapsed() <= QUORUM_AGE_MAX)
     }
 
     /// Whether no other has a vote, and this one has.

@@ -31,7 +31,7 @@ pub(crate) enum Request {
     Piece { id: u64, number: u64, rows: Blob },
     /// It is whole: take it.
     End { id: u64, pieces: u64, vote: Ballot, last: Option<Place>, since: Option<Place>, members: Members },
-    /// Apply this: you lead, as it seems.
+    /// A client's: have this applied.
     Propose(Proposal),
     /// Up to which entry must a read wait that begins now? You lead, as it seems.
     ReadIndex,
@@ -68,6 +68,7 @@ pub(crate) enum Response {
     Installed {
         vote: Ballot,
     },
+    /// Nobody says it any more; the tags behind it stay.
     Applied(Blob),
     ReadAt(Place),
     /// It was not done, and nothing of it is going to happen.
@@ -128,6 +129,11 @@ impl Outcome {
             Self::Failed(reason) => Err(RaftError::Internal(reason)),
             Self::Unknown => Err(RaftError::Unknown),
         }
+    }
+
+    /// The other way round.
+    pub(crate) fn of_answer(answer: Result<Option<Blob>, RaftError>) -> Self {
+        answer.transpose().map_or(Self::NotLeader, Self::of)
     }
 
     /// What a client is told of its command.

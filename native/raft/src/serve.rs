@@ -5,9 +5,10 @@
 
 use crate::entry::{Ballot, Members, Place};
 use crate::feed::{page, FeedPage};
-use crate::machine::{Command, MachineError, Pattern};
+use crate::machine::{Command, MachineError, Pattern, COMMAND_BYTES_MAX};
 use crate::members::Change;
-use crate::node::{stopped, Node, Stage};
+use crate::node::{stopped, Node};
+use crate::propose::Stage;
 use crate::query::{Consistency, Query};
 use crate::rpc::{append_of, membership_of, Envelope, Outcome, Request, Response};
 use crate::state::Arrival;
@@ -39,7 +40,7 @@ pub(crate) struct Incoming {
 }
 
 fn is_known(proposal: &Proposal) -> bool {
-    Command::decode(&proposal.command.0).is_ok()
+    proposal.command.0.len() <= COMMAND_BYTES_MAX && Command::decode(&proposal.command.0).is_ok()
 }
 
 impl Node {
@@ -131,9 +132,9 @@ impl Node {
         let Ok(command) = Command::decode(&proposal.command.0) else {
             return Outcome::Failed("a command that this version does not know".into());
         };
-        let stage = Stage::default();
+        let stage = Arc::<Stage>::default();
         let proposed = tokio::time::timeout(CLIENT_WAIT, self.propose(&command, &stage)).await;
-        proposed.map_or_else(|_| if stage.is_sent() { Outcome::Unknown } else { Outcome::NoQuorum }, Outcome::of)
+        proposed.map_or_else(|_| if stage.give_up() { Outcome::Unknown } else { Outcome::NoQuorum }, Outcome::of)
     }
 
     async fn query_for(self: &Arc<Self>, query: &Query, consistency: Consistency) -> Result<Response, RaftError> {
@@ -203,23 +204,26 @@ impl Node {
             Request::End { id, pieces, vote, last, since, members } => {
                 self.install(id, pieces, vote, (last, since, members)).await
             }
-            // in the log it would stop every member
-            Request::Propose(proposal) if !is_known(&proposal) => {
-                Ok(Response::Failed("a command that this version does not know".into()))
-            }
-            Request::Propose(proposal) => match self.write(proposal, &Stage::default()).await {
-                Ok(Ok(answer)) => Ok(Response::Applied(answer)),
-                Ok(Err(forward)) => Ok(Response::NotLeader { leader: forward.leader_id }),
-                Err(RaftError::NoQuorum) => Ok(Response::NoQuorum),
-                // of a node that stops while it is asked nobody knows
-                Err(_) => Ok(Response::Unknown),
-            },
             Request::ReadIndex => self.read_index().await,
             Request::Change(change) => Ok(Response::changed(self.decide(&change).await)),
             // those are clients'
-            Request::Greet | Request::Query(..) | Request::Watch { .. } => Ok(Response::WrongNode),
-            Request::ProposeMany(proposals) => Ok(Response::Each(self.write_many(proposals).await)),
+            Request::Greet | Request::Propose(_) | Request::Query(..) | Request::Watch { .. } => {
+                Ok(Response::WrongNode)
+            }
+            Request::ProposeMany(proposals) => Ok(Response::Each(self.write_for(proposals).await)),
         }
+    }
+
+    /// Another member's commands. One that this version does not know would stop every member, once in the log.
+    async fn write_for(&self, proposals: Vec<Proposal>) -> Vec<Outcome> {
+        let known: Vec<bool> = proposals.iter().map(is_known).collect();
+        let taken = proposals.into_iter().zip(&known).filter_map(|(proposal, known)| known.then_some(proposal));
+        let mut answers = self.write_many(taken.collect()).await.into_iter();
+        let outcome = |known: bool| match known {
+            true => answers.next().map_or(Outcome::Unknown, Outcome::of_answer),
+            false => Outcome::Failed("a command that this version does not know".into()),
+        };
+        known.into_iter().map(outcome).collect()
     }
 
     async fn read_index(&self) -> Result<Response, RaftError> {

@@ -4,7 +4,7 @@
 
 use crate::machine::Command;
 use crate::members::Change;
-use crate::node::{Node, Stage};
+use crate::node::Node;
 use crate::types::Member;
 use crate::way::Way;
 use std::collections::BTreeMap;
@@ -49,7 +49,7 @@ pub(crate) async fn keep(node: Arc<Node>, way: Arc<Way>, mut closed: watch::Rece
                 // who leads next tries again
                 let _ = node.promote().await;
                 if matches!(node.next_expiry(), Ok(Some(Duration::ZERO))) {
-                    let _ = node.propose(&Command::Tick, &Stage::default()).await;
+                    let _ = node.propose(&Command::Tick, &Arc::default()).await;
                 }
             }
         };

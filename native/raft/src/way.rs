@@ -31,14 +31,21 @@ impl Way {
     }
 
     /// From now on, by these; where they listen.
-    pub(crate) fn take(&self, listening: Listening, links: Arc<Links>, host: String) -> Result<SocketAddr, RaftError> {
+    pub(crate) fn take(
+        &self,
+        listening: Listening,
+        links: Arc<Links>,
+        host: &str,
+        port: Option<u16>,
+    ) -> Result<SocketAddr, RaftError> {
         let Some(bound) = listening.address() else { return Err(RaftError::Closed) };
         let mut own = self.own.write();
         if own.is_some() {
             return Err(RaftError::Begun);
         }
-        let host = if host.contains(':') { format!("[{host}]") } else { host };
-        *own = Some(Own { listening, links, address: format!("{host}:{}", bound.port()) });
+        let port = port.unwrap_or(bound.port());
+        let address = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
+        *own = Some(Own { listening, links, address });
         drop(own);
         self.changed.notify_one();
         Ok(bound)

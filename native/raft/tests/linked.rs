@@ -57,7 +57,7 @@ impl Site {
         let listen = listen.parse().expect("an address");
         let net = macula_raft::net::Options { retry_ms_min: 10, ..Default::default() };
         let host = "127.0.0.1".to_owned();
-        let links = LinkOptions { listen, host, transport: Transport::Tls(identity), options: net };
+        let links = LinkOptions { listen, host, port: None, transport: Transport::Tls(identity), options: net };
         let engine = Engine::open(seams, Options { name: name.to_owned(), ..options }, Box::new(|_| {}));
         let engine = engine.expect("opens");
         engine.listen(links).expect("listens");

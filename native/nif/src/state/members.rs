@@ -25,7 +25,7 @@ fn state_listen<'a>(
     base: ResourceArc<BaseHandle>,
     state: ResourceArc<StateHandle>,
     reference: Term<'a>,
-    at: (String, String),
+    at: (String, String, Option<u16>),
     name: String,
     certificates: Option<String>,
 ) -> Term<'a> {
@@ -33,12 +33,12 @@ fn state_listen<'a>(
         Ok(found) => found,
         Err(failure) => return failure.encode(env),
     };
-    let (address, host) = at;
+    let (address, host, port) = at;
     opened.runtime.io(env, reference, move |reply| {
         let listen = || -> Result<String, Failure> {
             let transport = transport(&name, certificates.as_deref(), Role::Member)?;
             let listen = address.parse().map_err(|_| Failure::invalid(format!("no address: {address}")))?;
-            let links = LinkOptions { listen, host, transport, options: net::Options::default() };
+            let links = LinkOptions { listen, host, port, transport, options: net::Options::default() };
             let found = state.with(|engine| {
                 engine.listen(links)?;
                 Ok(engine.address().unwrap_or_default())

@@ -70,7 +70,7 @@ impl Site {
     pub fn linked(&self, nth: usize, listen: &str, joins: Option<ClusterId>) -> Engine {
         let transport = Transport::Tls(self.identity(nth));
         let (listen, host) = (listen.parse().expect("an address"), "127.0.0.1".to_owned());
-        let links = LinkOptions { listen, host, transport, options: Default::default() };
+        let links = LinkOptions { listen, host, port: None, transport, options: Default::default() };
         let options = Options { joins, ..Options::of(name_of(nth)) };
         let node = Engine::open(self.seams(nth), options, Box::new(|_| {})).expect("opens");
         node.listen(links).expect("listens");

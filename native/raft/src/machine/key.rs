@@ -47,6 +47,11 @@ pub(super) fn kind(key: &[u8]) -> Kind {
     }
 }
 
+/// Whether each of many such rows may be on a page of its own: the machine's is one, the history's follow each other.
+pub(crate) fn is_scattered(key: &[u8]) -> bool {
+    !matches!(key.first(), Some(&META | &HISTORY))
+}
+
 pub(super) fn is_keep(key: &[u8]) -> bool {
     key.first() == Some(&KEEP)
 }

@@ -32,6 +32,7 @@ pub use condition::{Compare, Condition, CONDITION_DEPTH_MAX, CONDITION_PARTS_MAX
 pub use error::MachineError;
 pub use etf::{equals, matches};
 pub use history::{history, HISTORY_BYTES_MAX};
+pub(crate) use key::is_scattered;
 pub use lease::{lease, leases, next_expiry, Lease, TICK_ENTRIES_MAX};
 pub use path::{Component, Path, COMPONENTS_MAX, PATH_BYTES_MAX};
 pub use pattern::{Part, Pattern, PARTS_MAX};

@@ -6,7 +6,6 @@ use super::history::{Done, Op};
 use super::world::{Life, World};
 use crate::machine::{self, Node as Row};
 use crate::machine::{read, Command, Condition, Guard, OpResult, Path, Response};
-use crate::node::Stage;
 use crate::{RaftError, Reading};
 use std::sync::Arc;
 use std::time::Duration;
@@ -88,7 +87,7 @@ enum End {
 
 /// As `Engine` does it, with a life that may end meanwhile.
 async fn ask(life: &Life, key: u8, op: &Op, deadline: Duration, reads: Reads) -> (End, String) {
-    let stage = Stage::default();
+    let stage = Arc::default();
     let work = async {
         match command(key, op) {
             None => {
@@ -115,7 +114,7 @@ async fn ask(life: &Life, key: u8, op: &Op, deadline: Duration, reads: Reads) ->
         Err(error) => {
             let may_have = match &error {
                 // ours, not the node's
-                RaftError::Closed | RaftError::Timeout => stage.is_sent(),
+                RaftError::Closed | RaftError::Timeout => stage.give_up(),
                 RaftError::Unknown | RaftError::Stopped(_) => true,
                 _ => false,
             };

@@ -5,12 +5,13 @@
 
 use super::database::Database;
 use super::overlay::Overlay;
+use super::room::Written;
 use super::rows::{Base, Reading, ROWS};
 use super::snapshot::SnapshotData;
 use super::store::{Position, State, POSITION};
 use crate::entry::to_bytes;
 use crate::machine::Layered;
-use crate::types::{Entry, LeaderId, LogId, Member, Types};
+use crate::types::{LeaderId, LogId, Member, Types};
 use crate::RaftError;
 use openraft::storage::{RaftSnapshotBuilder, Snapshot, SnapshotMeta};
 use redb::Durability;
@@ -106,8 +107,8 @@ impl State {
     }
 
     /// Some were applied: is it time for a checkpoint?
-    pub(super) fn applied(&self, entries: &[Entry], layer: &Overlay) {
-        self.owed.add_applied(entries);
+    pub(super) fn applied(&self, written: Written, layer: &Overlay) {
+        self.owed.add_applied(written);
         if layer.bytes() >= LAYER_BYTES {
             self.full.notify_one();
         }

@@ -12,7 +12,6 @@ mod rows;
 mod snapshot;
 mod store;
 
-pub(crate) use room::LetIn;
 pub use rows::Reading;
 pub(crate) use snapshot::{piece, Arrival, SnapshotData};
 pub(crate) use store::{Machine, State};

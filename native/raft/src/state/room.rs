@@ -6,7 +6,7 @@
 use super::checkpoint::Snap;
 use super::store::State;
 use crate::machine::{self, Command, Op};
-use crate::types::{Blob, Entry};
+use crate::types::{Entry, Proposal};
 use crate::RaftError;
 use macula_blocks::BlockError;
 use openraft::EntryPayload;
@@ -15,8 +15,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// What a command may take beside its bytes: pages of its rows and those above them.
+/// What a command that is not applied yet may take beside its bytes: pages of its rows and those above them.
 const PAGES_BYTES: u64 = 64 << 10;
+/// What a row that is applied may take in the table beside its bytes: a page of its own, one above it, and a new one
+/// where one of them is split.
+const ROW_PAGES_BYTES: u64 = 12 << 10;
+/// A row so long may have a page of its own.
+const SHORT_BYTES: u64 = 1 << 10;
 /// For what redb writes of its own, at a checkpoint too.
 pub(super) const OWN_BYTES: u64 = 512 << 10;
 /// What commands leave that do more than remove, so that those which make room find some.
@@ -37,35 +42,61 @@ pub(super) struct Owed {
     is_stuck: AtomicBool,
 }
 
-/// Since the newest layer began, and in all.
+/// Written that are to be brought into the table: since the newest layer began, and in all.
 #[derive(Debug, Clone, Copy, Default)]
 struct Applied {
-    commands_new: u64,
-    bytes_new: u64,
-    commands: u64,
+    newest: Written,
+    all: Written,
+}
+
+/// What a batch wrote.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Written {
+    /// Those that may each be on a page of their own.
+    scattered: u64,
+    /// Keys and values of all, as redb lays them out.
     bytes: u64,
 }
 
+impl Written {
+    pub fn of<'a>(written: impl Iterator<Item = (&'a [u8], usize)>) -> Self {
+        written.fold(Self::default(), |rows, (key, len)| Self {
+            scattered: rows.scattered + u64::from(machine::is_scattered(key)),
+            bytes: rows.bytes + laid_out((key.len() + len) as u64),
+        })
+    }
+
+    fn add(&mut self, other: Self) {
+        self.scattered += other.scattered;
+        self.bytes += other.bytes;
+    }
+}
+
+/// Short rows share pages, which may be half full; a long one has some of its own, a power of two of them.
+fn laid_out(len: u64) -> u64 {
+    match len < SHORT_BYTES {
+        true => len * 2,
+        false => (len + SHORT_BYTES).next_power_of_two(),
+    }
+}
+
 impl Owed {
-    pub fn add_applied(&self, entries: &[Entry]) {
-        let (count, len) = (entries.len() as u64, entries.iter().map(bytes_of).sum::<u64>());
+    pub fn add_applied(&self, rows: Written) {
         let mut applied = self.applied.lock();
-        applied.commands_new += count;
-        applied.bytes_new += len;
-        applied.commands += count;
-        applied.bytes += len;
+        applied.newest.add(rows);
+        applied.all.add(rows);
     }
 
     /// What was applied so far is on its way into the table.
     pub fn freeze_applied(&self) {
         let mut applied = self.applied.lock();
-        (applied.commands_new, applied.bytes_new) = (0, 0);
+        applied.newest = Written::default();
     }
 
     /// And has arrived there.
     pub fn thaw_applied(&self) {
         let mut applied = self.applied.lock();
-        (applied.commands, applied.bytes) = (applied.commands_new, applied.bytes_new);
+        applied.all = applied.newest;
     }
 
     pub fn set_stuck(&self, is_stuck: bool) {
@@ -89,58 +120,101 @@ fn bytes_of(entry: &Entry) -> u64 {
     }
 }
 
-/// A command that was let in.
+/// Commands that were let in, until it is dropped.
 pub(crate) struct LetIn {
     state: Arc<State>,
+    commands: u64,
     bytes: u64,
+}
+
+impl LetIn {
+    fn add(&mut self, commands: u64, bytes: u64) {
+        (self.commands, self.bytes) = (self.commands + commands, self.bytes + bytes);
+        self.state.owed.commands.fetch_add(commands, Ordering::AcqRel);
+        self.state.owed.bytes.fetch_add(bytes, Ordering::AcqRel);
+    }
+
+    fn remove(&mut self, commands: u64, bytes: u64) {
+        (self.commands, self.bytes) = (self.commands - commands, self.bytes - bytes);
+        self.state.owed.commands.fetch_sub(commands, Ordering::AcqRel);
+        self.state.owed.bytes.fetch_sub(bytes, Ordering::AcqRel);
+    }
 }
 
 impl Drop for LetIn {
     fn drop(&mut self) {
-        self.state.owed.commands.fetch_sub(1, Ordering::AcqRel);
-        self.state.owed.bytes.fetch_sub(self.bytes, Ordering::AcqRel);
+        self.remove(self.commands, self.bytes);
+    }
+}
+
+/// What the table has to take.
+#[derive(Debug, Clone, Copy, Default)]
+struct Load {
+    /// Commands that are not applied yet, and their bytes.
+    commands: u64,
+    bytes: u64,
+    applied: Written,
+}
+
+impl Load {
+    /// Room for it; in a table so large, no page of which is copied twice between two checkpoints.
+    fn room(self, used: u64) -> u64 {
+        let pages = self.commands * PAGES_BYTES + self.applied.scattered * ROW_PAGES_BYTES;
+        // keys and values of commands stand in the history too
+        self.bytes * 2 + self.applied.bytes + pages.min(used + used / 2) + OWN_BYTES
     }
 }
 
 impl State {
-    /// Let a command in, if there is room for what it and those before it may need, and for what the log may take
-    /// at a time.
-    pub(crate) fn let_in(self: &Arc<Self>, command: &Blob, log_bytes: u64) -> Result<LetIn, RaftError> {
-        let bytes = command.0.len() as u64;
-        let owed = &self.owed;
-        let commands = owed.commands.fetch_add(1, Ordering::AcqRel) + 1;
-        let all_bytes = owed.bytes.fetch_add(bytes, Ordering::AcqRel) + bytes;
-        let entered = LetIn { state: self.clone(), bytes };
-        // what is applied needs its room in the table still; the log has it
-        let applied = *self.owed.applied.lock();
-        let (commands, table_bytes) = (commands + applied.commands, all_bytes + applied.bytes);
-        // without a look at what the command is, and more than enough for it
-        let enough = (table_bytes * 2 + commands * PAGES_BYTES + OWN_BYTES + LEFT_BYTES + log_bytes) * 2 + MUCH_BYTES;
-        match self.disk.space() {
-            Ok(space) if space.free <= enough => {}
-            _ => return Ok(entered),
+    /// Let those commands in for which there is room: for what they and those before them may need, and for what the
+    /// log may take at a time. Why not, of each that is not.
+    pub(crate) fn let_in(self: &Arc<Self>, proposals: &[Proposal], log_bytes: u64) -> (LetIn, Vec<Option<RaftError>>) {
+        let bytes_of = |proposal: &Proposal| proposal.command.0.len() as u64;
+        let (commands, bytes) = (proposals.len() as u64, proposals.iter().map(bytes_of).sum());
+        let mut let_in = LetIn { state: self.clone(), commands: 0, bytes: 0 };
+        let_in.add(commands, bytes);
+        // without a look at what the commands are, and more than enough for them
+        let enough = (self.load().room(u64::MAX / 4) + LEFT_BYTES + log_bytes) * 2 + MUCH_BYTES;
+        if self.disk.space().map_or(true, |space| space.free > enough) {
+            return (let_in, proposals.iter().map(|_| None).collect());
         }
-        let removes = machine::Command::decode(&command.0).is_ok_and(|command| only_removes(&command));
-        let made = self.make_room(commands, table_bytes, if removes { 0 } else { LEFT_BYTES });
-        if made.is_err() && applied.commands > 0 {
+        let_in.remove(commands, bytes);
+        let mut enter = |proposal: &Proposal| {
+            let bytes = bytes_of(proposal);
+            let_in.add(1, bytes);
+            self.find_room(proposal, log_bytes).inspect_err(|_| let_in.remove(1, bytes)).err()
+        };
+        let refused = proposals.iter().map(&mut enter).collect();
+        (let_in, refused)
+    }
+
+    /// What was let in, and what is applied, which needs its room in the table still; the log has it.
+    fn load(&self) -> Load {
+        let owed = &self.owed;
+        let (commands, bytes) = (owed.commands.load(Ordering::Acquire), owed.bytes.load(Ordering::Acquire));
+        Load { commands, bytes, applied: owed.applied.lock().all }
+    }
+
+    /// For a command that was just let in.
+    fn find_room(&self, proposal: &Proposal, log_bytes: u64) -> Result<(), RaftError> {
+        let load = self.load();
+        let removes = machine::Command::decode(&proposal.command.0).is_ok_and(|command| only_removes(&command));
+        let made = self.make_room(load, if removes { 0 } else { LEFT_BYTES });
+        if made.is_err() && load.applied != Written::default() {
             // thought to need more than it does: afterwards it is known
             self.full.notify_one();
         }
         made?;
         let left = if removes { 0 } else { log_bytes * 2 };
         match self.disk.space() {
-            Ok(space) if space.free < all_bytes + left => Err(BlockError::DiskFull.into()),
-            _ => Ok(entered),
+            Ok(space) if space.free < load.bytes + left => Err(BlockError::DiskFull.into()),
+            _ => Ok(()),
         }
     }
 
-    fn make_room(&self, commands: u64, bytes: u64, left: u64) -> Result<(), BlockError> {
+    fn make_room(&self, load: Load, left: u64) -> Result<(), BlockError> {
         let db = self.db();
-        // no page is copied twice between two checkpoints; by what was reserved before, each time would ask for more
-        let used = db.blocks().used_bytes();
-        let pages = (commands * PAGES_BYTES).min(used + used / 2);
-        // keys and values stand in the history too
-        let needed = bytes * 2 + pages + OWN_BYTES + left;
+        let needed = load.room(db.blocks().used_bytes()) + left;
         match self.disk.space() {
             Ok(space) if space.free <= needed * 2 + MUCH_BYTES => db.blocks().reserve(needed),
             // what it is that fails here, the write meets and names
@@ -150,12 +224,12 @@ impl State {
 
     /// An entry of the log must be applied: wait until it can be.
     pub(super) async fn wait_for_room(self: &Arc<Self>, entries: &[Entry]) -> Result<(), RaftError> {
-        let (count, bytes) = (entries.len() as u64, entries.iter().map(bytes_of).sum::<u64>());
+        let (commands, bytes) = (entries.len() as u64, entries.iter().map(bytes_of).sum::<u64>());
         loop {
-            let applied = *self.owed.applied.lock();
-            match self.make_room(count + applied.commands, bytes + applied.bytes, 0) {
+            let applied = self.owed.applied.lock().all;
+            match self.make_room(Load { commands, bytes, applied }, 0) {
                 // room for that was made before; what is left may be enough then
-                Err(BlockError::DiskFull) if applied.commands > 0 && self.has_room(applied) => {
+                Err(BlockError::DiskFull) if applied != Written::default() && self.has_room() => {
                     self.checkpoint_now().map(drop)?;
                 }
                 Err(BlockError::DiskFull) if !self.owed.is_closing.load(Ordering::Acquire) => {
@@ -167,15 +241,18 @@ impl State {
     }
 
     /// For a checkpoint: a table that meets a full disk is of no use until it is opened again.
-    fn has_room(&self, applied: Applied) -> bool {
-        !matches!(self.make_room(applied.commands, applied.bytes, 0), Err(BlockError::DiskFull))
+    fn has_room(&self) -> bool {
+        !matches!(self.make_room(self.applied_load(), 0), Err(BlockError::DiskFull))
+    }
+
+    fn applied_load(&self) -> Load {
+        Load { applied: self.owed.applied.lock().all, ..Load::default() }
     }
 
     /// Make what is applied durable, once there is room for it.
     pub(super) async fn checkpoint_when_it_can(self: &Arc<Self>) -> Result<Snap, RaftError> {
         loop {
-            let applied = *self.owed.applied.lock();
-            if self.has_room(applied) {
+            if self.has_room() {
                 return self.checkpoint_now();
             }
             if self.owed.is_closing.load(Ordering::Acquire) {
@@ -191,8 +268,7 @@ impl State {
 
     /// Make what is applied durable, if there is room for it: then the next opening has less to do. Blocks.
     pub(crate) fn checkpoint_at_close(&self) {
-        let applied = *self.owed.applied.lock();
-        if self.make_room(applied.commands, applied.bytes, 0).is_ok() {
+        if self.make_room(self.applied_load(), 0).is_ok() {
             // the log has it all
             let _ = self.checkpoint();
         }

@@ -4,8 +4,8 @@
 
 use super::checkpoint::{Builder, Snap};
 use super::database::{remove, Database, NAME_ARRIVED};
-use super::overlay::Overlay;
-use super::room::Owed;
+use super::overlay::{Overlay, Row};
+use super::room::{Owed, Written};
 use super::rows::{Base, Batch, Reading};
 use super::snapshot::{piece, Arrival, SnapshotData};
 use crate::entry::{from_bytes, to_bytes, Members, Place};
@@ -231,12 +231,14 @@ impl Machine {
             Ok(batch.written)
         })?;
         let version = at.version();
+        let len = |row: &Row| row.as_ref().map_or(0, Vec::len);
+        let owed = Written::of(written.iter().map(|(key, row)| (&key[..], len(row))));
         for (key, row) in written {
             layer.insert(key, version, row);
         }
         let (rows, at) = (Arc::new(before.at(version)), Arc::new(at));
         self.state.show(|current| (current.rows, current.at) = (rows, at));
-        self.state.applied(entries, &layer);
+        self.state.applied(owed, &layer);
         if entries.iter().any(|entry| matches!(entry.payload, EntryPayload::Membership(_))) {
             self.state.members_changed.notify_one();
         }
