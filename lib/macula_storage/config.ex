@@ -8,6 +8,7 @@ defmodule MaculaStorage.Config do
         kv_history_bytes: 4_194_304,      # changes that are kept for MaculaStorage.CubDB.subscribe/2
         sqlite_synchronous: :full,        # :normal: apps' databases sync at checkpoints, not at each commit
         state_listen: "10.0.0.1:4377",    # where other members reach this node; nil: nobody, until it is of a cluster
+        state_advertise: "203.0.113.7:4377", # what they are told, where that is another address (NAT, a container)
         state_certificates: "/etc/macula", # of MaculaStorage.Authority; nil: state/certificates in the base
         state_members: [{:"a@host", "10.0.0.1:4377"}], # this node is a client: it asks these; nil: it is a member
         state_plain: false,               # true: links without TLS, on loopback addresses only
@@ -26,6 +27,7 @@ defmodule MaculaStorage.Config do
     :kv_history_bytes,
     :sqlite_synchronous,
     :state_listen,
+    :state_advertise,
     :state_certificates,
     :state_members,
     :state_plain,
@@ -41,6 +43,7 @@ defmodule MaculaStorage.Config do
           kv_history_bytes: non_neg_integer,
           sqlite_synchronous: :full | :normal,
           state_listen: {String.t(), :inet.port_number()} | nil,
+          state_advertise: {String.t(), :inet.port_number()} | nil,
           state_certificates: String.t(),
           state_members: [{String.t(), String.t()}] | nil,
           state_plain: boolean,
@@ -64,6 +67,7 @@ defmodule MaculaStorage.Config do
       kv_history_bytes: non_negative(:kv_history_bytes, 4 * 1024 * 1024),
       sqlite_synchronous: one_of(:sqlite_synchronous, [:full, :normal]),
       state_listen: address(:state_listen),
+      state_advertise: address(:state_advertise),
       state_certificates: path(:state_certificates, Path.join(base_path, "state/certificates")),
       state_members: members(:state_members),
       state_plain: one_of(:state_plain, [false, true]),

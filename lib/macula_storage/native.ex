@@ -115,7 +115,7 @@ defmodule MaculaStorage.Native do
           handle,
           handle,
           reference,
-          {String.t(), String.t()},
+          {String.t(), String.t(), :inet.port_number() | nil},
           String.t(),
           String.t() | nil
         ) ::

@@ -67,6 +67,22 @@ defmodule MaculaStorage.Cluster.KhepriTest do
     end
   end
 
+  test "one is found at another address than it listens at" do
+    [port, p1, p2] = for _ <- 1..3, do: port()
+
+    [a] =
+      start_all([{1, port, unique_dir("khepri1")}], @config ++ [state_listen: "127.0.0.1:#{p1}"])
+
+    away = [state_listen: "127.0.0.1:#{p2}", state_advertise: "localhost:#{p2}"]
+    [b] = start_all([{2, port, unique_dir("khepri2")}], @config ++ away)
+    join(a, b)
+    assert :ok = khepri(a, :start, [names([a, b])])
+    {:ok, members} = khepri(a, :members)
+    assert [_, "localhost:" <> _] = members |> Enum.map(& &1.address) |> Enum.sort()
+    assert :ok = khepri(b, :put, [[:k, :found], 1])
+    assert {:ok, 1} = khepri(a, :get, [[:k, :found]])
+  end
+
   test "state of several is not merged: one is kept, the others' is set aside" do
     [a, b] = all = nodes(2)
     for node <- all, do: assert(:ok = khepri(node, :put, [[:whose], node.name]))

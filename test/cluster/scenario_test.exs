@@ -63,6 +63,36 @@ defmodule MaculaStorage.Cluster.ScenarioTest do
   end
 end
 
+defmodule MaculaStorage.Cluster.ScenarioBehindProxiesTest do
+  @moduledoc "The same where the machine allows no namespaces: what is cut there is cut by proxies."
+  use ExUnit.Case, async: false
+
+  alias MaculaStorage.Scenario
+
+  @scenarios [
+    {"the leader is alone", [{:isolate, :leader}, {:answered, 100}, {:alone, :last}]},
+    {"a follower hears nobody, and the leader is not heard",
+     [{:deaf, :follower}, {:answered, 60}, :mend, {:mute, :leader}, {:answered, 60}]}
+  ]
+
+  setup_all do
+    %{world: Scenario.world(3, 3, namespaces?: false), seed: Scenario.seed()}
+  end
+
+  for {name, steps} <- @scenarios do
+    @tag steps: steps
+    test(name, %{world: world, seed: seed, steps: steps},
+      do: Scenario.run(world, unquote(name) <> " (proxies)", steps, seed: seed)
+    )
+  end
+
+  if System.get_env("MACULA_TORTURE") do
+    test "by chance", %{world: world, seed: seed} do
+      Scenario.by_chance(world, 3, seed..(seed + 20))
+    end
+  end
+end
+
 if System.get_env("MACULA_TORTURE") do
   defmodule MaculaStorage.Cluster.ScenarioOfFiveTest do
     @moduledoc "The same with five members, of which two may be lost."
@@ -119,7 +149,7 @@ if System.get_env("MACULA_TORTURE") do
     ]
 
     setup_all do
-      %{world: Scenario.world(3, 3, true), seed: Scenario.seed()}
+      %{world: Scenario.world(3, 3, clocks?: true), seed: Scenario.seed()}
     end
 
     for {name, steps} <- @scenarios do

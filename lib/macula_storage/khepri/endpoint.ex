@@ -81,13 +81,14 @@ defmodule MaculaStorage.Khepri.Endpoint do
     end
   end
 
-  # {what to bind, where others find it}
+  # {what to bind, the host at which others find it, and the port when it is another}
   defp at(config) do
     [_, own] = String.split(Atom.to_string(node()), "@", parts: 2)
     loopback = {"127.0.0.1", 0}
     {host, port} = config.state_listen || if(config.state_plain, do: loopback, else: {own, @port})
 
-    with {:ok, ip} <- ip(host), do: {:ok, {bind(ip, port), found(ip, host, own)}}
+    with {:ok, ip} <- ip(host),
+         do: {:ok, told({bind(ip, port), found(ip, host, own), nil}, config.state_advertise)}
   end
 
   defp ip(host) do
@@ -100,6 +101,9 @@ defmodule MaculaStorage.Khepri.Endpoint do
       {:error, %Error{kind: :invalid, op: :listen, app: nil, message: message, hint: hint}}
     end
   end
+
+  defp told(at, nil), do: at
+  defp told({bind, _host, _port}, {host, port}), do: {bind, host, port}
 
   defp bind(ip, port) when tuple_size(ip) == 8, do: "[#{:inet.ntoa(ip)}]:#{port}"
   defp bind(ip, port), do: "#{:inet.ntoa(ip)}:#{port}"

@@ -68,6 +68,10 @@ defmodule MaculaStorage.Scenario.Namespaces do
 
   defp hardware(n), do: "02:00:00:00:00:0#{n}"
 
+  @doc "What is to be configured there for the n-th: nothing."
+  @spec config(t, 1..9) :: keyword
+  def config(_net, _n), do: []
+
   @doc "The address of the n-th node."
   @spec ip(1..9) :: String.t()
   def ip(n) when n in 1..9, do: "10.77.0.#{n}"

@@ -11,7 +11,7 @@ defmodule MaculaStorage.Scenario do
   """
   import ExUnit.Assertions
   alias MaculaStorage.{BeamNode, Khepri, Wait}
-  alias MaculaStorage.Scenario.{Checks, Clients, Namespaces, Watcher, World}
+  alias MaculaStorage.Scenario.{Checks, Clients, Watcher, World}
 
   @type who :: World.n() | :leader | :follower | :last
   @type step ::
@@ -34,12 +34,6 @@ defmodule MaculaStorage.Scenario do
           | :roll
 
   @change_ms 30_000
-
-  @doc "Whether a scenario takes a network that can be cut."
-  @spec cuts?([step]) :: boolean
-  def cuts?(steps) do
-    Enum.any?(steps, &(is_tuple(&1) and elem(&1, 0) in [:isolate, :deaf, :mute, :apart, :half]))
-  end
 
   @doc "Whether a scenario takes disks that forget."
   @spec forgets?([step]) :: boolean
@@ -85,19 +79,16 @@ defmodule MaculaStorage.Scenario do
   defp role, do: Enum.random([:leader, :follower])
 
   @doc """
-  A world of `places`, of which the first are members, for all tests of a module, in a directory of its own; what
-  cannot be done in it is said.
+  A world of `places`, of which the first are members, for all tests of a module, in a directory of its own, with
+  `World.make/3`'s options; what cannot be done in it is said.
   """
-  @spec world(pos_integer, pos_integer, boolean) :: World.t()
-  def world(places, members, clocks? \\ false) do
+  @spec world(pos_integer, pos_integer, keyword) :: World.t()
+  def world(places, members, options \\ []) do
     World.sweep()
     dir = World.dir()
     ExUnit.Callbacks.on_exit(fn -> File.rm_rf!(dir) end)
-    world = World.make(dir, places, clocks?)
+    world = World.make(dir, places, options)
     ExUnit.Callbacks.on_exit(fn -> World.stop(world) end)
-
-    with {false, why} <- World.can_cut(world),
-         do: IO.puts("scenarios that cut connections are left out: #{why}")
 
     unless World.can_fill(world),
       do: IO.puts("scenarios that fill disks are left out: a tmpfs cannot be mounted here")
@@ -112,8 +103,7 @@ defmodule MaculaStorage.Scenario do
   @doc "Whether the machine allows all that a scenario takes."
   @spec can?(World.t(), [step]) :: boolean
   def can?(world, steps) do
-    (World.can_cut(world) == true or not cuts?(steps)) and
-      (World.can_fill(world) or not fills?(steps)) and
+    (World.can_fill(world) or not fills?(steps)) and
       (World.can_lose_power(world) or not forgets?(steps))
   end
 
@@ -400,8 +390,8 @@ defmodule MaculaStorage.Scenario do
     File.rm_rf!(World.base(world, n))
   end
 
-  defp cut(%{world: %{net: net}} = state, pairs) do
-    for {from, to} <- pairs, do: Namespaces.cut(net, from, to)
+  defp cut(%{world: world} = state, pairs) do
+    for {from, to} <- pairs, do: World.cut(world, from, to)
     state
   end
 

@@ -1,12 +1,12 @@
 defmodule MaculaStorage.Scenario.World do
   @moduledoc """
-  The nodes of a cluster under test, in a network that can be cut where the machine allows one.
+  The nodes of a cluster under test, in a network of their own where the machine allows one, else behind proxies.
 
   Invariant: a node serves clients only while it is a member; one that is not yet, or not any more, would take
   their writes as its own. All that was made goes with `stop/1`.
   """
   alias MaculaStorage.{Authority, BeamNode, Khepri, Wait}
-  alias MaculaStorage.Scenario.{Disks, Namespaces}
+  alias MaculaStorage.Scenario.{Disks, Namespaces, Proxies}
 
   @enforce_keys [:agent, :net, :disks, :dir, :port, :count, :clocks?]
   defstruct @enforce_keys
@@ -45,26 +45,30 @@ defmodule MaculaStorage.Scenario.World do
     :ok
   end
 
-  @doc "Places for `count` nodes, none of which runs; certificates for all."
-  @spec make(Path.t(), pos_integer, boolean) :: t
-  def make(dir, count, clocks? \\ false) do
-    net = with {:ok, net} <- Namespaces.make(count), do: net
+  @doc """
+  Places for `count` nodes, none of which runs; certificates for all.
+
+  Options: `clocks?` that can be set, where there is libfaketime; `namespaces?: false`: behind proxies, as where the
+  machine has none.
+  """
+  @spec make(Path.t(), pos_integer, keyword) :: t
+  def make(dir, count, options \\ []) do
     nobody = %{nodes: %{}, serving: MapSet.new(), paused: MapSet.new()}
     {:ok, agent} = Agent.start(fn -> nobody end)
     # before a node: its namespace has mounts of its own
     disks = Disks.mount(dir, count)
-    port = BeamNode.port()
 
     world = %__MODULE__{
       agent: agent,
-      net: net,
+      net: nil,
       disks: disks,
       dir: dir,
-      port: port,
+      port: BeamNode.port(),
       count: count,
-      clocks?: clocks? and faketime() != nil
+      clocks?: Keyword.get(options, :clocks?, false) and faketime() != nil
     }
 
+    world = %{world | net: net(world, Keyword.get(options, :namespaces?, true))}
     for n <- 1..count, do: :ok = set_clock(world, n, 0)
 
     {:ok, _} = Authority.create(Path.join(dir, "ca"))
@@ -74,6 +78,24 @@ defmodule MaculaStorage.Scenario.World do
     end
 
     world
+  end
+
+  defp net(world, false), do: proxies(world)
+
+  defp net(world, true) do
+    case Namespaces.make(world.count) do
+      {:ok, net} ->
+        net
+
+      {:error, why} ->
+        IO.puts("members are behind proxies, as there are no namespaces: #{why}")
+        proxies(world)
+    end
+  end
+
+  defp proxies(world) do
+    bases = Map.new(1..world.count, &{&1, base(world, &1)})
+    Proxies.make(bases, BeamNode.port())
   end
 
   @doc "Whether a node's disk can be filled here."
@@ -129,10 +151,9 @@ defmodule MaculaStorage.Scenario.World do
     :ok
   end
 
-  @doc "Whether connections can be cut here; why not."
-  @spec can_cut(t) :: true | {false, String.t()}
-  def can_cut(%{net: %Namespaces{}}), do: true
-  def can_cut(%{net: {:error, why}}), do: {false, why}
+  @doc "What one sends does not arrive at the other any more."
+  @spec cut(t, n, n) :: :ok
+  def cut(%{net: %net{} = cables}, from, to), do: net.cut(cables, from, to)
 
   @doc "Boots these and makes one cluster of them."
   @spec form(t, [n]) :: :ok
@@ -147,7 +168,8 @@ defmodule MaculaStorage.Scenario.World do
   @spec stop(t) :: :ok
   def stop(world) do
     for {_n, node} <- get(world).nodes, do: signal(node, "KILL")
-    with %Namespaces{} = net <- world.net, do: Namespaces.remove(net)
+    %net{} = cables = world.net
+    net.remove(cables)
     if world.disks, do: Disks.unmount(world.disks)
     Agent.stop(world.agent)
   end
@@ -156,8 +178,7 @@ defmodule MaculaStorage.Scenario.World do
   @spec name(t, n) :: node
   def name(world, n), do: :"n#{n}@#{ip(world, n)}"
 
-  defp ip(%{net: %Namespaces{}}, n), do: Namespaces.ip(n)
-  defp ip(_world, n), do: "127.0.0.#{n}"
+  defp ip(%{net: %net{}}, n), do: net.ip(n)
 
   @doc "Where the n-th stores."
   @spec base(t, n) :: Path.t()
@@ -172,7 +193,8 @@ defmodule MaculaStorage.Scenario.World do
     namespace = with %Namespaces{} = net <- world.net, do: Namespaces.namespace(net, n)
     namespace = if is_binary(namespace), do: namespace
     File.mkdir_p!(base(world, n))
-    config = [state_certificates: certificate(world, n)]
+    %net{} = cables = world.net
+    config = [state_certificates: certificate(world, n)] ++ net.config(cables, n)
     place = {ip(world, n), namespace, clock_env(world, n)}
     node = BeamNode.boot({n, world.port, base(world, n), config, place})
     update(world, &%{&1 | nodes: Map.put(&1.nodes, n, node)})
@@ -331,10 +353,8 @@ defmodule MaculaStorage.Scenario.World do
     for n <- 1..world.count, do: set_clock(world, n, 0)
     for n <- get(world).paused, do: resume(world, n)
 
-    with %Namespaces{} = net <- world.net do
-      for a <- 1..world.count, b <- 1..world.count, a != b, do: Namespaces.heal(net, a, b)
-    end
-
+    %net{} = cables = world.net
+    for a <- 1..world.count, b <- 1..world.count, a != b, do: net.heal(cables, a, b)
     :ok
   end
 
