@@ -103,7 +103,8 @@ pub(crate) fn encode(entry: &Entry) -> Result<Vec<u8>, RaftError> {
         }
         EntryPayload::Membership(membership) => Payload::Members(membership.into()),
     };
-    to_bytes(&Record { place: (&entry.log_id).into(), payload })
+    let room = Vec::with_capacity(crate::log::len_of(entry));
+    to_bytes_behind(room, &Record { place: (&entry.log_id).into(), payload })
 }
 
 /// The entry of such bytes.
@@ -118,7 +119,12 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Entry, RaftError> {
 }
 
 pub(crate) fn to_bytes(value: &impl Serialize) -> Result<Vec<u8>, RaftError> {
-    postcard::to_stdvec(value).map_err(|error| RaftError::Internal(format!("cannot be encoded: {error}")))
+    to_bytes_behind(Vec::new(), value)
+}
+
+/// Behind what is there; who knows about how long it becomes gives the room for it.
+pub(crate) fn to_bytes_behind(bytes: Vec<u8>, value: &impl Serialize) -> Result<Vec<u8>, RaftError> {
+    postcard::to_extend(value, bytes).map_err(|error| RaftError::Internal(format!("cannot be encoded: {error}")))
 }
 
 /// Nothing may be left behind the value.

@@ -3,7 +3,7 @@
 //! Invariant: the shapes are ours, behind a version byte, so that members of two versions of openraft, or of
 //! this crate, understand each other or refuse each other by name.
 
-use crate::entry::{self, from_bytes, to_bytes, Ballot, Members, Place};
+use crate::entry::{self, from_bytes, to_bytes_behind, Ballot, Members, Place};
 use crate::machine::{self, Event, Pattern};
 use crate::members::Change;
 use crate::query::{Consistency, Found, Query};
@@ -15,6 +15,8 @@ use serde::{Deserialize, Serialize};
 
 /// Of the bytes below.
 const VERSION: u8 = 1;
+/// What most messages take beside entries, commands and answers.
+const OTHER_BYTES: usize = 128;
 
 /// Asked of a member.
 #[derive(Debug, Serialize, Deserialize)]
@@ -157,10 +159,11 @@ pub(crate) struct Envelope {
     pub(crate) to: u64,
 }
 
-fn framed(value: &impl Serialize) -> Result<Vec<u8>, RaftError> {
-    let mut bytes = vec![VERSION];
-    bytes.extend(to_bytes(value)?);
-    Ok(bytes)
+/// About as long as that.
+fn framed(len: usize, value: &impl Serialize) -> Result<Vec<u8>, RaftError> {
+    let mut bytes = Vec::with_capacity(len);
+    bytes.push(VERSION);
+    to_bytes_behind(bytes, value)
 }
 
 fn unframed<'a, T: Deserialize<'a>>(what: &'static str, bytes: &'a [u8]) -> Result<T, RaftError> {
@@ -173,7 +176,19 @@ fn unframed<'a, T: Deserialize<'a>>(what: &'static str, bytes: &'a [u8]) -> Resu
 
 impl Request {
     pub(crate) fn encode(&self, envelope: Envelope) -> Result<Vec<u8>, RaftError> {
-        framed(&(envelope, self))
+        framed(self.len(), &(envelope, self))
+    }
+
+    /// About.
+    fn len(&self) -> usize {
+        let blobs: usize = match self {
+            Self::Append { entries, .. } => entries.iter().map(|entry| entry.0.len() + 4).sum(),
+            Self::Piece { rows, .. } => rows.0.len(),
+            Self::ProposeMany(proposals) => proposals.iter().map(|proposal| proposal.command.0.len() + 16).sum(),
+            Self::Propose(proposal) => proposal.command.0.len(),
+            _ => 0,
+        };
+        OTHER_BYTES + blobs
     }
 
     pub(crate) fn decode(bytes: &[u8]) -> Result<(Envelope, Self), RaftError> {
@@ -225,7 +240,16 @@ pub(crate) fn membership_of(since: Option<Place>, members: Members) -> Result<St
 impl Response {
     pub(crate) fn encode(&self) -> Vec<u8> {
         // only what has no end cannot be encoded
-        framed(self).unwrap_or_default()
+        framed(self.len(), self).unwrap_or_default()
+    }
+
+    /// About.
+    fn len(&self) -> usize {
+        let blob = |outcome: &Outcome| if let Outcome::Applied(answer) = outcome { answer.0.len() + 4 } else { 4 };
+        match self {
+            Self::Each(outcomes) => OTHER_BYTES + outcomes.iter().map(blob).sum::<usize>(),
+            _ => OTHER_BYTES,
+        }
     }
 
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, RaftError> {

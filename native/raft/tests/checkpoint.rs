@@ -35,7 +35,7 @@ fn sound(rows: &Reading) {
     let mut table = MemoryTable::default();
     let copied = rows.look(|view| {
         let mut failed = None;
-        view.scan(&[], &[0xff], false, &mut |key, row| match table.put(key, row) {
+        view.scan(&[], &[0xff], false, &mut |key, row| match table.put(key.to_vec(), row.to_vec()) {
             Ok(()) => ControlFlow::Continue(()),
             Err(error) => {
                 failed = Some(error);

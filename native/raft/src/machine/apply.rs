@@ -35,8 +35,8 @@ pub fn apply<T: Table>(table: &mut T, stamp: Stamp, command: &Command) -> Result
     let (rows, applied) = drafted(&*table, stamp, command)?;
     for (key, row) in rows {
         match row {
-            Some(row) => table.put(&key, &row)?,
-            None => table.remove(&key)?,
+            Some(row) => table.put(key, row)?,
+            None => table.remove(key)?,
         }
     }
     Ok(applied)

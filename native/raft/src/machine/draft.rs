@@ -126,17 +126,17 @@ mod tests {
             let mut rng = fastrand::Rng::with_seed(seed);
             let mut key = |len: usize| -> Vec<u8> { (0..rng.usize(..len)).map(|_| rng.u8(0..3)).collect() };
             let mut below = MemoryTable::default();
-            (0..20).for_each(|n| below.put(&key(4), &[n]).expect("puts"));
+            (0..20).for_each(|n| below.put(key(4), vec![n]).expect("puts"));
             let mut after = below.clone();
             let mut draft = Draft::new(&below, Meta::default());
             for n in 0..12 {
                 let key = key(4);
                 if n % 3 == 0 {
                     draft.clear(key.clone());
-                    after.remove(&key).expect("removes");
+                    after.remove(key.clone()).expect("removes");
                 } else {
                     draft.set(key.clone(), vec![100 + n]);
-                    after.put(&key, &[100 + n]).expect("puts");
+                    after.put(key.clone(), vec![100 + n]).expect("puts");
                 }
             }
             for reverse in [false, true] {

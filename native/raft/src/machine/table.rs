@@ -34,10 +34,10 @@ pub trait View {
 /// Rows to change.
 pub trait Table: View {
     /// Sets a row.
-    fn put(&mut self, key: &[u8], value: &[u8]) -> Result<(), TableError>;
+    fn put(&mut self, key: Vec<u8>, value: Vec<u8>) -> Result<(), TableError>;
 
     /// Removes a row; none there is no error.
-    fn remove(&mut self, key: &[u8]) -> Result<(), TableError>;
+    fn remove(&mut self, key: Vec<u8>) -> Result<(), TableError>;
 }
 
 /// A row above others: it hides the one of its key.
@@ -124,13 +124,13 @@ impl View for MemoryTable {
 }
 
 impl Table for MemoryTable {
-    fn put(&mut self, key: &[u8], value: &[u8]) -> Result<(), TableError> {
-        self.rows.insert(key.to_vec(), value.to_vec());
+    fn put(&mut self, key: Vec<u8>, value: Vec<u8>) -> Result<(), TableError> {
+        self.rows.insert(key, value);
         Ok(())
     }
 
-    fn remove(&mut self, key: &[u8]) -> Result<(), TableError> {
-        self.rows.remove(key);
+    fn remove(&mut self, key: Vec<u8>) -> Result<(), TableError> {
+        self.rows.remove(&key);
         Ok(())
     }
 }

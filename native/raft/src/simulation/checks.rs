@@ -81,15 +81,15 @@ impl View for Rows {
 }
 
 impl Table for Rows {
-    fn put(&mut self, key: &[u8], value: &[u8]) -> Result<(), TableError> {
-        self.remove(key)?;
-        self.sum = self.sum.wrapping_add(row_hash(key, value));
+    fn put(&mut self, key: Vec<u8>, value: Vec<u8>) -> Result<(), TableError> {
+        self.remove(key.clone())?;
+        self.sum = self.sum.wrapping_add(row_hash(&key, &value));
         self.table.put(key, value)
     }
 
-    fn remove(&mut self, key: &[u8]) -> Result<(), TableError> {
-        if let Some(before) = self.table.get(key)? {
-            self.sum = self.sum.wrapping_sub(row_hash(key, &before));
+    fn remove(&mut self, key: Vec<u8>) -> Result<(), TableError> {
+        if let Some(before) = self.table.get(&key)? {
+            self.sum = self.sum.wrapping_sub(row_hash(&key, &before));
         }
         self.table.remove(key)
     }

@@ -9,14 +9,48 @@ use crossbeam_skiplist::SkipMap;
 use std::borrow::Borrow;
 use std::cmp::Ordering;
 use std::ops::Bound;
+use std::ops::Deref;
 use std::sync::atomic::{AtomicUsize, Ordering as Atomic};
 
 /// What a row takes beside its key and value, about, bytes.
 const ROW_BYTES: usize = 128;
 
+/// Most keys are no longer.
+const INLINE_BYTES: usize = 47;
+
+/// A key, where it is compared: on a search through many rows each pointer that is followed is waited for.
+enum Key {
+    Inline(u8, [u8; INLINE_BYTES]),
+    Long(Vec<u8>),
+}
+
+impl Key {
+    fn new(key: Vec<u8>) -> Self {
+        let mut inline = [0; INLINE_BYTES];
+        match (u8::try_from(key.len()), inline.get_mut(..key.len())) {
+            (Ok(len), Some(start)) => {
+                start.copy_from_slice(&key);
+                Self::Inline(len, inline)
+            }
+            _ => Self::Long(key),
+        }
+    }
+}
+
+impl Deref for Key {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Inline(len, inline) => &inline[..usize::from(*len)],
+            Self::Long(key) => key,
+        }
+    }
+}
+
 /// One version of a row; the newest comes first.
 struct Version {
-    key: Vec<u8>,
+    key: Key,
     version: u64,
 }
 
@@ -113,7 +147,7 @@ impl Layered for Seen<'_> {
 impl Overlay {
     pub fn insert(&self, key: Vec<u8>, version: u64, row: Row) {
         let len = key.len() + row.as_ref().map_or(0, Vec::len) + ROW_BYTES;
-        self.rows.insert(Version { key, version }, row);
+        self.rows.insert(Version { key: Key::new(key), version }, row);
         self.bytes.fetch_add(len, Atomic::Relaxed);
     }
 
@@ -126,7 +160,7 @@ impl Overlay {
     pub fn get(&self, key: &[u8], version: u64) -> Option<Seen<'_>> {
         let sought = (key, version);
         let found = self.rows.lower_bound::<dyn AsVersion>(Bound::Included(&sought))?;
-        (found.key().key == key).then_some(Seen(found))
+        (*found.key().key == *key).then_some(Seen(found))
     }
 
     /// Rows with `from <= key < to`, removed ones too, each once.
@@ -141,7 +175,7 @@ impl Overlay {
             true => self.rows.upper_bound::<dyn AsVersion>(Bound::Excluded(&(to, u64::MAX))),
         };
         std::iter::from_fn(move || loop {
-            let entry = next.take().filter(|entry| (from..to).contains(&entry.key().key.as_slice()))?;
+            let entry = next.take().filter(|entry| (from..to).contains(&&*entry.key().key))?;
             next = self.beside(&entry, reverse);
             match entry.key().version <= version && !reverse {
                 true => return Some(Seen(entry)),
@@ -160,12 +194,12 @@ impl Overlay {
         entry: &Entry<'rows, Version, Row>,
         reverse: bool,
     ) -> Option<Entry<'rows, Version, Row>> {
-        let key = entry.key().key.as_slice();
+        let key = &*entry.key().key;
         match reverse {
             true => self.rows.upper_bound::<dyn AsVersion>(Bound::Excluded(&(key, u64::MAX))),
             false => match entry.next() {
                 // most rows have one version
-                Some(next) if next.key().key == key => {
+                Some(next) if *next.key().key == *key => {
                     self.rows.lower_bound::<dyn AsVersion>(Bound::Excluded(&(key, 0_u64)))
                 }
                 next => next,

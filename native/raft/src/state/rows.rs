@@ -206,13 +206,13 @@ impl View for Batch<'_> {
 }
 
 impl Table for Batch<'_> {
-    fn put(&mut self, key: &[u8], value: &[u8]) -> Result<(), TableError> {
-        self.written.insert(key.to_vec(), Some(value.to_vec()));
+    fn put(&mut self, key: Vec<u8>, value: Vec<u8>) -> Result<(), TableError> {
+        self.written.insert(key, Some(value));
         Ok(())
     }
 
-    fn remove(&mut self, key: &[u8]) -> Result<(), TableError> {
-        self.written.insert(key.to_vec(), None);
+    fn remove(&mut self, key: Vec<u8>) -> Result<(), TableError> {
+        self.written.insert(key, None);
         Ok(())
     }
 }

@@ -162,12 +162,12 @@ impl View for Counting {
 }
 
 impl Table for Counting {
-    fn put(&mut self, key: &[u8], value: &[u8]) -> Result<(), TableError> {
+    fn put(&mut self, key: Vec<u8>, value: Vec<u8>) -> Result<(), TableError> {
         self.touched.set(self.touched.get() + 1);
         self.table.put(key, value)
     }
 
-    fn remove(&mut self, key: &[u8]) -> Result<(), TableError> {
+    fn remove(&mut self, key: Vec<u8>) -> Result<(), TableError> {
         self.touched.set(self.touched.get() + 1);
         self.table.remove(key)
     }

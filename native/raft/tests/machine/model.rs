@@ -50,7 +50,7 @@ fn copied(table: &MemoryTable) -> MemoryTable {
     let mut copy = MemoryTable::default();
     // the order in which rows come must not matter
     for (key, value) in table.rows().rev() {
-        copy.put(key, value).expect("puts");
+        copy.put(key.to_vec(), value.to_vec()).expect("puts");
     }
     copy
 }
