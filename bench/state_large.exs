@@ -116,7 +116,11 @@ defmodule MaculaStorage.Bench.StateLarge do
     booted_ns = StateLoad.now_ns()
     Nodes.start(node)
     read = fn -> Nodes.khepri(node, :get, [["bench", last], [consistency: :local]]) end
-    true = match?({:ok, _}, read.()) or read.() == {:error, :not_found}
+    first = read.()
+
+    unless match?({:ok, _}, first) or first == {:error, :not_found},
+      do: raise("#{inspect(first)}")
+
     serving_ns = StateLoad.now_ns()
     Nodes.until("the last key on #{node.name}", fn -> match?({:ok, _}, read.()) end)
     whole_ns = StateLoad.now_ns()

@@ -17,6 +17,7 @@ mod dir;
 mod error;
 mod files;
 mod handle;
+mod heap;
 mod kv;
 mod options;
 mod probe;

@@ -25,17 +25,5 @@ fn probe<'a>(env: Env<'a>, base: ResourceArc<BaseHandle>, reference: Term<'a>, w
 /// to the VM; 0 where it does not count them. Looks at all of its arenas.
 #[rustler::nif(schedule = "DirtyIo")]
 fn probe_heap() -> u64 {
-    heap_bytes()
-}
-
-#[cfg(target_env = "gnu")]
-fn heap_bytes() -> u64 {
-    // SAFETY: takes nothing and only counts
-    let counted = unsafe { libc::mallinfo2() };
-    (counted.uordblks + counted.hblkhd) as u64
-}
-
-#[cfg(not(target_env = "gnu"))]
-fn heap_bytes() -> u64 {
-    0
+    crate::heap::bytes()
 }

@@ -51,7 +51,7 @@ impl OpenState {
         };
         let feeds = Arc::new(Feeds::default());
         let told = feeds.clone();
-        let options = macula_raft::Options { joins, ..macula_raft::Options::of(name) };
+        let options = macula_raft::Options { joins, trim: crate::heap::trim, ..macula_raft::Options::of(name) };
         let engine = Engine::open(seams, options, Box::new(move |events| told.tell(events)))?;
         Ok(Self { open: RwLock::new(Some(Open::Member(engine, dir))), feeds })
     }

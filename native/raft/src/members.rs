@@ -439,7 +439,7 @@ impl Node {
             leader: metrics.current_leader,
             term: metrics.current_term,
             last: metrics.last_log_index.unwrap_or_default(),
-            applied: metrics.last_applied.as_ref().map_or(0, |place| place.index),
+            applied: self.applied(),
             checkpoint: metrics.snapshot.as_ref().map_or(0, |place| place.index),
             members: members.collect(),
         }

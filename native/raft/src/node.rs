@@ -13,6 +13,7 @@ use crate::state::{Machine, Reading, State};
 use crate::types::{ClusterId, Member, Types};
 use crate::RaftError;
 use macula_core::{Chance, Clock, Disk, RelPath};
+use openraft::async_runtime::WatchReceiver;
 use openraft::errors::Fatal;
 use openraft::{Config, RaftMetrics, SnapshotPolicy};
 use std::collections::BTreeMap;
@@ -40,6 +41,8 @@ pub struct Options {
     pub checkpoint_entries: u64,
     /// Entries behind a checkpoint that stay, for followers that lag.
     pub kept_entries: u64,
+    /// Gives the system memory back that was let go of. Called on threads that may wait.
+    pub trim: fn(),
     /// Where there is nothing yet: wait to be let into this cluster. None: begin one, alone.
     pub joins: Option<ClusterId>,
 }
@@ -48,7 +51,7 @@ impl Options {
     /// For a node of that name.
     pub fn of(name: impl Into<String>) -> Self {
         let (log, checkpoint_entries, kept_entries) = (macula_wal::Options::default(), 20_000, 2_000);
-        Self { name: name.into(), log, checkpoint_entries, kept_entries, joins: None }
+        Self { name: name.into(), log, checkpoint_entries, kept_entries, trim: || {}, joins: None }
     }
 }
 
@@ -114,7 +117,7 @@ impl Node {
         let (is_full, log_closing) = (opened.is_full(), opened.closing());
         let log = start(opened).map_err(fail)?;
         let log_in_memory = log.in_memory();
-        let state = State::open(disk, chance.clone())?;
+        let state = State::open(disk, chance.clone(), options.trim)?;
         let machine = Machine { state: state.clone(), listener };
         let config = Arc::new(config(options.checkpoint_entries, options.kept_entries));
         let own = Envelope { cluster, from: number, to: number };
@@ -188,6 +191,11 @@ impl Node {
     /// The block that stopped this node, if one did.
     pub(crate) fn damage(&self) -> Option<RaftError> {
         self.state.damage()
+    }
+
+    /// Its last entry that was applied; 0: none.
+    pub(crate) fn applied(&self) -> u64 {
+        self.raft.metrics().borrow_watched().last_applied.map_or(0, |place| place.index)
     }
 
     /// Wait until there is a leader; its number.

@@ -15,7 +15,6 @@ use crate::state::Arrival;
 use crate::types::{Proposal, Types, Vote};
 use crate::RaftError;
 use macula_net::{Caller, Peer, Purpose, Role};
-use openraft::async_runtime::WatchReceiver;
 use openraft::errors::{LinearizableReadError, RaftError as Refused};
 use openraft::raft::{TransferLeaderRequest, VoteRequest};
 use openraft::storage::{Snapshot, SnapshotMeta};
@@ -158,7 +157,7 @@ impl Node {
         let until = tokio::time::Instant::now() + Duration::from_millis(wait_ms).min(CLIENT_WAIT);
         let mut behind = after;
         loop {
-            let next = self.raft.metrics().borrow_watched().last_applied.map_or(0, |place| place.index) + 1;
+            let next = self.applied() + 1;
             let page = crate::engine::blocking(|| self.read_local().look(|rows| page(rows, pattern, behind)));
             let FeedPage { events, through, more } = match page {
                 Ok(page) => page,

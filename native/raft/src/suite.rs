@@ -19,8 +19,10 @@ impl StoreBuilder<Types, LogStore, Machine, tempfile::TempDir> for Fresh {
         let options = macula_wal::Options::default();
         let opened = Opened::open(of_log, Arc::new(SystemClock), &SystemChance, options, None).expect("opens");
         let log = opened.start().expect("starts");
-        let machine =
-            Machine { state: State::open(disk, Arc::new(SystemChance)).expect("opens"), listener: Box::new(|_| {}) };
+        let machine = Machine {
+            state: State::open(disk, Arc::new(SystemChance), || {}).expect("opens"),
+            listener: Box::new(|_| {}),
+        };
         Ok((dir, log, machine))
     }
 }

@@ -26,7 +26,7 @@ const LOOKS_PER_RELOAD: u32 = 60;
 /// Look after a node until it is closed.
 pub(crate) async fn keep(node: Arc<Node>, way: Arc<Way>, mut closed: watch::Receiver<bool>) {
     let (mut members, mut knows) = (BTreeMap::new(), false);
-    let mut looks = 0_u32;
+    let (mut looks, mut applied) = (0_u32, 0);
     loop {
         tokio::select! {
             _ = tokio::time::sleep(pause(&node)) => {}
@@ -40,6 +40,11 @@ pub(crate) async fn keep(node: Arc<Node>, way: Arc<Way>, mut closed: watch::Rece
             way.look_again();
         }
         looks = looks.wrapping_add(1);
+        // nothing is going on
+        let before = std::mem::replace(&mut applied, node.applied());
+        if applied == before {
+            crate::engine::blocking(|| node.state.trim());
+        }
         if looks.is_multiple_of(LOOKS_PER_RELOAD) {
             way.reload();
         }

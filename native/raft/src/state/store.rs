@@ -20,6 +20,7 @@ use parking_lot::{Mutex, RwLock};
 use redb::{Durability, ReadableDatabase, ReadableTable, TableDefinition};
 use serde::{Deserialize, Serialize};
 use std::io;
+use std::sync::atomic::AtomicUsize;
 use std::sync::Arc;
 use tokio::sync::Notify;
 
@@ -63,6 +64,9 @@ pub(crate) struct State {
     pub(super) checkpointing: Mutex<()>,
     pub(super) retired: Mutex<Retired>,
     pub(super) owed: Owed,
+    /// What was let go of since memory was given back, bytes, and who gives it back.
+    pub(super) let_go: AtomicUsize,
+    pub(super) trim: fn(),
     /// Called when a checkpoint would be good; set once Raft runs.
     pub(super) full: Notify,
     /// Tells who waits that a checkpoint has ended.
@@ -81,6 +85,8 @@ pub(super) struct Retired {
 pub(super) struct Current {
     pub db: Arc<Database>,
     pub base: Arc<Base>,
+    /// Up to where `base` is, durably.
+    pub base_at: Arc<Position>,
     /// Above it, the newest first. Applied goes into the first; the others are on their way into the table.
     pub layers: Arc<[Arc<Overlay>]>,
     /// As of the last batch, so that a read begins without redb.
@@ -96,15 +102,15 @@ impl Current {
         let base = Base::now(&db)?;
         let layers: Arc<[Arc<Overlay>]> = Arc::new([Arc::default()]);
         let rows = Arc::new(Reading::new(base.clone(), layers.clone(), at.version()));
-        Ok(Self { db, base, layers, rows, at })
+        Ok(Self { db, base, base_at: at.clone(), layers, rows, at })
     }
 }
 
 impl State {
-    pub(crate) fn open(disk: Arc<dyn Disk>, chance: Arc<dyn Chance>) -> Result<Arc<Self>, RaftError> {
+    pub(crate) fn open(disk: Arc<dyn Disk>, chance: Arc<dyn Chance>, trim: fn()) -> Result<Arc<Self>, RaftError> {
         remove(&*disk, NAME_ARRIVED)?;
         let current = RwLock::new(Current::of(Database::open(&*disk, &*chance)?)?);
-        let (changing, checkpointing, retired, owed) = Default::default();
+        let (changing, checkpointing, retired, owed, let_go) = Default::default();
         let (full, checkpointed, members_changed) = Default::default();
         Ok(Arc::new(Self {
             disk,
@@ -114,6 +120,8 @@ impl State {
             checkpointing,
             retired,
             owed,
+            let_go,
+            trim,
             full,
             checkpointed,
             members_changed,
@@ -204,7 +212,7 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
-    fn apply_all(&self, entries: &[Entry]) -> Result<Vec<Answer>, RaftError> {
+    pub(super) fn apply_all(&self, entries: &[Entry]) -> Result<Vec<Answer>, RaftError> {
         let _changing = self.state.changing.lock();
         let (before, layer, mut at) = {
             let current = self.state.current.read();
