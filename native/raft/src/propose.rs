@@ -157,10 +157,14 @@ impl Outbox {
         waiting.batches += usize::from(begins);
         let epoch = waiting.epoch;
         drop(waiting);
-        for command in late {
-            command.answer(Ok(None));
-        }
+        ask_again(late);
         (epoch, begins)
+    }
+
+    /// Who leads now.
+    fn turn_to(&self, leader: u64) {
+        let late = self.0.lock().turn_to(leader);
+        ask_again(late);
     }
 
     /// Drop what waits: no batch goes any more.
@@ -168,6 +172,13 @@ impl Outbox {
         let waiting = std::mem::take(&mut self.0.lock().commands);
         // behind the lock: who asked is told by that
         drop(waiting);
+    }
+}
+
+/// They were not done.
+fn ask_again(commands: VecDeque<Outgoing>) {
+    for command in commands {
+        command.answer(Ok(None));
     }
 }
 
@@ -251,6 +262,13 @@ impl Node {
         }
     }
 
+    /// What waits behind batches to a leader that is none any more, and does not answer, goes to the next.
+    pub(crate) fn look_who_leads(&self) {
+        if let Ok(Some(leader)) = self.leader() {
+            self.outbox.turn_to(leader);
+        }
+    }
+
     async fn send_batches(&self, epoch: u64, leader: u64) {
         let mut batch = Batch { outbox: &self.outbox, epoch };
         while let Some((goes_on, commands)) = batch.take() {
@@ -280,5 +298,79 @@ impl Node {
             Ok(Response::Failed(reason)) => all(Err(RaftError::Internal(reason))),
             Ok(_) | Err(Unreached::Lost(_)) => all(Err(RaftError::Unknown)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc;
+
+    /// A command of so many bytes; what it is answered.
+    fn outgoing(len: usize, stage: &Arc<Stage>, cancel: &Cancel) -> (Outgoing, mpsc::Receiver<Answer>) {
+        let proposal = Proposal { time_ms: 0, command: Blob(vec![0; len].into()) };
+        let (answer, answered) = mpsc::channel();
+        let asked = Asked { proposal, stage: stage.clone(), cancel: cancel.clone() };
+        (Outgoing { asked, answer: Box::new(move |told| drop(answer.send(told))) }, answered)
+    }
+
+    fn put(outbox: &Outbox, leader: u64, len: usize) -> (bool, Arc<Stage>, mpsc::Receiver<Answer>) {
+        let stage = Arc::new(Stage::default());
+        let (outgoing, answered) = outgoing(len, &stage, &Cancel::new());
+        (outbox.put(leader, outgoing).1, stage, answered)
+    }
+
+    fn batch(outbox: &Outbox) -> Batch<'_> {
+        let epoch = outbox.0.lock().epoch;
+        Batch { outbox, epoch }
+    }
+
+    #[test]
+    fn what_was_given_up_never_leaves_and_what_left_cannot_be_given_up() {
+        let stage = Stage::default();
+        assert!(stage.send() && stage.give_up(), "it may have happened");
+        stage.take_back();
+        assert!(!stage.give_up() && !stage.send() && stage.is_over(), "it never will");
+    }
+
+    #[test]
+    fn two_batches_go_and_the_rest_gathers() {
+        let outbox = Outbox::default();
+        let begun: Vec<bool> = (0..5).map(|_| put(&outbox, 7, 10).0).collect();
+        assert_eq!(begun, [true, true, false, false, false]);
+        let (goes_on, taken) = batch(&outbox).take().expect("some wait");
+        assert_eq!(taken.len(), 5);
+        // nothing is left: both are over, and the next command begins one
+        assert!(goes_on.take().is_none() && batch(&outbox).take().is_none());
+        assert!(put(&outbox, 7, 10).0);
+    }
+
+    #[test]
+    fn a_batch_is_bounded_and_leaves_out_who_gave_up() {
+        let outbox = Outbox::default();
+        let stages: Vec<_> = (0..4).map(|_| put(&outbox, 7, BATCH_BYTES / 2).1).collect();
+        assert!(!stages[0].give_up());
+        let (cancel, stage) = (Cancel::new(), Arc::new(Stage::default()));
+        outbox.put(7, outgoing(1, &stage, &cancel).0);
+        cancel.cancel();
+        let (goes_on, first) = batch(&outbox).take().expect("some wait");
+        assert_eq!((first.len(), stages.iter().filter(|stage| stage.give_up()).count()), (2, 2));
+        let left = goes_on.take().map(|(_, rest)| rest.len());
+        assert_eq!(left, None, "one was given up after the batch, the other's caller is dead");
+    }
+
+    #[test]
+    fn what_waited_for_a_former_leader_is_asked_again() {
+        let outbox = Outbox::default();
+        let (.., sent) = put(&outbox, 7, 10);
+        let (_under_way, commands) = batch(&outbox).take().expect("one waits");
+        let (_, held, late) = put(&outbox, 7, 10);
+        outbox.turn_to(8);
+        assert!(matches!(late.try_recv(), Ok(Ok(None))));
+        assert!(!held.give_up(), "it never left");
+        assert!(sent.try_recv().is_err(), "of what left its batch tells");
+        commands.into_iter().for_each(|command| command.answer(Ok(None)));
+        assert!(matches!(sent.try_recv(), Ok(Ok(None))));
+        assert!(put(&outbox, 8, 10).0, "batches to the former leader hold up nothing");
     }
 }

@@ -39,6 +39,7 @@ pub(crate) async fn keep(node: Arc<Node>, way: Arc<Way>, mut closed: watch::Rece
             knows = !knows;
             way.look_again();
         }
+        node.look_who_leads();
         looks = looks.wrapping_add(1);
         // nothing is going on
         let before = std::mem::replace(&mut applied, node.applied());
