@@ -426,6 +426,7 @@ impl Node {
 
     /// What this node is and knows.
     pub fn status(&self) -> NodeStatus {
+        // whoever looks a second time waits behind Raft, which waits for the first look to end
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
         let standing = |number| match votes_fully(&metrics, number) {
@@ -439,7 +440,7 @@ impl Node {
             leader: metrics.current_leader,
             term: metrics.current_term,
             last: metrics.last_log_index.unwrap_or_default(),
-            applied: self.applied(),
+            applied: metrics.last_applied.as_ref().map_or(0, |place| place.index),
             checkpoint: metrics.snapshot.as_ref().map_or(0, |place| place.index),
             members: members.collect(),
         }

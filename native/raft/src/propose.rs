@@ -11,10 +11,12 @@ use crate::node::{stopped, Node, LEADER_PAUSE};
 use crate::rpc::{Outcome, Request, Response};
 use crate::types::{Blob, Proposal};
 use crate::RaftError;
+use futures_util::future::BoxFuture;
 use macula_core::Cancel;
 use openraft::async_runtime::WatchReceiver;
 use parking_lot::Mutex;
 use std::collections::VecDeque;
+use std::pin::pin;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,6 +28,8 @@ const FORWARD_WAIT: Duration = Duration::from_secs(10);
 /// Batches under way: while some are, what comes gathers. Each is entered, replicated and synced as one, and costs the
 /// same, nearly, however much is in it: with four of them, 64 callers got a fifth less done.
 const BATCHES_MAX: usize = 2;
+/// One that has no answer for so long holds up nothing any more: its answer may have been lost on the way.
+const STALL: Duration = Duration::from_millis(300);
 /// Commands of one batch, with the last of which it has as many or more.
 const BATCH_BYTES: usize = 1 << 20;
 
@@ -161,6 +165,14 @@ impl Outbox {
         (epoch, begins)
     }
 
+    /// Whether something waits, and another batch may go.
+    fn begin_another(&self, epoch: u64) -> bool {
+        let mut waiting = self.0.lock();
+        let begins = waiting.epoch == epoch && !waiting.commands.is_empty() && waiting.batches < BATCHES_MAX;
+        waiting.batches += usize::from(begins);
+        begins
+    }
+
     /// Who leads now.
     fn turn_to(&self, leader: u64) {
         let late = self.0.lock().turn_to(leader);
@@ -257,8 +269,7 @@ impl Node {
     fn put(self: &Arc<Self>, runtime: &Handle, leader: u64, outgoing: Outgoing) {
         let (epoch, begins) = self.outbox.put(leader, outgoing);
         if begins {
-            let node = self.clone();
-            runtime.spawn(async move { node.send_batches(epoch, leader).await });
+            runtime.spawn(self.clone().send_batches(epoch, leader));
         }
     }
 
@@ -269,18 +280,36 @@ impl Node {
         }
     }
 
-    async fn send_batches(&self, epoch: u64, leader: u64) {
-        let mut batch = Batch { outbox: &self.outbox, epoch };
-        while let Some((goes_on, commands)) = batch.take() {
-            batch = goes_on;
-            let proposals = commands.iter().map(|command| command.asked.proposal.clone()).collect();
-            let answers = match leader == self.number() {
-                true => self.write_many(proposals).await,
-                false => self.forward(leader, proposals).await,
-            };
-            for (command, answer) in commands.into_iter().zip(answers) {
-                command.answer(answer);
+    fn send_batches(self: Arc<Self>, epoch: u64, leader: u64) -> BoxFuture<'static, ()> {
+        Box::pin(async move {
+            let mut batch = Batch { outbox: &self.outbox, epoch };
+            while let Some((goes_on, commands)) = batch.take() {
+                let proposals = commands.iter().map(|command| command.asked.proposal.clone()).collect();
+                let mut sent = pin!(self.send_batch(leader, proposals));
+                let mut goes_on = Some(goes_on);
+                let answers = match tokio::time::timeout(STALL, sent.as_mut()).await {
+                    Ok(answers) => answers,
+                    Err(_) => {
+                        goes_on = None;
+                        if self.outbox.begin_another(epoch) {
+                            tokio::spawn(self.clone().send_batches(epoch, leader));
+                        }
+                        sent.await
+                    }
+                };
+                for (command, answer) in commands.into_iter().zip(answers) {
+                    command.answer(answer);
+                }
+                let Some(goes_on) = goes_on else { return };
+                batch = goes_on;
             }
+        })
+    }
+
+    async fn send_batch(&self, leader: u64, proposals: Vec<Proposal>) -> Vec<Answer> {
+        match leader == self.number() {
+            true => self.write_many(proposals).await,
+            false => self.forward(leader, proposals).await,
         }
     }
 
@@ -340,6 +369,7 @@ mod tests {
         assert_eq!(begun, [true, true, false, false, false]);
         let (goes_on, taken) = batch(&outbox).take().expect("some wait");
         assert_eq!(taken.len(), 5);
+        assert!(!outbox.begin_another(1), "nothing waits");
         // nothing is left: both are over, and the next command begins one
         assert!(goes_on.take().is_none() && batch(&outbox).take().is_none());
         assert!(put(&outbox, 7, 10).0);
