@@ -77,7 +77,7 @@ defmodule MaculaStorage.SQLite.Sqlite3BlobTest do
         :ok = Blob.write(blob, 0, "abc")
       end)
 
-    assert_receive {:DOWN, ^ref, _, ^pid, :normal}
+    assert_receive {:DOWN, ^ref, _, ^pid, :normal}, 10_000
     # it held the app's turn
     assert :ok = SQLite.execute(app, "INSERT INTO t VALUES (2)")
     assert {:ok, %{rows: [["abc"], [2]]}} = SQLite.query(app, "SELECT b FROM t")
