@@ -137,6 +137,18 @@ pub(crate) struct Ends<O, L> {
     pub(crate) lost: L,
 }
 
+impl Ends<fn() -> RaftError, fn() -> RaftError> {
+    /// Of one that nobody was there for to decide.
+    pub(crate) fn no_quorum() -> Self {
+        Self { over: || RaftError::NoQuorum, lost: || RaftError::Closed }
+    }
+
+    /// Of one that took too long.
+    pub(crate) fn timeout() -> Self {
+        Self { over: || RaftError::Timeout, lost: || RaftError::Closed }
+    }
+}
+
 impl Ends<Lost, Lost> {
     /// Of a command it is known at least whether it can have happened: who is told `Closed` asks the next one again.
     pub(crate) fn of_command(stage: Arc<Stage>) -> Self {

@@ -128,14 +128,7 @@ impl Client {
                 other => Err(other.refusal()),
             }
         };
-        self.calls.run(
-            self.runtime.as_ref(),
-            work,
-            deadline,
-            Ends { over: || RaftError::NoQuorum, lost: || RaftError::Closed },
-            cancel,
-            reply,
-        )
+        self.calls.run(self.runtime.as_ref(), work, deadline, Ends::no_quorum(), cancel, reply)
     }
 
     /// What happened behind a revision and matches; a member waits so long for the first of it.
@@ -156,14 +149,7 @@ impl Client {
             }
         };
         let deadline = Some(wait + 2 * ANSWER_WAIT);
-        self.calls.run(
-            self.runtime.as_ref(),
-            work,
-            deadline,
-            Ends { over: || RaftError::Timeout, lost: || RaftError::Closed },
-            cancel,
-            reply,
-        )
+        self.calls.run(self.runtime.as_ref(), work, deadline, Ends::timeout(), cancel, reply)
     }
 
     /// Answer what is under way and stop. Blocks.

@@ -125,15 +125,8 @@ impl Engine {
         reply: impl FnOnce(Result<Invitation, RaftError>) + Send + 'static,
     ) -> Result<(), RaftError> {
         let (node, way) = (self.node.clone(), self.way.clone());
-        let ends = Ends { over: || RaftError::Timeout, lost: || RaftError::Closed };
-        self.calls.run(
-            self.runtime.as_ref(),
-            async move { node.invite(way.address(), ttl).await },
-            deadline,
-            ends,
-            cancel,
-            reply,
-        )
+        let work = async move { node.invite(way.address(), ttl).await };
+        self.calls.run(self.runtime.as_ref(), work, deadline, Ends::timeout(), cancel, reply)
     }
 
     /// Change the members, from any of them. What timed out may have happened.
@@ -145,8 +138,8 @@ impl Engine {
         reply: impl FnOnce(Result<(), RaftError>) + Send + 'static,
     ) -> Result<(), RaftError> {
         let node = self.node.clone();
-        let ends = Ends { over: || RaftError::Timeout, lost: || RaftError::Closed };
-        self.calls.run(self.runtime.as_ref(), async move { node.change(change).await }, deadline, ends, cancel, reply)
+        let work = async move { node.change(change).await };
+        self.calls.run(self.runtime.as_ref(), work, deadline, Ends::timeout(), cancel, reply)
     }
 
     /// As a node that joins: ask the members to be let in, and wait until it votes.
@@ -158,15 +151,8 @@ impl Engine {
         reply: impl FnOnce(Result<(), RaftError>) + Send + 'static,
     ) -> Result<(), RaftError> {
         let (node, way) = (self.node.clone(), self.way.clone());
-        let ends = Ends { over: || RaftError::Timeout, lost: || RaftError::Closed };
-        self.calls.run(
-            self.runtime.as_ref(),
-            async move { node.ask_in(&way, invitation).await },
-            deadline,
-            ends,
-            cancel,
-            reply,
-        )
+        let work = async move { node.ask_in(&way, invitation).await };
+        self.calls.run(self.runtime.as_ref(), work, deadline, Ends::timeout(), cancel, reply)
     }
 
     /// Wait for a leader; its number.
@@ -177,15 +163,8 @@ impl Engine {
         reply: impl FnOnce(Result<u64, RaftError>) + Send + 'static,
     ) -> Result<(), RaftError> {
         let node = self.node.clone();
-        let ends = Ends { over: || RaftError::NoQuorum, lost: || RaftError::Closed };
-        self.calls.run(
-            self.runtime.as_ref(),
-            async move { node.wait_for_leader(deadline).await },
-            Some(deadline),
-            ends,
-            cancel,
-            reply,
-        )
+        let work = async move { node.wait_for_leader(deadline).await };
+        self.calls.run(self.runtime.as_ref(), work, Some(deadline), Ends::no_quorum(), cancel, reply)
     }
 
     /// Have a command applied. [`RaftError::Timeout`] may have happened.
@@ -291,8 +270,7 @@ impl Engine {
     ) -> Result<(), RaftError> {
         let node = self.node.clone();
         let work = async move { node.read(consistency).await };
-        let ends = Ends { over: || RaftError::NoQuorum, lost: || RaftError::Closed };
-        self.calls.run(self.runtime.as_ref(), work, deadline, ends, cancel, reply)
+        self.calls.run(self.runtime.as_ref(), work, deadline, Ends::no_quorum(), cancel, reply)
     }
 
     /// Answer what is under way and stop. Blocks.

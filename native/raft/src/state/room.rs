@@ -42,7 +42,7 @@ pub(super) struct Owed {
     is_stuck: AtomicBool,
 }
 
-/// Written that are to be brought into the table: since the newest layer began, and in all.
+/// What is to be brought into the table: of the newest layer, and in all.
 #[derive(Debug, Clone, Copy, Default)]
 struct Applied {
     newest: Written,
