@@ -4,6 +4,7 @@
 //! Invariant: an engine that takes its paths as [`RelPath`] and its disk as [`Disk`] cannot touch a
 //! byte outside the directory it was given.
 
+mod app_files;
 mod app_name;
 mod clock;
 mod disk;
@@ -12,11 +13,13 @@ mod error;
 mod gate;
 mod lanes;
 mod ledger;
+mod members;
 mod pool;
 mod real_disk;
 mod rel_path;
 mod task;
 
+pub use app_files::{AppFiles, AppFilesError, Apps, Look, Looks, Opened, Staged};
 pub use app_name::{AppName, NameError};
 pub use clock::{Chance, Clock, SystemChance, SystemClock};
 pub use disk::{Disk, DiskFile, Entry, FileKind, Open, Space, Stat};
@@ -25,6 +28,7 @@ pub use error::{io_kind, Details, Kind, Kinded};
 pub use gate::{Gate, GatePass, OwnedGatePass};
 pub use lanes::Lanes;
 pub use ledger::{Ledger, Part};
+pub use members::{MemberAt, Members};
 pub use pool::{Pool, Refused};
 pub use real_disk::RealDisk;
 pub use rel_path::{PathError, RelPath};

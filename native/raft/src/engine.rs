@@ -4,7 +4,7 @@
 //! meanwhile. Callbacks run on our threads.
 
 use crate::calls::{Calls, Ends};
-use crate::links::{Links, Listening};
+use crate::links::{Bulk, Links, Listening};
 use crate::machine::{Command, Event, Response};
 use crate::members::{Change, Invitation, NodeStatus};
 use crate::node::{Node, Options, Seams};
@@ -14,11 +14,12 @@ use crate::types::{Blob, Member};
 use crate::upkeep::{keep, make_checkpoints};
 use crate::way::Way;
 use crate::{RaftError, Reading};
-use macula_core::Cancel;
-use macula_net::Net;
+use macula_core::{Cancel, MemberAt, Members};
+use macula_net::{Handler, Net};
+use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
@@ -56,6 +57,8 @@ pub struct Engine {
     way: Arc<Way>,
     calls: Calls,
     closing: watch::Sender<bool>,
+    bulk: Bulk,
+    net: Mutex<Option<Box<Net>>>,
 }
 
 impl Engine {
@@ -78,7 +81,8 @@ impl Engine {
         runtime.spawn(keep(node.clone(), way.clone(), closed));
         let calls = Calls::default();
         runtime.spawn(calls.deadlines.clone().keep());
-        Ok(Self { runtime: Some(runtime), node, way, calls, closing })
+        let (bulk, net) = Default::default();
+        Ok(Self { runtime: Some(runtime), node, way, calls, closing, bulk, net })
     }
 
     /// Have links of its own from now on; the address that it listens at. Blocks.
@@ -92,11 +96,27 @@ impl Engine {
             options: links.options,
         };
         let _entered = runtime.enter();
-        let listening = Listening::open(&net, links.listen)?;
+        let listening = Listening::open(&net, links.listen, self.bulk.clone())?;
+        *self.net.lock() = Some(Box::new(net.clone()));
         let links_own = Arc::new(Links::new(net));
         links_own.learn(&self.node.members(), self.node.number());
         listening.serve(&self.node);
         self.way.take(listening, links_own, &links.host, links.port)
+    }
+
+    /// Have this one answer what members ask on links for blocks of files, from now on.
+    pub fn serve_bulk(&self, handler: Arc<dyn Handler>) {
+        *self.bulk.write() = Some(handler);
+    }
+
+    /// What its links are made of, once it listens.
+    pub fn net(&self) -> Option<Net> {
+        self.net.lock().as_deref().cloned()
+    }
+
+    /// Who the members are, for as long as the node is there.
+    pub fn members(&self) -> Arc<dyn Members> {
+        Arc::new(MembersOf(Arc::downgrade(&self.node), self.node.name.clone()))
     }
 
     /// Where others find it, `host:port`, once it listens.
@@ -295,6 +315,21 @@ impl Engine {
             runtime.shutdown_background();
             self.node.outbox.clear();
         }
+    }
+}
+
+/// The members that a node knows.
+struct MembersOf(Weak<Node>, String);
+
+impl Members for MembersOf {
+    fn own(&self) -> String {
+        self.1.clone()
+    }
+
+    fn members(&self) -> Vec<MemberAt> {
+        let Some(node) = self.0.upgrade() else { return Vec::new() };
+        let member = |member: Member| MemberAt { name: member.name, address: member.address };
+        node.members().into_values().map(member).collect()
     }
 }
 

@@ -147,10 +147,14 @@ impl Transport for Links {
     }
 }
 
+/// Who answers on links of [`Purpose::Bulk`], once somebody does.
+pub(crate) type Bulk = Arc<RwLock<Option<Arc<dyn Handler>>>>;
+
 /// What listens for a node.
 struct Door {
     runtime: Handle,
     node: RwLock<Weak<Node>>,
+    bulk: Bulk,
     generation: AtomicU64,
 }
 
@@ -173,6 +177,10 @@ impl Admit for Door {
 
 impl Handler for Door {
     fn handle(&self, caller: &Caller, kind: u8, payload: Bytes, reply: Reply) {
+        if caller.purpose == Purpose::Bulk {
+            let bulk = self.bulk.read().clone();
+            return bulk.map_or((), |bulk| bulk.handle(caller, kind, payload, reply));
+        }
         let Some(node) = self.node.read().upgrade().filter(|_| kind == KIND_REQUEST) else { return };
         let (caller, request) = (caller.clone(), Request::decode(&payload));
         let is_append = matches!(request, Ok((_, Request::Append { .. })));
@@ -194,9 +202,9 @@ pub(crate) struct Listening {
 }
 
 impl Listening {
-    pub(crate) fn open(net: &Net, address: SocketAddr) -> Result<Self, RaftError> {
+    pub(crate) fn open(net: &Net, address: SocketAddr, bulk: Bulk) -> Result<Self, RaftError> {
         let (runtime, node) = (net.runtime.clone(), RwLock::new(Weak::new()));
-        let door = Arc::new(Door { runtime, node, generation: AtomicU64::new(0) });
+        let door = Arc::new(Door { runtime, node, bulk, generation: AtomicU64::new(0) });
         let listener = net.listen(address, door.clone(), door.clone())?;
         Ok(Self { door, listener: Some(listener) })
     }

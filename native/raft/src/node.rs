@@ -115,9 +115,11 @@ impl Node {
             Opened::open(disk.subtree(&log_dir).map_err(fail)?, clock.clone(), &*chance, options.log, options.joins)?;
         let (number, cluster, is_invited) = (opened.number(), opened.cluster(), opened.is_invited());
         let (is_full, log_closing) = (opened.is_full(), opened.closing());
+        let opened_at = opened.last_index();
         let log = start(opened).map_err(fail)?;
         let log_in_memory = log.in_memory();
         let state = State::open(disk, chance.clone(), options.trim)?;
+        state.open_at(opened_at);
         let machine = Machine { state: state.clone(), listener };
         let config = Arc::new(config(options.checkpoint_entries, options.kept_entries));
         let own = Envelope { cluster, from: number, to: number };

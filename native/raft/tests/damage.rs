@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{binary, count, get, open, path, propose, put, query, seed};
+use common::{binary, count, get, open, path, propose, propose_within, put, query, seed};
 use macula_core::{Cancel, Disk, Kind, Kinded, Open, RelPath};
 use macula_raft::machine::{Command, Op};
 use macula_raft::{Consistency, Engine, Found, Options, Query, RaftError, HOT_BYTES_MAX};
@@ -215,6 +215,43 @@ fn a_full_disk_refuses_writes_and_comes_back() {
         panic!("no count")
     };
     assert!(found >= u64::from(written), "found={found} written={written}");
+}
+
+/// A node that was killed before its table had what its log has opens on a disk that is full by now, and says what it
+/// is. It waited for room where nobody could hear of it (seen in scenarios: a member whose power went, on a disk that
+/// was full again afterwards, answered no call, not even what it is).
+#[test]
+fn a_node_opens_on_a_full_disk() {
+    let options = || Options { checkpoint_entries: 100_000, ..common::options() };
+    // none at all; and none but for the log, which a leader needs to know what is committed
+    for room in [0, 200 << 10] {
+        let disk = FaultDisk::new();
+        let seams = common::seams(Arc::new(disk.clone()));
+        let mut engine = Engine::open(seams, options(), Box::new(|_| {})).expect("opens");
+        for n in 0..KEYS {
+            propose(&engine, put(&["k", &name(n)], &value(n), None)).expect("applies");
+        }
+        engine.kill();
+        let disk = disk.kill();
+        disk.set_capacity(Some(1 << 40));
+        let used = disk.space().map(|space| space.total - space.free).expect("tells");
+        disk.set_capacity(Some(used + room));
+        let (opened, is_opened) = std::sync::mpsc::channel();
+        let seams = common::seams(Arc::new(disk.clone()));
+        std::thread::spawn(move || {
+            opened.send(Engine::open(seams, options(), Box::new(|_| {}))).unwrap_or_default();
+        });
+        let opened = is_opened.recv_timeout(Duration::from_secs(20)).expect("it does not wait for room");
+        let engine = opened.expect("opens");
+        assert_eq!(engine.status().number, engine.number());
+        for n in (0..KEYS).filter(|_| room > 0) {
+            let node = get(&engine, &["k", &name(n)]).expect("reads go on");
+            assert_eq!(node.and_then(|node| node.value), Some(binary(&value(n))));
+        }
+        propose_within(&engine, put(&["new"], b"1", None), Duration::from_millis(500)).expect_err("there is no room");
+        disk.set_capacity(None);
+        common::until("writes come back", || propose(&engine, put(&["new"], b"1", None)).is_ok());
+    }
 }
 
 /// What waits for room on the disk keeps nobody from closing, at whatever operation the room ran out.

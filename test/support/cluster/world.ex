@@ -141,12 +141,14 @@ defmodule MaculaStorage.Scenario.World do
     :ok
   end
 
-  @doc "There is room on all disks again."
+  @doc "There is room on all disks again, also after their power went: an unsynced removal would be undone."
   @spec free(t) :: :ok
   def free(world) do
-    for n <- 1..world.count,
-        world.disks != nil,
-        do: File.rm(Path.join(Disks.path(world.disks, n), "ballast"))
+    for n <- 1..world.count, world.disks != nil do
+      path = Disks.path(world.disks, n)
+      File.rm(Path.join(path, "ballast"))
+      {_, 0} = System.cmd("sync", ["--file-system", path])
+    end
 
     :ok
   end

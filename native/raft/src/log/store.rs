@@ -123,6 +123,11 @@ impl Opened {
         self.appender.meta.node
     }
 
+    /// Its last entry; 0: none.
+    pub(crate) fn last_index(&self) -> u64 {
+        self.tail.entries.keys().next_back().copied().unwrap_or_default()
+    }
+
     /// The cluster that this node is of, or waits for.
     pub(crate) fn cluster(&self) -> ClusterId {
         self.appender.meta.cluster

@@ -37,6 +37,8 @@ pub(super) struct Owed {
     commands: AtomicU64,
     bytes: AtomicU64,
     applied: Mutex<Applied>,
+    /// Up to where the log was when the node opened: those had their room before.
+    opened_at: AtomicU64,
     is_closing: AtomicBool,
     /// A checkpoint failed: there may be none any more.
     is_stuck: AtomicBool,
@@ -113,10 +115,11 @@ impl Owed {
     }
 }
 
-fn bytes_of(entry: &Entry) -> u64 {
+/// Bytes of a command; what is none takes no row.
+fn command_bytes(entry: &Entry) -> Option<u64> {
     match &entry.payload {
-        EntryPayload::Normal(proposal) => proposal.command.0.len() as u64,
-        EntryPayload::Blank | EntryPayload::Membership(_) => 0,
+        EntryPayload::Normal(proposal) => Some(proposal.command.0.len() as u64),
+        EntryPayload::Blank | EntryPayload::Membership(_) => None,
     }
 }
 
@@ -222,9 +225,15 @@ impl State {
         }
     }
 
-    /// An entry of the log must be applied: wait until it can be.
+    /// An entry of the log must be applied: wait until it can be. Not those that the log had when the node opened: it
+    /// comes up with what it has, also on a full disk.
     pub(super) async fn wait_for_room(self: &Arc<Self>, entries: &[Entry]) -> Result<(), RaftError> {
-        let (commands, bytes) = (entries.len() as u64, entries.iter().map(bytes_of).sum::<u64>());
+        let opened_at = self.owed.opened_at.load(Ordering::Acquire);
+        let of_commands = || entries.iter().filter(|entry| entry.log_id.index > opened_at).filter_map(command_bytes);
+        let (commands, bytes) = (of_commands().count() as u64, of_commands().sum::<u64>());
+        if commands == 0 {
+            return Ok(());
+        }
         loop {
             let applied = self.owed.applied.lock().all;
             match self.make_room(Load { commands, bytes, applied }, 0) {
@@ -272,6 +281,11 @@ impl State {
             // the log has it all
             let _ = self.checkpoint();
         }
+    }
+
+    /// The log has entries up to there; what comes later waits for room.
+    pub(crate) fn open_at(&self, index: u64) {
+        self.owed.opened_at.store(index, Ordering::Release);
     }
 
     /// Nobody waits for room any more.
