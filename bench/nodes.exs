@@ -15,10 +15,14 @@ defmodule MaculaStorage.Bench.Nodes do
   @until_ms 120_000
   @look_ms 5
 
-  @doc "Runs `work` with a place for nodes beneath `dir`, which has their authority; ends those that run then."
-  def run(dir, work) do
+  @doc """
+  Runs `work` with a place for nodes beneath `dir`, which has their authority; ends those that run then. Our application
+  has these settings on each of them.
+  """
+  def run(dir, settings \\ [], work) do
     place = %{
       dir: dir,
+      settings: settings,
       running: :ets.new(:nodes, [:public]),
       distribution_port: free_port(),
       state_port: free_port()
@@ -101,12 +105,14 @@ defmodule MaculaStorage.Bench.Nodes do
   @doc "Starts our application on a BEAM."
   def start(node) do
     at = "#{host(node.n)}:#{node.place.state_port}"
-    env = [:macula_storage, :state_listen, at, [persistent: true]]
-    :ok = call(node, Application, :put_env, env)
+    settings = [{:state_listen, at} | node.place.settings]
+    for {name, value} <- settings, do: :ok = call(node, Application, :put_env, env(name, value))
     {:ok, _} = call(node, Application, :ensure_all_started, [:macula_storage])
     :ok = call(node, :logger, :set_primary_config, [:level, :emergency])
     node
   end
+
+  defp env(name, value), do: [:macula_storage, name, value, [persistent: true]]
 
   @doc """
   A call in a node's own BEAM, however long it takes. Match what it answers: when a process that the call is linked to
@@ -132,6 +138,12 @@ defmodule MaculaStorage.Bench.Nodes do
     receive do
       {:DOWN, ^monitor, _, _, _} -> :ok
     end
+  end
+
+  @doc "Stops our application on a node, which leaves it, then the BEAM."
+  def stop(node) do
+    :ok = call(node, Application, :stop, [:macula_storage])
+    kill(node)
   end
 
   @doc "One cluster of all of them."
@@ -168,13 +180,14 @@ defmodule MaculaStorage.Bench.Nodes do
   end
 
   @doc "Looks again and again until it is so."
-  def until(what, fun), do: until(what, fun, System.monotonic_time(:millisecond) + @until_ms)
+  def until(what, fun, wait_ms \\ @until_ms),
+    do: look(what, fun, System.monotonic_time(:millisecond) + wait_ms)
 
-  defp until(what, fun, deadline) do
+  defp look(what, fun, deadline) do
     cond do
       fun.() -> :ok
       System.monotonic_time(:millisecond) > deadline -> raise "did not come: #{what}"
-      true -> Process.sleep(@look_ms) && until(what, fun, deadline)
+      true -> Process.sleep(@look_ms) && look(what, fun, deadline)
     end
   end
 
@@ -184,5 +197,16 @@ defmodule MaculaStorage.Bench.Nodes do
     [_, all] = Regex.run(~r/VmRSS:\s+(\d+) kB/, text)
     [_, anonymous] = Regex.run(~r/RssAnon:\s+(\d+) kB/, text)
     {1024 * String.to_integer(all), 1024 * String.to_integer(anonymous)}
+  end
+
+  @doc "Processor time that a node's OS process took so far, in seconds."
+  def cpu_s(node) do
+    # behind the name, which may have blanks
+    [_, fields] = File.read!("/proc/#{node.os_pid}/stat") |> String.split(") ", parts: 2)
+
+    [user, system] =
+      fields |> String.split() |> Enum.slice(11, 2) |> Enum.map(&String.to_integer/1)
+
+    (user + system) / 100
   end
 end

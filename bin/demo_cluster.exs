@@ -1,14 +1,15 @@
 # The second part of bin/demo: the replicated state on three BEAMs of this machine; the one that leads is killed, and a
-# new one takes its place.
+# new one takes its place; then replicated files on it (demo_mesh.exs).
 #
 # Invariant: what the nodes hold is compared with what this script made, on each of them by itself.
-Code.require_file("../bench/state_load.exs", __DIR__)
+for file <- ["../bench/state_load.exs", "demo_mesh.exs"], do: Code.require_file(file, __DIR__)
 
 defmodule MaculaStorage.Demo.Cluster do
   @moduledoc false
   @compile {:no_warn_undefined, :crypto}
 
   alias MaculaStorage.Bench.{Nodes, StateLoad, Tree}
+  alias MaculaStorage.Demo.Mesh
   alias MaculaStorage.Operator.Text
 
   @values 4_000
@@ -29,6 +30,7 @@ defmodule MaculaStorage.Demo.Cluster do
       same(survivors, values, "survived", tell)
       replacement = replaced(place, leader, follower, tell)
       same([replacement | survivors], values, "compared", tell)
+      Mesh.run(place, [follower | List.delete([replacement | survivors], follower)], tell)
     end)
   end
 

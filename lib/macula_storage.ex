@@ -6,7 +6,7 @@ defmodule MaculaStorage do
   |---|---|---|
   | 1 hot state | what the nodes of a cluster share | `state_*`, `MaculaStorage.Khepri`, `MaculaStorage.Cache`, `MaculaStorage.Mnesia` |
   | 2 app data | key-value and relational data of one app | `data_*`, `MaculaStorage.CubDB`, `MaculaStorage.SQLite` |
-  | 3 files | uploads, documents, media | `file_*` |
+  | 3 files | uploads, documents, media | `file_*`, `MaculaStorage.MeshFS` |
   | 4 archive | backups, cold data | `archive/3`, `restore/3`, `MaculaBackup` |
 
   An app is an atom or a string of `[a-z0-9_-]`, 1 to 64 long, beginning with a letter or digit. It is
@@ -16,11 +16,11 @@ defmodule MaculaStorage do
   Expected outcomes are `{:error, atom}`; what a person must read is `{:error, %MaculaStorage.Error{}}`;
   misuse raises `ArgumentError`. From Erlang the same functions are in the module `macula_storage`, with
   those of `MaculaStorage.CubDB`, `MaculaStorage.SQLite`, `MaculaStorage.Mnesia`, `MaculaStorage.Khepri`,
-  `MaculaStorage.Cache` and `MaculaStorage.Authority` beneath `data_`, `sqlite_`, `mnesia_`, `state_`, `state_cache_` and
-  `authority_`.
+  `MaculaStorage.Cache`, `MaculaStorage.Authority` and `MaculaStorage.MeshFS` beneath `data_`, `sqlite_`, `mnesia_`,
+  `state_`, `state_cache_`, `authority_` and `mesh_`.
   """
 
-  alias MaculaStorage.{Apps, Call, Config, CubDB, Error, Files, Khepri, Native, Options}
+  alias MaculaStorage.{Apps, Call, Config, CubDB, Error, Files, Khepri, MeshFS, Native, Options}
 
   @type app :: atom | String.t()
   @type failure :: {:error, atom | Error.t()}
@@ -206,10 +206,12 @@ defmodule MaculaStorage do
   ## Tier 3: files
 
   @doc """
-  Writes a whole file of an app; see `MaculaStorage.Files`.
+  Writes a whole file of an app; see `MaculaStorage.Files`. With `replicate: true` it is a file of
+  `MaculaStorage.MeshFS`, with copies on other members, and the options are those of its `write/4`; likewise
+  `file_read/3`, `file_delete/3`, `file_list/2` and `file_stream!/3`.
 
   Durability: `:ok` means that content and name are synced. Cost: a thread of ours; two syncs.
-  Options: `:timeout`. Errors: `:disk_full`, `:timeout`, `:unknown_result`, `:locked`, or a
+  Options: `:replicate` (default `false`), `:timeout`. Errors: `:disk_full`, `:timeout`, `:unknown_result`, `:locked`, or a
   `MaculaStorage.Error` (a name that leaves the app: kind `:invalid`).
 
       iex> MaculaStorage.file_write(:file_doc, "notes/today.txt", "hello")
@@ -218,29 +220,64 @@ defmodule MaculaStorage do
       {:ok, "hello"}
       iex> MaculaStorage.file_read(:file_doc, "notes/tomorrow.txt")
       {:error, :not_found}
+      iex> MaculaStorage.file_write(:file_doc, "shared.txt", "to all", replicate: true)
+      :ok
   """
-  @spec file_write(app, Path.t(), iodata, keyword) :: :ok | failure
-  def file_write(app, name, content, options \\ []), do: Files.write(app, name, content, options)
+  @spec file_write(app, Path.t(), iodata, keyword) :: :ok | {:ok, MeshFS.info()} | failure
+  def file_write(app, name, content, options \\ []) do
+    {files, options} = files(options)
+    files.write(app, name, content, options)
+  end
 
   @doc "Reads a whole file, verified; see `MaculaStorage.Files.read/3`. Cost: a thread of ours."
   @spec file_read(app, Path.t(), keyword) :: {:ok, binary} | failure
-  def file_read(app, name, options \\ []), do: Files.read(app, name, options)
+  def file_read(app, name, options \\ []) do
+    {files, options} = files(options)
+    files.read(app, name, options)
+  end
 
   @doc "Deletes a file. Durability: `:ok` means synced. Cost: one sync."
-  @spec file_delete(app, Path.t(), keyword) :: :ok | failure
-  def file_delete(app, name, options \\ []), do: Files.delete(app, name, options)
+  @spec file_delete(app, Path.t(), keyword) :: :ok | {:ok, MeshFS.info()} | failure
+  def file_delete(app, name, options \\ []) do
+    {files, options} = files(options)
+    files.delete(app, name, options)
+  end
 
   @doc "Names of an app's files, sorted; see `MaculaStorage.Files.list/2`."
   @spec file_list(app, keyword) :: {:ok, [String.t()]} | failure
-  def file_list(app, options \\ []), do: Files.list(app, options)
+  def file_list(app, options \\ []) do
+    {files, options} = files(options)
+    files.list(app, options)
+  end
 
   @doc "Size, time, mode and BLAKE3 of a file; see `MaculaStorage.Files.stat/2`."
   @spec file_stat(app, Path.t()) :: {:ok, Files.stat()} | failure
   def file_stat(app, name), do: Files.stat(app, name)
 
   @doc "A file as a stream of chunks both ways, in constant memory; see `MaculaStorage.Files.stream!/3`."
-  @spec file_stream!(app, Path.t(), keyword) :: Files.Stream.t()
-  def file_stream!(app, name, options \\ []), do: Files.stream!(app, name, options)
+  @spec file_stream!(app, Path.t(), keyword) :: Files.Stream.t() | MeshFS.Stream.t()
+  def file_stream!(app, name, options \\ []) do
+    {files, options} = files(options)
+    files.stream!(app, name, options)
+  end
+
+  # what is no keyword list is told by whoever validates it
+  defp files(options) do
+    if Keyword.keyword?(options) do
+      case Keyword.pop(options, :replicate, false) do
+        {true, options} ->
+          {MeshFS, options}
+
+        {false, options} ->
+          {Files, options}
+
+        {other, _} ->
+          raise ArgumentError, "expected :replicate to be a boolean, got: #{inspect(other)}"
+      end
+    else
+      {Files, options}
+    end
+  end
 
   ## Tier 4: archives
 

@@ -1,7 +1,7 @@
 %% MaculaStorage for Erlang: the same functions under the same names, and beneath a prefix those of its
 %% tiers: data_* is MaculaStorage.CubDB (`has_key?` is data_has_key), sqlite_* is MaculaStorage.SQLite,
-%% mnesia_* is MaculaStorage.Mnesia, state_* is MaculaStorage.Khepri, state_cache_* MaculaStorage.Cache and
-%% authority_* MaculaStorage.Authority.
+%% mnesia_* is MaculaStorage.Mnesia, state_* is MaculaStorage.Khepri, state_cache_* MaculaStorage.Cache,
+%% authority_* MaculaStorage.Authority and mesh_* MaculaStorage.MeshFS.
 %% A data_* function takes an app, a store's pid or name, or the transaction or snapshot that a function
 %% was given. What is a lazy stream in Elixir is a list (data_select, bounded by {limit, N}), a fold or an
 %% unfold here; options are lists of pairs; results are maps (sqlite: #{columns, rows, changes, ...}).
@@ -50,11 +50,15 @@
 -export([state_cache_start_link/1, state_cache_child_spec/1, state_cache_get/2, state_cache_get/3, state_cache_fetch/2, state_cache_fetch/3]).
 -export([state_cache_list/2, state_cache_list/3, state_cache_wait/1, state_cache_wait/2, state_cache_stats/1]).
 -export([authority_create/1, authority_create/2, authority_issue/2, authority_issue/3, authority_describe/1]).
+-export([mesh_write/3, mesh_write/4, mesh_read/2, mesh_read/3, mesh_delete/2, mesh_delete/3, mesh_list/1, mesh_list/2]).
+-export([mesh_stat/2, mesh_stat/3, mesh_versions/2, mesh_versions/3, mesh_resolve/3, mesh_resolve/4, mesh_status/0]).
+-export([mesh_scan/1, mesh_scan/2, mesh_scrub/0, mesh_scrub/1, mesh_copy/3, mesh_copy/4, mesh_rename/3, mesh_rename/4]).
 -export([file_write/3, file_write/4, file_read/2, file_read/3, file_delete/2, file_delete/3, file_list/1, file_list/2, file_stat/2]).
 -export([file_fold/4, file_fold/5, file_unfold/4]).
 -export([archive/2, archive/3, restore/2, restore/3]).
 
 -define(M, 'Elixir.MaculaStorage').
+-define(MESH, 'Elixir.MaculaStorage.MeshFS').
 -define(KV, 'Elixir.MaculaStorage.CubDB').
 -define(TX, 'Elixir.MaculaStorage.CubDB.Tx').
 -define(SNAPSHOT, 'Elixir.MaculaStorage.CubDB.Snapshot').
@@ -320,6 +324,32 @@ authority_create(Dir, Options) -> ?AUTHORITY:create(Dir, Options).
 authority_issue(Dir, Node) -> ?AUTHORITY:issue(Dir, Node).
 authority_issue(Dir, Node, Options) -> ?AUTHORITY:issue(Dir, Node, Options).
 authority_describe(Dir) -> ?AUTHORITY:describe(Dir).
+
+%% Replicated files; in chunks by file_fold and file_unfold with {replicate, true}
+
+mesh_write(App, Name, Content) -> ?MESH:write(App, Name, Content).
+mesh_write(App, Name, Content, Options) -> ?MESH:write(App, Name, Content, Options).
+mesh_read(App, Name) -> ?MESH:read(App, Name).
+mesh_read(App, Name, Options) -> ?MESH:read(App, Name, Options).
+mesh_delete(App, Name) -> ?MESH:delete(App, Name).
+mesh_delete(App, Name, Options) -> ?MESH:delete(App, Name, Options).
+mesh_list(App) -> ?MESH:list(App).
+mesh_list(App, Options) -> ?MESH:list(App, Options).
+mesh_stat(App, Name) -> ?MESH:stat(App, Name).
+mesh_stat(App, Name, Options) -> ?MESH:stat(App, Name, Options).
+mesh_versions(App, Name) -> ?MESH:versions(App, Name).
+mesh_versions(App, Name, Options) -> ?MESH:versions(App, Name, Options).
+mesh_resolve(App, Name, Version) -> ?MESH:resolve(App, Name, Version).
+mesh_resolve(App, Name, Version, Options) -> ?MESH:resolve(App, Name, Version, Options).
+mesh_status() -> ?MESH:status().
+mesh_copy(App, Name, To) -> ?MESH:copy(App, Name, To).
+mesh_copy(App, Name, To, Options) -> ?MESH:copy(App, Name, To, Options).
+mesh_rename(App, Name, To) -> ?MESH:rename(App, Name, To).
+mesh_rename(App, Name, To, Options) -> ?MESH:rename(App, Name, To, Options).
+mesh_scrub() -> ?MESH:scrub().
+mesh_scrub(Options) -> ?MESH:scrub(Options).
+mesh_scan(App) -> ?MESH:scan(App).
+mesh_scan(App, Options) -> ?MESH:scan(App, Options).
 
 %% Files
 

@@ -35,6 +35,7 @@ defmodule MaculaStorage.ErlangFacadeTest do
     assert :ok = apply(user, :sqlite, [app, Path.join(dir, "copy.db")])
     assert :ok = apply(user, :files, [app])
     assert :ok = apply(user, :chunks, [app])
+    assert :ok = apply(user, :mesh, [unique_app()])
     assert :ok = apply(user, :backups, [app])
     assert :ok = apply(user, :archives, [app, Path.join(dir, "a.tar.gz")])
     assert :ok = apply(user, :state, [to_charlist(app), Path.join(dir, "a.state")])
@@ -48,10 +49,12 @@ defmodule MaculaStorage.ErlangFacadeTest do
     File.rm_rf!(Path.dirname(MaculaStorage.app_data_path(:erlang_facade_atom)))
   end
 
-  # Streams are for Elixir; Erlang folds. MeshFS and the rest come with their tiers.
+  # Streams are for Elixir; Erlang folds, or reads ranges.
   @elixir_only [
     file_stream!: 2,
     file_stream!: 3,
+    mesh_stream!: 2,
+    mesh_stream!: 3,
     sqlite_stream: 2,
     sqlite_stream: 3,
     sqlite_stream: 4
@@ -81,7 +84,8 @@ defmodule MaculaStorage.ErlangFacadeTest do
             state: MaculaStorage.Khepri,
             state_tx: MaculaStorage.Khepri.Tx,
             state_cache: MaculaStorage.Cache,
-            authority: MaculaStorage.Authority
+            authority: MaculaStorage.Authority,
+            mesh: MaculaStorage.MeshFS
           ],
           {name, arity} <- documented(module),
           name = :"#{prefix}_#{name}",

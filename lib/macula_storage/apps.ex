@@ -84,11 +84,30 @@ defmodule MaculaStorage.Apps do
     end
   end
 
+  @doc "Runs `use` with this node's replicated files, opened on first use. As `with_app/2`."
+  @spec with_mesh((reference -> result)) :: result | {:error, term} when result: any
+  def with_mesh(use), do: with_handle(:mesh, &mesh/0, use)
+
+  defp mesh, do: lookup(:mesh, fn -> with_state(&open_mesh/1) end)
+
+  defp open_mesh(state) do
+    %{mesh_zone: zone, mesh_class: class, mesh_copies: copies} = Config.get()
+    open = &Native.mesh_open(&1, state, &2, zone, class, copies)
+    with {:ok, base} <- base(), do: Call.run(&open.(base, &1), op: :open, timeout: @open_ms)
+  end
+
+  @doc "Links this node's replicated files to the other members', now that its state is linked."
+  @spec link_mesh(reference) :: :ok | {:error, term}
+  def link_mesh(state) do
+    with {:ok, _mesh} <- open_mesh(state), do: :ok
+  end
+
   @doc "Has this node's replicated state forget what it was, and wait to be let into a cluster, if one is given."
   @spec renew_state(boolean, binary | nil) :: {:ok, Path.t() | nil} | {:error, term}
   def renew_state(keep?, joins) do
     with {:ok, base} <- base(),
          _ = forget(:state),
+         _ = forget(:mesh),
          {:ok, aside} <-
            Call.run(&Native.state_set_aside(base, &1, keep?), op: :set_aside, timeout: @open_ms),
          {:ok, state} <- open_state(joins) do
@@ -109,6 +128,7 @@ defmodule MaculaStorage.Apps do
     case find(:base) do
       {:ok, base} ->
         forget(:state)
+        forget(:mesh)
         Call.run(&Native.state_close(base, &1), op: :close, timeout: @open_ms)
 
       :none ->

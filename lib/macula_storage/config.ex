@@ -13,6 +13,9 @@ defmodule MaculaStorage.Config do
         state_members: [{:"a@host", "10.0.0.1:4377"}], # this node is a client: it asks these; nil: it is a member
         state_plain: false,               # true: links without TLS, on loopback addresses only
         state_session_ttl_ms: 10_000,     # how long keys of a VM's leases stay once it is dead
+        mesh_zone: "rack-1",              # machines of one zone fail together; nil: each is a zone of its own
+        mesh_class: :fast,                # what this node's disk is good for, or :bulk
+        mesh_copies: 2,                   # of a replicated file, beside the one where it was written
         usage_interval_ms: 10_000,        # how often files of other programs are counted at most
         timeout_ms: 15_000                # how long a call waits when it is not told
 
@@ -32,6 +35,9 @@ defmodule MaculaStorage.Config do
     :state_members,
     :state_plain,
     :state_session_ttl_ms,
+    :mesh_zone,
+    :mesh_class,
+    :mesh_copies,
     :usage_interval_ms,
     :timeout_ms
   ]
@@ -48,6 +54,9 @@ defmodule MaculaStorage.Config do
           state_members: [{String.t(), String.t()}] | nil,
           state_plain: boolean,
           state_session_ttl_ms: pos_integer,
+          mesh_zone: String.t(),
+          mesh_class: :fast | :bulk,
+          mesh_copies: non_neg_integer,
           usage_interval_ms: pos_integer,
           timeout_ms: pos_integer
         }
@@ -72,6 +81,9 @@ defmodule MaculaStorage.Config do
       state_members: members(:state_members),
       state_plain: one_of(:state_plain, [false, true]),
       state_session_ttl_ms: positive(:state_session_ttl_ms, 10_000),
+      mesh_zone: zone(:mesh_zone),
+      mesh_class: one_of(:mesh_class, [:fast, :bulk]),
+      mesh_copies: non_negative(:mesh_copies, 2),
       usage_interval_ms: positive(:usage_interval_ms, 10_000),
       timeout_ms: positive(:timeout_ms, 15_000)
     }
@@ -127,6 +139,19 @@ defmodule MaculaStorage.Config do
     case Application.get_env(:macula_storage, name, default) do
       path when is_binary(path) and path != "" -> Path.expand(path)
       other -> raise ArgumentError, "expected #{name} to be a path, got: #{inspect(other)}"
+    end
+  end
+
+  defp zone(name) do
+    case Application.get_env(:macula_storage, name) do
+      nil ->
+        ""
+
+      zone when is_binary(zone) and byte_size(zone) in 1..255 ->
+        zone
+
+      other ->
+        raise ArgumentError, "expected #{name} to be a short string, got: #{inspect(other)}"
     end
   end
 

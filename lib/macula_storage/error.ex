@@ -14,7 +14,7 @@ defmodule MaculaStorage.Error do
   | `:permission` | let this user read and write the base directory |
   | `:io` | the disk or the operating system failed: see the message |
   | `:sql` | SQLite refused the statement: see the message, and `details` in a program |
-  | `:unreachable` | another node cannot be reached: start it, connect it |
+  | `:unreachable` | another node cannot be reached, or did not come to it in time: start it, connect it |
   | `:conflict` | what is there contradicts what was asked, and was left alone: see the message |
   | `:internal` | a defect of ours: please report it |
 

@@ -578,6 +578,9 @@ defmodule MaculaStorage.Native do
   @spec files_writer_abort(handle) :: :ok
   def files_writer_abort(_writer), do: missing()
 
+  # replicated files
+  use MaculaStorage.Native.Mesh
+
   # commands: performed here, or by the process that owns the app
 
   @spec usage(handle, reference, String.t(), boolean, non_neg_integer) :: call

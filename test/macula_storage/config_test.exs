@@ -3,7 +3,7 @@ defmodule MaculaStorage.ConfigTest do
   use MaculaStorage.Case, async: true
 
   # In VMs of their own: the configuration is the whole VM's.
-  defp config(env, settings) do
+  defp config(env, settings, shown \\ ~w(base_path kv_cache_bytes timeout_ms)a) do
     base = unique_dir()
 
     child =
@@ -16,7 +16,7 @@ defmodule MaculaStorage.ConfigTest do
         try do
           config = MaculaStorage.Config.load()
           ^config = MaculaStorage.Config.get()
-          IO.puts(Enum.join([config.base_path, config.kv_cache_bytes, config.timeout_ms], " "))
+          IO.puts(Enum.map_join(#{inspect(shown)}, " ", &Map.fetch!(config, &1)))
         rescue
           error in ArgumentError -> IO.puts(error.message)
         end
@@ -43,5 +43,21 @@ defmodule MaculaStorage.ConfigTest do
     assert config("/b", usage_interval_ms: "1") =~ "expected usage_interval_ms"
     assert config(nil, base_path: :here) =~ "expected base_path to be a path"
     assert config("", base_path: "/from/config") =~ "expected base_path to be a path"
+  end
+
+  test "where replicated files of this node lie, and how many copies they have" do
+    mesh = &config("/b", &1, ~w(mesh_zone mesh_class mesh_copies)a)
+    # each node is a zone of its own
+    assert mesh.([]) == " fast 2"
+    assert mesh.(mesh_zone: nil, mesh_class: :fast) == " fast 2"
+    assert mesh.(mesh_zone: "rack-1", mesh_class: :bulk, mesh_copies: 0) == "rack-1 bulk 0"
+    longest = String.duplicate("z", 255)
+    assert mesh.(mesh_zone: longest, mesh_copies: 5) == longest <> " fast 5"
+
+    for zone <- ["", longest <> "z", :rack],
+        do: assert(mesh.(mesh_zone: zone) =~ "expected mesh_zone to be a short string")
+
+    for class <- [:slow, "bulk"], do: assert(mesh.(mesh_class: class) =~ "expected mesh_class")
+    for copies <- [-1, "2"], do: assert(mesh.(mesh_copies: copies) =~ "expected mesh_copies")
   end
 end

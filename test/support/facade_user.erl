@@ -2,7 +2,7 @@
 %% failed match ends the test with the line.
 -module(facade_user).
 
--export([directories/1, key_value/1, many/1, transactions/1, snapshots/1, stores/1, directory/1, sqlite/2, files/1, chunks/1, backups/1, archives/2, misuse/1, atoms/1, mnesia/2, state/2, certificates/1]).
+-export([directories/1, key_value/1, many/1, transactions/1, snapshots/1, stores/1, directory/1, sqlite/2, files/1, chunks/1, mesh/1, backups/1, archives/2, misuse/1, atoms/1, mnesia/2, state/2, certificates/1]).
 
 directories(App) ->
     ok = macula_storage:ensure_app_dirs(App),
@@ -318,6 +318,34 @@ chunks(App) ->
         error:#{'__struct__' := 'Elixir.MaculaStorage.Error', kind := Kind} -> Kind
     end,
     ok = macula_storage:file_delete(App, "many"),
+    ok.
+
+mesh(App) ->
+    ok = macula_storage:mesh_write(App, "a/b.txt", ["io", <<"data">>]),
+    {ok, #{version := Version, replicas := 0}} = macula_storage:mesh_write(App, <<"c">>, "c", [{return, info}, {ack, all}]),
+    {ok, <<"iodata">>} = macula_storage:mesh_read(App, <<"a/b.txt">>),
+    {ok, <<"data">>} = macula_storage:mesh_read(App, "a/b.txt", [{range, {2, 4}}]),
+    {ok, <<"iodata">>} = macula_storage:file_read(App, "a/b.txt", [{replicate, true}]),
+    {ok, #{size := 6, here := true, conflicts := 0}} = macula_storage:mesh_stat(App, "a/b.txt"),
+    {ok, #{version := Version}} = macula_storage:mesh_stat(App, "c", [{timeout, 60000}]),
+    {ok, [#{version := Version, size := 1}]} = macula_storage:mesh_versions(App, "c"),
+    {ok, [_]} = macula_storage:mesh_versions(App, "c", [{timeout, 60000}]),
+    ok = macula_storage:mesh_resolve(App, "c", Version),
+    {error, not_found} = macula_storage:mesh_resolve(App, "c", Version, [{ack, local}]),
+    {ok, [<<"a/b.txt">>, <<"c">>]} = macula_storage:mesh_list(App),
+    {ok, [<<"c">>]} = macula_storage:mesh_list(App, [{'after', <<"b">>}]),
+    ok = macula_storage:mesh_delete(App, "c"),
+    {error, not_found} = macula_storage:mesh_delete(App, "c", [{ack, local}]),
+    ok = macula_storage:mesh_copy(App, "a/b.txt", "c"),
+    ok = macula_storage:mesh_copy(App, "a/b.txt", "d", [{ack, local}]),
+    ok = macula_storage:mesh_rename(App, "c", "e"),
+    ok = macula_storage:mesh_rename(App, <<"d">>, <<"f">>, [{ack, local}]),
+    {ok, [<<"a/b.txt">>, <<"e">>, <<"f">>]} = macula_storage:mesh_list(App),
+    {ok, #{known := 3, found := 0, changed := 0, deleted := 0, lost := 0}} = macula_storage:mesh_scan(App),
+    {ok, #{known := 3}} = macula_storage:mesh_scan(App, [{deletions, true}]),
+    {ok, #{files := _, bytes := _, mended := _, rotten := _}} = macula_storage:mesh_scrub(),
+    {ok, #{files := _}} = macula_storage:mesh_scrub([{pause_us, 1}]),
+    {ok, #{peers := []}} = macula_storage:mesh_status(),
     ok.
 
 backups(App) ->

@@ -72,6 +72,8 @@ defmodule MaculaStorage.Khepri.Endpoint do
          name = Atom.to_string(node()),
          start = &Native.state_listen(base, state, &1, at, name, certificates),
          {:ok, address} <- Call.run(start, op: :listen, timeout: @open_ms) do
+      # what keeps the files of this node from it is told by their first call
+      _ = Apps.link_mesh(state)
       {:ok, address}
     else
       {:ok, true, _members} -> :done

@@ -46,6 +46,7 @@ table! {
     Permission = "permission",
     Io = "io",
     Sql = "sql",
+    Unreachable = "unreachable",
     LockHeld = "lock_held",
     Internal = "internal",
 }

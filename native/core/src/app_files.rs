@@ -35,6 +35,18 @@ pub struct Look {
     pub ino: u64,
 }
 
+/// What a caller takes to be under a name that it changes: it looked there before, and whoever was there
+/// meanwhile must not lose anything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Expected {
+    /// Whatever is there.
+    Anything,
+    /// No file and no symlink.
+    Nothing,
+    /// A regular file that looks so.
+    File(Look),
+}
+
 /// One page of a walk over an app's files, in byte order of their names.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Looks {
@@ -56,8 +68,9 @@ pub trait Staged: Send + Sync + Debug {
     fn len(&self) -> Result<u64, AppFilesError>;
     /// Make what was written so far durable, so that a later process can go on from it.
     fn sync(&self) -> Result<(), AppFilesError>;
-    /// Whole, with this digest of its content: cut to `len` bytes and synced. To be put in place next.
-    fn seal(&self, len: u64, blake3: &[u8; 32]) -> Result<(), AppFilesError>;
+    /// Whole: cut to `len` bytes, marked with the digest of its content where one is given, and synced. To be put in
+    /// place next.
+    fn seal(&self, len: u64, blake3: Option<&[u8; 32]>) -> Result<(), AppFilesError>;
 }
 
 /// A file opened for reading: it stays the version that it was, whatever is written meanwhile.
@@ -84,15 +97,40 @@ pub trait AppFiles: Send + Sync + Debug {
     /// Put sealed content in the place of `path`, and keep what was there under `keep`, if that is asked for
     /// and something was there. Gives how the file looks now. `Ok`: durable. `UnknownResult`: done, and may
     /// not survive a power loss; any other error: nothing changed, and the content is still staged.
-    fn put(&self, path: &RelPath, staged: &str, keep: Option<&str>) -> Result<Look, AppFilesError>;
+    /// `Conflict`: at the moment of the change there was not what is `expected`, or it became another while
+    /// it was being kept.
+    fn put(&self, path: &RelPath, staged: &str, keep: Option<&str>, expected: Expected) -> Result<Look, AppFilesError>;
+    /// Put a whole content in the place of `path` at once. `Ok`: it is there, and durable after [`AppFiles::sync_all`]
+    /// only: until then the caller has the content durably elsewhere, and puts it again after a power loss. Errors as
+    /// [`AppFiles::put`].
+    fn put_unsynced(
+        &self,
+        path: &RelPath,
+        content: &[u8],
+        blake3: &[u8; 32],
+        expected: Expected,
+    ) -> Result<Look, AppFilesError>;
+    /// Make everything durable that was put so far.
+    fn sync_all(&self) -> Result<(), AppFilesError>;
     /// As [`AppFiles::put`], of content that is kept, which has its other name from then on no more.
-    fn put_kept(&self, path: &RelPath, kept: &str, keep: Option<&str>) -> Result<Look, AppFilesError>;
-    /// Remove `path`, and keep its content under `keep`. Errors as [`AppFiles::put`]; `NotFound`.
-    fn remove(&self, path: &RelPath, keep: Option<&str>) -> Result<(), AppFilesError>;
+    fn put_kept(
+        &self,
+        path: &RelPath,
+        kept: &str,
+        keep: Option<&str>,
+        expected: Expected,
+    ) -> Result<Look, AppFilesError>;
+    /// Remove `path`, and keep its content under `keep`. Errors as [`AppFiles::put`]; `NotFound` when nothing
+    /// is there, whatever is expected.
+    fn remove(&self, path: &RelPath, keep: Option<&str>, expected: Expected) -> Result<(), AppFilesError>;
     /// Give `from` the name `to`, in one step, and keep what was at `to`. Errors as [`AppFiles::put`].
     fn rename(&self, from: &RelPath, to: &RelPath, keep: Option<&str>) -> Result<Look, AppFilesError>;
     /// Keep sealed staged content as it is. `Ok`: durable.
     fn keep(&self, staged: &str, kept: &str) -> Result<(), AppFilesError>;
+    /// Make the name `path` durable as it is now, be there a file or not, and the names of what is kept. For who
+    /// finds the change of a killed process done: nobody said that it would survive a power loss.
+    /// `UnknownResult`: it may still not.
+    fn settle(&self, path: &RelPath) -> Result<(), AppFilesError>;
 
     /// How `path` looks; `None` when there is no regular file.
     fn look(&self, path: &RelPath) -> Result<Option<Look>, AppFilesError>;
@@ -112,4 +150,6 @@ pub trait AppFiles: Send + Sync + Debug {
 pub trait Apps: Send + Sync + Debug {
     /// The files of an app, which is opened when it is not. May wait for the disk.
     fn files_of(&self, app: &AppName) -> Result<Arc<dyn AppFiles>, AppFilesError>;
+    /// The files of an app, if it is open: for what may wait until somebody uses it.
+    fn opened(&self, app: &AppName) -> Option<Arc<dyn AppFiles>>;
 }

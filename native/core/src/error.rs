@@ -57,6 +57,8 @@ pub enum Kind {
     Io,
     /// SQLite refused the statement.
     Sql,
+    /// Other members that are needed for it cannot be reached, or did not come to it in time.
+    Unreachable,
     /// Another program held a lock of the file for as long as we waited; nothing was changed.
     LockHeld,
     /// A defect of ours.

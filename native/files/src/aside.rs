@@ -93,7 +93,7 @@ impl Aside {
             self.make_dir(inner)?;
         }
         let to = self.file(number)?;
-        let links = match inner.data.hard_link(&from, &to) {
+        let links = match inner.growing(&to.parent(), || inner.data.hard_link(&from, &to)) {
             Ok(()) => 1,
             Err(error) if is_refusal(&error) => {
                 copy(inner, &from, &to, stat)?;
@@ -131,12 +131,9 @@ impl Aside {
         let files = self.records.lock().files;
         for number in 1..=files {
             // under the lock, so that of two snapshots that keep one file one sees the last name
-            let _names = inner.names();
+            let names = inner.names();
             let Ok(path) = self.file(number) else { continue };
-            let Ok(stat) = inner.data.stat(&path) else { continue };
-            if inner.data.remove_file(&path).is_ok() && stat.nlink == 1 {
-                inner.ledger.add(Part::Other, -(stat.len as i64));
-            }
+            let _ = inner.remove_beside(&names, &path, None);
         }
         let Ok(dir) = self.dir() else { return };
         if let (1.., Ok(stat)) = (files, inner.data.stat(&dir)) {
@@ -148,24 +145,25 @@ impl Aside {
 }
 
 /// Whether the file system has no hard link to give: none at all, too many, or not of this file.
-fn is_refusal(error: &io::Error) -> bool {
+pub(crate) fn is_refusal(error: &io::Error) -> bool {
     use io::ErrorKind::{PermissionDenied, TooManyLinks, Unsupported};
     matches!(error.kind(), Unsupported | PermissionDenied | TooManyLinks)
 }
 
 fn copy(inner: &Inner, from: &RelPath, to: &RelPath, stat: &Stat) -> io::Result<()> {
     let source = inner.data.open(from, Open::Read)?;
-    let target = inner.data.open(to, Open::CreateNew)?;
+    let target = inner.growing(&to.parent(), || inner.data.open(to, Open::CreateNew))?;
     let copied = copy_content(&*source, &*target, stat);
     match copied {
         Ok(len) => inner.ledger.add(Part::Other, len as i64),
         // what cannot be removed now is removed with the snapshot
-        Err(_) => drop(inner.data.remove_file(to)),
+        Err(_) => drop(inner.growing(&to.parent(), || inner.data.remove_file(to))),
     }
     copied.map(drop)
 }
 
-fn copy_content(source: &dyn DiskFile, target: &dyn DiskFile, stat: &Stat) -> io::Result<u64> {
+/// Content, digest, mode and time; gives the length.
+pub(crate) fn copy_content(source: &dyn DiskFile, target: &dyn DiskFile, stat: &Stat) -> io::Result<u64> {
     let mut bytes = vec![0; CHUNK];
     let mut len = 0;
     loop {

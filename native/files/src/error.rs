@@ -72,6 +72,43 @@ pub enum FilesError {
     /// The files were closed.
     #[error("the files are closed")]
     Closed,
+    /// A name that staged or kept content cannot have.
+    #[error("not a name for content: {reason}, got name={name:?}")]
+    BadContentName {
+        /// What is wrong with it.
+        reason: &'static str,
+        /// The name, cut to 80 characters.
+        name: String,
+    },
+    /// Staged content that was to be put in place, and may still be written to.
+    #[error("the content was not sealed: path={path}")]
+    NotSealed {
+        /// Where it lies.
+        path: RelPath,
+    },
+    /// Content that was to be sealed, and does not have all its bytes.
+    #[error("the content is shorter than it is to be: path={path} len={len} wanted={wanted}")]
+    TooShort {
+        /// Where it lies.
+        path: RelPath,
+        /// Its length in bytes.
+        len: u64,
+        /// The length in bytes that it was said to have.
+        wanted: u64,
+    },
+    /// Content that was sealed, put in place, kept or removed, and takes no more bytes.
+    #[error("the content takes no more bytes: path={path}")]
+    Ended {
+        /// Where it lay.
+        path: RelPath,
+    },
+    /// The file is not what the caller took it for, or became another while it was being kept; nothing
+    /// was changed.
+    #[error("the file was changed meanwhile: path={path}")]
+    Changed {
+        /// Its name.
+        path: RelPath,
+    },
     /// An earlier step of this writer failed.
     #[error("the writer failed earlier: path={path}")]
     WriterFailed {
@@ -112,13 +149,14 @@ impl Kinded for FilesError {
             Self::IsDirectory { .. } | Self::NotADirectory { .. } | Self::NotAFile { .. } | Self::BadName { .. } => {
                 Kind::Invalid
             }
+            Self::BadContentName { .. } | Self::NotSealed { .. } | Self::TooShort { .. } => Kind::Invalid,
+            Self::Changed { .. } => Kind::Conflict,
             Self::TooLarge { .. } => Kind::TooLarge,
             Self::Corrupt { .. } => Kind::Corrupt,
             Self::DiskFull { .. } => Kind::DiskFull,
             Self::UnknownResult { .. } => Kind::UnknownResult,
             Self::Poisoned => Kind::Poisoned,
-            Self::Closed => Kind::Closed,
-            Self::WriterFailed { .. } => Kind::Closed,
+            Self::Closed | Self::WriterFailed { .. } | Self::Ended { .. } => Kind::Closed,
             Self::Io { source, .. } => io_kind(source),
         }
     }

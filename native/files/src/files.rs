@@ -1,14 +1,15 @@
 //! The engine's front door.
 
 use crate::inner::{place_of, Inner, ASIDE, FILES, TEMPORARIES};
-use crate::reader::{FileStat, Reader};
+use crate::reader::{look_of, FileStat, Reader};
 use crate::snapshot::{live_look, live_names, FileSnapshot};
 use crate::tag;
 use crate::walk::{Found, Source, Walk};
 use crate::writer::{Writer, Written};
 use crate::FilesError;
 use macula_core::{
-    create_dir_all, remove_tree, Chance, Clock, Disk, DiskFile, FileKind, Gate, Ledger, Open, Part, RelPath,
+    create_dir_all, remove_tree, Chance, Clock, Disk, DiskFile, Expected, FileKind, Gate, Ledger, Look, Looks, Open,
+    Part, RelPath,
 };
 use std::ffi::OsString;
 use std::io;
@@ -26,11 +27,12 @@ pub struct Page {
 
 /// The plain files of one app. Clones share them.
 #[derive(Debug, Clone)]
-pub struct Files(Arc<Inner>);
+pub struct Files(pub(crate) Arc<Inner>);
 
 impl Files {
     /// The files below `data`, the tree of the app's `data/`. Makes the directories that are missing
-    /// and removes what a killed process left unfinished. One process at a time.
+    /// and removes what a killed process left unfinished; staged and kept content stays. One process at
+    /// a time.
     pub fn open(
         data: Arc<dyn Disk>,
         gate: Arc<Gate>,
@@ -48,7 +50,9 @@ impl Files {
             let dir = RelPath::literal(dir);
             clear(&*data, &dir).map_err(|e| FilesError::of("clear", &dir, e))?;
         }
-        Ok(Self(Arc::new(Inner::new(data, gate, ledger, clock, chance))))
+        let inner = Inner::new(data, gate, ledger, clock, chance);
+        inner.sweep_staged()?;
+        Ok(Self(Arc::new(inner)))
     }
 
     /// Write a whole file, replacing what is there. Promises as [`Writer::commit`].
@@ -100,41 +104,69 @@ impl Files {
 
     /// Delete a file, and the directories that become empty. `Ok`: durable.
     pub fn delete(&self, path: &RelPath) -> Result<(), FilesError> {
-        let owed = self.0.remove(path)?;
-        self.0.settle(owed, path)
+        self.remove(path, None, Expected::Anything)
     }
 
     /// Give a file another name in one step, replacing a file that has it. `Ok`: durable.
     pub fn rename(&self, from: &RelPath, to: &RelPath) -> Result<(), FilesError> {
-        match self.0.rename(from, to)? {
-            Some(owed) => self.0.settle(owed, from),
-            None => Ok(()),
-        }
+        self.rename_keeping(from, to, None).map(drop)
+    }
+
+    /// Make a name durable as it is now, be there a file or not, and the names of what is kept: a change of a
+    /// killed process may be there, and not be. [`FilesError::UnknownResult`]: it still may not survive a
+    /// power loss.
+    pub fn settle(&self, path: &RelPath) -> Result<(), FilesError> {
+        let owed = self.0.owe_name(path)?;
+        self.0.settle(owed, path)
     }
 
     /// Files at or below `prefix` (whole components: `my` does not list `my_app`) whose names sort
     /// after `after`, at most `limit`, in byte order of the whole name. Symlinks, devices and the
     /// like are passed over. Holds the names of the directories on its way in memory, not the tree.
     pub fn list(&self, prefix: Option<&RelPath>, after: Option<&RelPath>, limit: usize) -> Result<Page, FilesError> {
+        let (found, more) = self.find(prefix, after, limit)?;
+        Ok(Page { names: found.into_iter().map(|found| found.path).collect(), more })
+    }
+
+    /// As [`Files::list`] of everything, with how each file looks.
+    pub fn page(&self, after: Option<&RelPath>, limit: usize) -> Result<Looks, FilesError> {
+        let (found, more) = self.find(None, after, limit)?;
+        let files = found.into_iter().map(|found| (found.path, look_of(&found.stat))).collect();
+        Ok(Looks { files, more })
+    }
+
+    /// How a file looks; `None` when no regular file has that name.
+    pub fn look(&self, path: &RelPath) -> Result<Option<Look>, FilesError> {
+        let found = live_look(&self.0, path)?.filter(|found| found.stat.kind == FileKind::File);
+        Ok(found.map(|found| look_of(&found.stat)))
+    }
+
+    /// Regular files, and whether there are more.
+    fn find(
+        &self,
+        prefix: Option<&RelPath>,
+        after: Option<&RelPath>,
+        limit: usize,
+    ) -> Result<(Vec<Found>, bool), FilesError> {
         let live = Live(&self.0);
         let mut walk = Walk::new(&live, after);
-        let mut names = Vec::new();
+        let mut files = Vec::new();
         let start = prefix.cloned().unwrap_or_else(RelPath::root);
-        match live.look(&start)?.map(|found| found.stat.kind) {
-            Some(FileKind::Dir) => walk.enter(start)?,
-            Some(FileKind::File) if walk.is_after(&start) => names.push(start),
+        match live.look(&start)? {
+            Some(found) if found.stat.kind == FileKind::Dir => walk.enter(start)?,
+            Some(found) if found.stat.kind == FileKind::File && walk.is_after(&start) => files.push(found),
             _ => {}
         }
-        while names.len() <= limit {
+        while files.len() <= limit {
             match walk.step()? {
-                Some(found) if found.stat.kind == FileKind::File => names.push(found.path),
+                Some(found) if found.stat.kind == FileKind::File => files.push(found),
                 Some(_) => {}
                 None => break,
             }
         }
-        let more = names.len() > limit;
-        names.truncate(limit);
-        Ok(Page { names, more })
+        let more = files.len() > limit;
+        files.truncate(limit);
+        Ok((files, more))
     }
 
     /// Read every file that carries a digest and compare.

@@ -6,18 +6,22 @@
 //! for the change to last is owed, and paid outside by [`Inner::settle`].
 
 use crate::aside::Aside;
+use crate::kept::{Claim, Terms};
+use crate::staged::Content;
 use crate::syncs::Syncs;
 use crate::FilesError;
 use macula_core::{Chance, Clock, Disk, FileKind, Gate, Ledger, Part, RelPath, Stat};
 use parking_lot::{Mutex, MutexGuard};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 pub(crate) const FILES: &str = "files";
 pub(crate) const TEMPORARIES: &str = ".macula/tmp";
 pub(crate) const ASIDE: &str = ".macula/aside";
+pub(crate) const STAGED: &str = ".macula/staged";
+pub(crate) const KEPT: &str = ".macula/kept";
 
 /// Directories remembered as durable at most; beyond that all are synced once more.
 const DURABLE_DIRS_MAX: usize = 10_000;
@@ -39,6 +43,10 @@ pub(crate) struct Inner {
 #[derive(Debug, Default)]
 pub(crate) struct Names {
     pub snapshots: Vec<Arc<Aside>>,
+    /// Staged content that somebody has open, by where it lies.
+    pub staged: HashMap<RelPath, Weak<Content>>,
+    /// Names of kept content that changes under way count on, by where it lies.
+    pub claims: HashMap<RelPath, Claim>,
     /// Directories whose own name is known to be durable. One that a process made and was killed
     /// before it synced is there, but not in this set.
     durable_dirs: HashSet<RelPath>,
@@ -53,6 +61,20 @@ pub(crate) struct Owed {
     /// Directories that are durable once those syncs are done.
     proves: HashSet<RelPath>,
     dir_changes: u64,
+}
+
+/// The part of the app that a directory counts to.
+fn part_of(dir: &RelPath) -> Part {
+    if dir.is_within(&RelPath::literal(FILES)) {
+        Part::Files
+    } else {
+        Part::Other
+    }
+}
+
+/// Whether two names stand for one file.
+pub(crate) fn is_same(one: &Stat, other: &Stat) -> bool {
+    (one.dev, one.ino) == (other.dev, other.ino)
 }
 
 /// Where a file lies below `data/`.
@@ -125,61 +147,89 @@ impl Inner {
         }
     }
 
-    /// Rename a finished temporary into its place.
-    pub fn place(&self, temporary: &RelPath, path: &RelPath) -> Result<Owed, FilesError> {
+    /// Rename a finished file of ours, temporary, staged or kept, into its place; gives its stat.
+    pub fn place(&self, source: &RelPath, path: &RelPath, terms: &Terms) -> Result<(Owed, Stat), FilesError> {
         let _pass = self.gate.pass();
         self.check_usable()?;
         let mut names = self.names.lock();
-        let mut tries = 0;
-        loop {
-            tries += 1;
-            match self.try_place(&mut names, temporary, path) {
-                // unless it is the temporary that is gone, a directory vanished under us
-                Err(FilesError::NotFound { .. }) if tries < RETRIES_MAX && self.data.stat(temporary).is_ok() => {}
-                Err(FilesError::NotFound { path }) => {
-                    let source = io::ErrorKind::NotFound.into();
-                    return Err(FilesError::Io { op: "put into place", path, source });
-                }
+        names.check_sealed(source)?;
+        for _ in 0..RETRIES_MAX {
+            match self.try_place(&mut names, source, path, terms) {
+                // unless it is the source that is gone, a directory vanished under us
+                Err(FilesError::NotFound { .. }) if self.data.stat(source).is_ok() => {}
+                Err(FilesError::NotFound { .. }) => return Err(FilesError::NotFound { path: source.clone() }),
                 result => return result,
             }
         }
+        let source = io::ErrorKind::NotFound.into();
+        Err(FilesError::Io { op: "put into place", path: path.clone(), source })
     }
 
-    fn try_place(&self, names: &mut Names, temporary: &RelPath, path: &RelPath) -> Result<Owed, FilesError> {
+    fn try_place(
+        &self,
+        names: &mut Names,
+        source: &RelPath,
+        path: &RelPath,
+        terms: &Terms,
+    ) -> Result<(Owed, Stat), FilesError> {
         let of = |error| FilesError::of("put into place", path, error);
         let to = place_of(path)?;
         let parent = to.parent();
-        let new_len = self.data.stat(temporary).map_err(of)?.len;
+        let new = self.data.stat(source).map_err(of)?;
+        if new.kind != FileKind::File {
+            return Err(FilesError::NotAFile { path: source.clone() });
+        }
         let old = self.look_at_target(path)?;
+        terms.check(path, old.as_ref())?;
         let result = (|| {
             self.make_dirs(names, path, &parent)?;
-            let kept = self.set_aside(names, path, old.as_ref())?;
-            self.growing(&parent, || self.data.rename(temporary, &to)).map_err(of)?;
-            Ok(kept)
+            let links = self.set_aside(names, path, old.as_ref())?;
+            self.move_file(source, &new, &to, old.as_ref()).map_err(of)?;
+            Ok(links)
         })();
-        let kept = result.inspect_err(|_| drop(self.prune(names, &parent)))?;
-        self.ledger.add(Part::Files, new_len as i64);
-        self.account_for_removal(old.as_ref(), kept);
-        Ok(self.owe(names, [parent]))
+        let links = result.inspect_err(|_| drop(self.prune(names, &parent)))?;
+        self.ledger.add(Part::Other, -(new.len as i64));
+        self.ledger.add(Part::Files, new.len as i64);
+        self.account_for_removal(old.as_ref(), links);
+        names.end_staged(source);
+        let mut changed = vec![parent];
+        // its owner counts on the other name being gone; staged content that came back is swept
+        changed.extend(Some(source.parent()).filter(|dir| *dir == RelPath::literal(KEPT)));
+        Ok((self.owe(names, changed), new))
+    }
+
+    /// Rename a file, recording by how much the directories grew. Between two names of one file a
+    /// rename would do nothing, and leave both.
+    pub fn move_file(&self, from: &RelPath, moved: &Stat, to: &RelPath, replaced: Option<&Stat>) -> io::Result<()> {
+        let change = || match replaced {
+            Some(replaced) if is_same(moved, replaced) => self.data.remove_file(from),
+            _ => self.data.rename(from, to),
+        };
+        let (here, there) = (from.parent(), to.parent());
+        if here == there {
+            return self.growing(&here, change);
+        }
+        self.growing(&here, || self.growing(&there, change))
     }
 
     /// Remove a file or symlink and the directories that it leaves empty.
-    pub fn remove(&self, path: &RelPath) -> Result<Owed, FilesError> {
+    pub fn remove(&self, path: &RelPath, terms: &Terms) -> Result<Owed, FilesError> {
         let _pass = self.gate.pass();
         self.check_usable()?;
         let mut names = self.names.lock();
         let old = self.look_at_source(path)?;
+        terms.check(path, Some(&old))?;
         let from = place_of(path)?;
-        let kept = self.set_aside(&names, path, Some(&old))?;
+        let links = self.set_aside(&names, path, Some(&old))?;
         let removed = self.growing(&from.parent(), || self.data.remove_file(&from));
         removed.map_err(|e| FilesError::of("remove", path, e))?;
-        self.account_for_removal(Some(&old), kept);
+        self.account_for_removal(Some(&old), links);
         let left = self.prune(&mut names, &from.parent());
         Ok(Owed { dirs: vec![left], proves: HashSet::new(), dir_changes: names.dir_changes })
     }
 
-    /// Give a file another name, replacing what is there.
-    pub fn rename(&self, from: &RelPath, to: &RelPath) -> Result<Option<Owed>, FilesError> {
+    /// Give a file another name, replacing what is there; gives its stat.
+    pub fn rename(&self, from: &RelPath, to: &RelPath, terms: &Terms) -> Result<(Option<Owed>, Stat), FilesError> {
         let _pass = self.gate.pass();
         self.check_usable()?;
         let mut names = self.names.lock();
@@ -188,35 +238,55 @@ impl Inner {
             return Err(FilesError::NotAFile { path: from.clone() });
         }
         if from == to {
-            return Ok(None);
+            return Ok((None, moved));
         }
         let replaced = self.look_at_target(to)?;
+        terms.check(to, replaced.as_ref())?;
         let (source, target) = (place_of(from)?, place_of(to)?);
-        // between two names of one file (another program's hard link) a rename would do nothing
-        let is_same = replaced.as_ref().is_some_and(|other| (other.dev, other.ino) == (moved.dev, moved.ino));
         let result = (|| {
             self.make_dirs(&mut names, to, &target.parent())?;
             self.set_aside(&names, from, Some(&moved))?;
-            let kept = self.set_aside(&names, to, replaced.as_ref())?;
-            let moved = self.growing(&source.parent(), || match target.parent() {
-                _ if is_same => self.data.remove_file(&source),
-                there if there == source.parent() => self.data.rename(&source, &target),
-                there => self.growing(&there, || self.data.rename(&source, &target)),
-            });
-            moved.map_err(|e| FilesError::of("rename", from, e))?;
-            Ok(kept)
+            let links = self.set_aside(&names, to, replaced.as_ref())?;
+            let renamed = self.move_file(&source, &moved, &target, replaced.as_ref());
+            renamed.map_err(|e| FilesError::of("rename", from, e))?;
+            Ok(links)
         })();
-        let kept = result.inspect_err(|_| drop(self.prune(&mut names, &target.parent())))?;
-        self.account_for_removal(replaced.as_ref(), kept);
+        let links = result.inspect_err(|_| drop(self.prune(&mut names, &target.parent())))?;
+        // of two names of one file (another program's hard link) one holds its bytes as both did
+        self.account_for_removal(replaced.filter(|replaced| !is_same(&moved, replaced)).as_ref(), links);
         let left = self.prune(&mut names, &source.parent());
-        Ok(Some(self.owe(&names, [target.parent(), left])))
+        Ok((Some(self.owe(&names, [target.parent(), left])), moved))
     }
 
-    /// Make durable what a change owes.
+    /// Remove a file that lies beside the tree; nothing there is fine. `counted`: bytes of it in the
+    /// ledger, where that is not its length.
+    pub fn remove_beside(&self, _names: &Names, at: &RelPath, counted: Option<u64>) -> io::Result<()> {
+        let stat = match self.data.stat(at) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            stat => stat?,
+        };
+        self.growing(&at.parent(), || self.data.remove_file(at))?;
+        // otherwise another name holds the bytes
+        if stat.nlink == 1 {
+            self.ledger.add(Part::Other, -(counted.unwrap_or(stat.len) as i64));
+        }
+        Ok(())
+    }
+
+    /// Make everything durable.
+    pub fn sync_tree(&self) -> io::Result<()> {
+        self.syncs.sync_tree(&*self.data)
+    }
+
+    /// Make durable what a change of `path` owes.
     pub fn settle(&self, owed: Owed, path: &RelPath) -> Result<(), FilesError> {
+        self.sync(owed).map_err(|source| FilesError::UnknownResult { path: path.clone(), source })
+    }
+
+    /// As [`Inner::settle`], before anything that a caller knows of has changed.
+    pub fn sync(&self, owed: Owed) -> io::Result<()> {
         for dir in &owed.dirs {
-            let synced = self.syncs.join(&*self.data, dir);
-            synced.map_err(|source| FilesError::UnknownResult { path: path.clone(), source })?;
+            self.syncs.join(&*self.data, dir)?;
         }
         if owed.proves.is_empty() {
             return Ok(());
@@ -232,7 +302,7 @@ impl Inner {
     }
 
     /// Syncs for changes in `dirs`, and for each directory above whose name may not be durable.
-    fn owe<const N: usize>(&self, names: &Names, dirs: [RelPath; N]) -> Owed {
+    pub fn owe(&self, names: &Names, dirs: impl IntoIterator<Item = RelPath>) -> Owed {
         let mut owed = Owed { dirs: Vec::new(), proves: HashSet::new(), dir_changes: names.dir_changes };
         for dir in dirs {
             let mut at = dir.clone();
@@ -249,8 +319,35 @@ impl Inner {
         owed
     }
 
+    /// Syncs for the name `path` as it is now, be there a file or not, whoever changed it.
+    pub fn owe_name(&self, path: &RelPath) -> Result<Owed, FilesError> {
+        if path.is_root() {
+            return Err(FilesError::IsDirectory { path: path.clone() });
+        }
+        let _pass = self.gate.pass();
+        self.check_usable()?;
+        let names = self.names.lock();
+        let mut dir = place_of(path)?.parent();
+        // where a directory is gone so are the names in it, once that is durable
+        while !dir.is_root() && !self.is_dir(&dir, path)? {
+            dir = dir.parent();
+        }
+        // what was kept may have come from there, or lie there now
+        let kept = RelPath::literal(KEPT);
+        let kept = if self.is_dir(&kept, path)? { Some(kept) } else { None };
+        Ok(self.owe(&names, [dir].into_iter().chain(kept)))
+    }
+
+    fn is_dir(&self, dir: &RelPath, path: &RelPath) -> Result<bool, FilesError> {
+        match self.data.stat(dir).map_err(|e| FilesError::of("look at a directory", path, e)) {
+            Ok(stat) => Ok(stat.kind == FileKind::Dir),
+            Err(FilesError::NotFound { .. } | FilesError::NotAFile { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Create what is missing of a directory, for `path`.
-    fn make_dirs(&self, names: &mut Names, path: &RelPath, dir: &RelPath) -> Result<(), FilesError> {
+    pub fn make_dirs(&self, names: &mut Names, path: &RelPath, dir: &RelPath) -> Result<(), FilesError> {
         let mut missing = Vec::new();
         let mut at = dir.clone();
         loop {
@@ -265,8 +362,8 @@ impl Inner {
             }
         }
         for dir in missing.into_iter().rev() {
-            for snapshot in &names.snapshots {
-                snapshot.record_absent(&shown(&dir));
+            if part_of(&dir) == Part::Files {
+                names.snapshots.iter().for_each(|snapshot| snapshot.record_absent(&shown(&dir)));
             }
             match self.growing(&dir.parent(), || self.data.create_dir(&dir)) {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
@@ -274,7 +371,7 @@ impl Inner {
             }
             names.durable_dirs.remove(&dir);
             names.dir_changes += 1;
-            self.ledger.add(Part::Files, self.len_of(&dir));
+            self.ledger.add(part_of(&dir), self.len_of(&dir));
         }
         Ok(())
     }
@@ -318,22 +415,26 @@ impl Inner {
         Ok(links)
     }
 
-    /// A name of `old` is gone: its bytes are too, unless another name (`kept` of them made since,
+    /// A name of `old` is gone: its bytes are too, unless another name (`links` of them made since,
     /// or another program's) still holds them.
-    fn account_for_removal(&self, old: Option<&Stat>, kept: u64) {
+    fn account_for_removal(&self, old: Option<&Stat>, links: u64) {
         let Some(old) = old else { return };
         self.ledger.add(Part::Files, -(old.len as i64));
-        if old.nlink + kept > 1 {
+        if old.nlink + links > 1 {
             self.ledger.add(Part::Other, old.len as i64);
         }
     }
 
     /// Change names in a directory, recording by how much the directory itself grew.
-    pub fn growing(&self, dir: &RelPath, change: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+    pub fn growing<T>(&self, dir: &RelPath, change: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        // names come and go there without the lock, so it is for the next walk to tell
+        if *dir == RelPath::literal(TEMPORARIES) {
+            return change();
+        }
         let before = self.len_of(dir);
-        change()?;
-        self.ledger.add(Part::Files, self.len_of(dir) - before);
-        Ok(())
+        let changed = change()?;
+        self.ledger.add(part_of(dir), self.len_of(dir) - before);
+        Ok(changed)
     }
 
     fn len_of(&self, dir: &RelPath) -> i64 {

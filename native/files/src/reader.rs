@@ -2,8 +2,9 @@
 
 use crate::{tag, FilesError};
 use blake3::Hasher;
-use macula_core::{DiskFile, RelPath, Stat};
+use macula_core::{DiskFile, Look, RelPath, Stat};
 use parking_lot::Mutex;
+use std::io;
 use std::sync::Arc;
 
 /// What is known about a file.
@@ -17,6 +18,23 @@ pub struct FileStat {
     pub mode: u32,
     /// Digest of the content, when we wrote it and nobody changed it since.
     pub blake3: Option<[u8; 32]>,
+}
+
+/// How a file looks without being read.
+pub(crate) fn look_of(stat: &Stat) -> Look {
+    Look { len: stat.len, mtime_ns: stat.mtime_ns, ino: stat.ino }
+}
+
+/// Fill `bytes` from `offset`, unless the file ends before.
+pub(crate) fn fill(file: &dyn DiskFile, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
+    let mut done = 0;
+    while done < bytes.len() {
+        match file.read_at(&mut bytes[done..], offset + done as u64)? {
+            0 => break,
+            n => done += n,
+        }
+    }
+    Ok(done)
 }
 
 /// An open file. It stays the version that it was when opened, whatever is written meanwhile.
@@ -54,16 +72,19 @@ impl Reader {
     /// from the first byte to the last verify the file: the last one fails with
     /// [`FilesError::Corrupt`] if the content is not what was written.
     pub fn read_at(&self, bytes: &mut [u8], offset: u64) -> Result<usize, FilesError> {
-        let mut done = 0;
-        while done < bytes.len() {
-            let read = self.file.read_at(&mut bytes[done..], offset + done as u64);
-            match read.map_err(|e| FilesError::of("read", &self.path, e))? {
-                0 => break,
-                n => done += n,
-            }
-        }
+        let done = self.peek_at(bytes, offset)?;
         self.follow(&bytes[..done], offset)?;
         Ok(done)
+    }
+
+    /// As [`Reader::read_at`], verifying nothing.
+    pub fn peek_at(&self, bytes: &mut [u8], offset: u64) -> Result<usize, FilesError> {
+        fill(&*self.file, bytes, offset).map_err(|e| FilesError::of("read", &self.path, e))
+    }
+
+    /// How it looked when it was opened.
+    pub fn look(&self) -> Look {
+        look_of(&self.stat)
     }
 
     fn follow(&self, bytes: &[u8], offset: u64) -> Result<(), FilesError> {

@@ -35,6 +35,11 @@ impl Syncs {
         self.poisoned.load(Ordering::Acquire)
     }
 
+    /// Make everything in the tree durable, as it is now or later.
+    pub fn sync_tree(&self, disk: &dyn Disk) -> io::Result<()> {
+        disk.sync_tree().inspect_err(|_| self.poisoned.store(true, Ordering::Release))
+    }
+
     /// Make the names in `dir` durable, as they are now or later.
     pub fn join(&self, disk: &dyn Disk, dir: &RelPath) -> io::Result<()> {
         let shared = self.rounds.lock().entry(dir.clone()).or_default().clone();

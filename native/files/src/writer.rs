@@ -4,10 +4,12 @@
 //! new one can be seen and dropping the writer leaves nothing behind; after the rename only a
 //! failed sync of the directory keeps the answer from being plain, and it says so.
 
-use crate::inner::{Inner, TEMPORARIES};
+use crate::inner::Inner;
+use crate::kept::Terms;
+use crate::temporary::Temporary;
 use crate::{tag, FilesError};
 use blake3::Hasher;
-use macula_core::{create_dir_all, DiskFile, Open, Part, RelPath};
+use macula_core::{DiskFile, RelPath};
 use std::io;
 use std::sync::Arc;
 
@@ -25,12 +27,9 @@ pub struct Written {
 pub struct Writer {
     inner: Arc<Inner>,
     path: RelPath,
-    temporary: RelPath,
-    file: Arc<dyn DiskFile>,
+    temporary: Temporary,
     hasher: Box<Hasher>,
-    len: u64,
     failed: bool,
-    placed: bool,
 }
 
 impl Writer {
@@ -39,26 +38,20 @@ impl Writer {
         let pass = inner.gate.pass();
         inner.check_usable()?;
         inner.look_at_target(path)?;
-        let (temporary, file) = create_temporary(&inner).map_err(|e| match FilesError::of("create", path, e) {
-            // it is our directory that is gone, not the caller's file
-            FilesError::NotFound { path } => {
-                FilesError::Io { op: "create a temporary", path, source: io::ErrorKind::NotFound.into() }
-            }
-            error => error,
-        })?;
+        let temporary = Temporary::new(inner.clone()).map_err(|e| FilesError::of("create", path, e));
+        let temporary = temporary.map_err(|error| ours(error, "create a temporary", path))?;
         drop(pass);
-        let hasher = Box::new(Hasher::new());
-        Ok(Self { inner, path: path.clone(), temporary, file, hasher, len: 0, failed: false, placed: false })
+        Ok(Self { inner, path: path.clone(), temporary, hasher: Box::new(Hasher::new()), failed: false })
     }
 
     /// Append. After an error the writer can only be dropped.
     pub fn write_chunk(&mut self, bytes: &[u8]) -> Result<(), FilesError> {
         self.check()?;
         self.failed = true;
-        self.file.write_all_at(bytes, self.len).map_err(|e| FilesError::of("write", &self.path, e))?;
+        let written = self.temporary.file.write_all_at(bytes, self.temporary.len());
+        written.map_err(|e| FilesError::of("write", &self.path, e))?;
         self.hasher.update(bytes);
-        self.len += bytes.len() as u64;
-        self.inner.ledger.add(Part::Other, bytes.len() as i64);
+        self.temporary.grew(bytes.len() as u64);
         self.failed = false;
         Ok(())
     }
@@ -68,19 +61,15 @@ impl Writer {
     /// other error: nothing changed.
     pub fn commit(mut self) -> Result<Written, FilesError> {
         self.check()?;
-        let hash = *self.hasher.finalize().as_bytes();
-        self.seal(&hash).map_err(|e| FilesError::of("sync", &self.path, e))?;
-        let owed = self.inner.place(&self.temporary, &self.path)?;
-        self.placed = true;
+        let blake3 = *self.hasher.finalize().as_bytes();
+        let file = &*self.temporary.file;
+        let sealed = finish(file, Some(&blake3)).and_then(|()| file.sync_data());
+        sealed.map_err(|e| FilesError::of("sync", &self.path, e))?;
+        let placed = self.inner.place(&self.temporary.at, &self.path, &Terms::none());
+        let (owed, _) = placed.map_err(|error| ours(error, "put into place", &self.path))?;
+        self.temporary.named();
         self.inner.settle(owed, &self.path)?;
-        Ok(Written { len: self.len, blake3: hash })
-    }
-
-    fn seal(&self, hash: &[u8; 32]) -> io::Result<()> {
-        // 0644: ordinary tools read what lies here
-        self.file.set_mode(0o644)?;
-        tag::set(&*self.file, hash, &self.file.stat()?)?;
-        self.file.sync_data()
+        Ok(Written { len: self.temporary.len(), blake3 })
     }
 
     fn check(&self) -> Result<(), FilesError> {
@@ -91,28 +80,22 @@ impl Writer {
     }
 }
 
-impl Drop for Writer {
-    fn drop(&mut self) {
-        self.inner.ledger.add(Part::Other, -(self.len as i64));
-        if !self.placed {
-            // what cannot be removed now is removed by the next open
-            let _ = self.inner.data.remove_file(&self.temporary);
-        }
+/// Tell everybody what a file holds, if that is known, before it is synced and put into its place.
+pub(crate) fn finish(file: &dyn DiskFile, blake3: Option<&[u8; 32]>) -> io::Result<()> {
+    // 0644: ordinary tools read what lies here
+    file.set_mode(0o644)?;
+    match blake3 {
+        Some(blake3) => tag::set(file, blake3, &file.stat()?),
+        None => Ok(()),
     }
 }
 
-fn create_temporary(inner: &Inner) -> io::Result<(RelPath, Arc<dyn DiskFile>)> {
-    let dir = RelPath::literal(TEMPORARIES);
-    let mut tries = 0;
-    loop {
-        let name = format!("{:016x}", inner.chance.next_u64());
-        let path = dir.join(name).map_err(io::Error::other)?;
-        tries += 1;
-        match inner.data.open(&path, Open::CreateNew) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists && tries < 100 => {}
-            // another program tidied up our directory
-            Err(error) if error.kind() == io::ErrorKind::NotFound && tries < 3 => create_dir_all(&*inner.data, &dir)?,
-            result => return Ok((path, result?)),
+/// Where it is our temporary or its directory that is gone, the caller's file is not.
+fn ours(error: FilesError, op: &'static str, path: &RelPath) -> FilesError {
+    match error {
+        FilesError::NotFound { .. } => {
+            FilesError::Io { op, path: path.clone(), source: io::ErrorKind::NotFound.into() }
         }
+        error => error,
     }
 }

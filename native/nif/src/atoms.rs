@@ -6,7 +6,7 @@ rustler::atoms! {
     not_found, exists, conflict, busy, timeout, closed, locked, unsupported, quota_exceeded, too_large,
     no_quorum, disk_full, unknown_result, poisoned, history_gone, opened_by_other_sqlite,
     // what a person must read
-    invalid, corrupt, newer_format, permission, io, sql, lock_held, internal,
+    invalid, corrupt, newer_format, permission, io, sql, unreachable, lock_held, internal,
     // arguments
     leave, lead, voter, learner,
     sync, r#async = "async",
@@ -36,6 +36,8 @@ rustler::atoms! {
     node, nodes, put_many, delete_many, get, get_many, txn, lease_grant, lease_keep_alive, lease_revoke, import,
     count, list, history, status, refused, lease_unknown, lease_without_end, keep_while_not_met, time_ms, leases,
     history_first, history_bytes, state_changed,
+    // replicated files
+    bulk, fast, quorum,
     // certificates
     authority, certificate, cluster, id, has_key, role, member, client, issued_by, trusts, from_ms, until_ms,
     infinity, neg_infinity, name, path, bytes, at_us, verified, entries, blocks, bytes_in, changed, left_out,

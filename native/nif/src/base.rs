@@ -3,6 +3,7 @@
 use crate::atoms;
 use crate::error::{self, Failure};
 use crate::handle::{dispose, Handle};
+use crate::mesh::OpenMesh;
 use crate::options::{app_name, kv_options, machine_path, sqlite_options};
 use crate::reply::Reply;
 use crate::runtime::{seams, Runtime};
@@ -26,6 +27,7 @@ pub struct Opened {
     control: Mutex<Option<macula_control::Server>>,
     usage: Mutex<Option<UsageThread>>,
     state: Mutex<Option<Arc<OpenState>>>,
+    mesh: Mutex<Option<Arc<OpenMesh>>>,
     /// As it was asked for; the base itself knows where its symlinks lead.
     path: PathBuf,
 }
@@ -99,7 +101,8 @@ fn open(
     let usage = UsageThread::start(base.clone(), usage_interval).map_err(threads)?;
     let runtime = Runtime::start().map_err(threads)?;
     let (control, usage) = (Mutex::new(Some(control)), Mutex::new(Some(usage)));
-    let opened = Arc::new(Opened { base, runtime, control, usage, state: Mutex::default(), path });
+    let (state, mesh) = Default::default();
+    let opened = Arc::new(Opened { base, runtime, control, usage, state, mesh, path });
     if let Some(before) = current.replace(opened.clone()) {
         dispose(Box::new(before));
     }
@@ -124,8 +127,24 @@ impl Opened {
         Ok(state.insert(Arc::new(open()?)).clone())
     }
 
-    /// Close it, if it is open.
+    /// This node's replicated files, as a member of the cluster of `state`, opened with the first call.
+    pub fn mesh(&self, state: &OpenState, options: macula_mesh::Options) -> Result<Arc<OpenMesh>, Failure> {
+        let mut mesh = self.mesh.lock();
+        if let Some(mesh) = &*mesh {
+            return Ok(mesh.clone());
+        }
+        if self.base.is_closed() {
+            return Err(Failure::outcome(Kind::Closed));
+        }
+        Ok(mesh.insert(Arc::new(OpenMesh::open(self, state, options)?)).clone())
+    }
+
+    /// Close it, if it is open, and the replicated files with it.
     pub fn close_state(&self) {
+        let mesh = self.mesh.lock().take();
+        if let Some(mesh) = mesh {
+            mesh.close();
+        }
         let state = self.state.lock().take();
         if let Some(state) = state {
             state.close();

@@ -168,6 +168,7 @@ fn atom(kind: Kind) -> (Atom, bool) {
         Kind::Permission => (atoms::permission(), false),
         Kind::Io => (atoms::io(), false),
         Kind::Sql => (atoms::sql(), false),
+        Kind::Unreachable => (atoms::unreachable(), false),
         Kind::LockHeld => (atoms::lock_held(), false),
         Kind::Internal => (atoms::internal(), false),
     }

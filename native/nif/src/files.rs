@@ -30,19 +30,21 @@ pub struct WriterHandle(Handle<(Arc<Mutex<Option<Writer>>>, OpenApp)>);
 impl Resource for WriterHandle {}
 
 /// A caller's binary, held by reference until a job is done with it.
-struct Held {
+pub struct Held {
     env: OwnedEnv,
     term: SavedTerm,
 }
 
 impl Held {
-    fn new(binary: Term) -> Self {
+    /// It.
+    pub fn new(binary: Term) -> Self {
         let env = OwnedEnv::new();
         let term = env.save(binary);
         Self { env, term }
     }
 
-    fn with<T>(&self, act: impl FnOnce(&[u8]) -> T) -> Result<T, Failure> {
+    /// Use its bytes.
+    pub fn with<T>(&self, act: impl FnOnce(&[u8]) -> T) -> Result<T, Failure> {
         self.env.run(|env| match self.term.load(env).decode::<Binary>() {
             Ok(bytes) => Ok(act(bytes.as_slice())),
             Err(_) => Err(Failure::invalid("expected a binary")),

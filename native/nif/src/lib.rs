@@ -19,6 +19,7 @@ mod files;
 mod handle;
 mod heap;
 mod kv;
+mod mesh;
 mod options;
 mod probe;
 mod reply;

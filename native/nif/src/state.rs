@@ -13,7 +13,8 @@ use crate::error::{self, Failure};
 use crate::handle::Handle;
 use crate::options::span;
 use crate::runtime::owe;
-use macula_raft::{Client, ClusterId, Consistency, Engine, Feeds, RaftError};
+use macula_core::Members;
+use macula_raft::{net, Client, ClusterId, Consistency, Engine, Feeds, RaftError};
 use parking_lot::RwLock;
 use rustler::{Atom, Binary, Encoder, Env, Resource, ResourceArc, Term};
 use std::sync::Arc;
@@ -28,7 +29,7 @@ pub struct OpenState {
 
 /// What this VM is in the cluster.
 enum Open {
-    Member(Engine, macula_store::StateDir),
+    Member(Engine, macula_store::NodeDir),
     /// It has nothing here, and asks members.
     Client(Client),
 }
@@ -59,6 +60,24 @@ impl OpenState {
     /// Ask members, as one that is none.
     fn ask_as(client: Client) -> Self {
         Self { open: RwLock::new(Some(Open::Client(client))), feeds: Arc::default() }
+    }
+
+    /// Who the members are.
+    pub fn members(&self) -> Result<Arc<dyn Members>, RaftError> {
+        self.with(|engine| Ok(engine.members()))
+    }
+
+    /// What links to other members are made of, once it has some.
+    pub fn net(&self) -> Result<Option<net::Net>, RaftError> {
+        self.with(|engine| Ok(engine.net()))
+    }
+
+    /// Have this one answer what members ask on links for blocks of files.
+    pub fn serve_bulk(&self, handler: Arc<dyn net::Handler>) -> Result<(), RaftError> {
+        self.with(|engine| {
+            engine.serve_bulk(handler);
+            Ok(())
+        })
     }
 
     /// Stop its threads, then let go of its directory.

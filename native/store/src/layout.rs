@@ -64,6 +64,16 @@ impl Layout {
         below("state", &format!("raft-set-aside-{time_ms}"))
     }
 
+    /// `mesh`: what this node knows of replicated files.
+    pub fn mesh() -> RelPath {
+        RelPath::literal("mesh")
+    }
+
+    /// `run/.mesh.lock`: flocked by who has that open.
+    pub fn mesh_lock() -> RelPath {
+        RelPath::literal("run/.mesh.lock")
+    }
+
     /// `run/.state.lock`, a name that no app can have: flocked by who has the replicated state open.
     pub fn state_lock() -> RelPath {
         RelPath::literal("run/.state.lock")

@@ -7,6 +7,7 @@
 //! Invariant: no byte of an app is touched by a process that does not hold its owner lock.
 
 mod app;
+mod app_files;
 mod backup;
 mod backup_name;
 mod base;
@@ -17,16 +18,17 @@ mod engine;
 mod error;
 mod layout;
 mod lock;
+mod node_dir;
 mod pack;
 mod plain;
 mod restore;
-mod state;
 mod swap;
 mod tree;
 mod turns;
 mod usage;
 
 pub use app::App;
+pub use app_files::AppFilesOf;
 pub use backup::{BackupInfo, BackupOptions, Format};
 pub use backup_name::BackupName;
 pub use base::{Base, Options, Seams};
@@ -37,8 +39,8 @@ pub use engine::{Engine, Pinned};
 pub use error::StoreError;
 pub use layout::Layout;
 pub use lock::Owner;
+pub use node_dir::NodeDir;
 pub use restore::{RestoreInfo, RestoreOptions};
-pub use state::StateDir;
 pub use usage::Usage;
 
 /// The key-value engine's own words, for those who may know only the store.

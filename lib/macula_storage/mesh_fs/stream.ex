@@ -1,0 +1,130 @@
+defmodule MaculaStorage.MeshFS.Stream do
+  @moduledoc """
+  A replicated file in chunks, both ways; see `MaculaStorage.MeshFS.stream!/3`.
+
+  Invariant: reading stays with the version that its first look found; what was collected is there wholly, or not at all.
+  """
+
+  alias MaculaStorage.{Apps, Call, Error, MeshFS, Native}
+
+  @enforce_keys [:app, :name, :chunk_bytes]
+  defstruct @enforce_keys ++ [ack: nil]
+
+  @type t :: %__MODULE__{
+          app: String.t(),
+          name: Path.t(),
+          chunk_bytes: pos_integer,
+          ack: MeshFS.ack() | nil
+        }
+
+  # a chunk crosses in pieces, so that no call handles more than a mebibyte
+  @piece 1_048_576
+  # how long others are waited for, as `MeshFS.write/4` does
+  @ack_ms 15_000
+
+  @doc false
+  def reader!(stream) do
+    {reader, _size} =
+      ok!(MeshFS.reader(stream.app, stream.name, nil, %{timeout: :infinity}), stream)
+
+    reader
+  end
+
+  @doc false
+  def chunk!(stream, reader, offset) do
+    part = {offset, stream.chunk_bytes}
+    ok!(MeshFS.part(stream.app, reader, part, %{timeout: :infinity}), stream)
+  end
+
+  @doc false
+  def writer(stream) do
+    key = {stream.app, stream.name}
+    Apps.with_mesh(fn mesh -> call(stream, &Native.mesh_writer(mesh, &1, key)) end)
+  end
+
+  @doc false
+  def writer!(stream), do: stream |> writer() |> ok!(stream)
+
+  @doc false
+  def write(stream, writer, chunk),
+    do: chunk |> IO.iodata_to_binary() |> write_pieces(stream, writer)
+
+  @doc false
+  def write!(stream, writer, chunk), do: stream |> write(writer, chunk) |> ok!(stream)
+
+  defp write_pieces("", _stream, _writer), do: :ok
+
+  defp write_pieces(<<piece::binary-size(@piece), rest::binary>>, stream, writer) do
+    with :ok <- write_piece(piece, stream, writer), do: write_pieces(rest, stream, writer)
+  end
+
+  defp write_pieces(piece, stream, writer), do: write_piece(piece, stream, writer)
+
+  defp write_piece(piece, stream, writer),
+    do: call(stream, &Native.mesh_writer_chunk(writer, &1, piece))
+
+  @doc false
+  def commit(stream, writer, ack, wait_ms) do
+    Call.run(&Native.mesh_writer_commit(writer, &1, ack),
+      op: :mesh_write,
+      app: stream.app,
+      timeout: wait_ms
+    )
+  end
+
+  @doc false
+  def commit!(stream, writer) do
+    ack = MeshFS.ack(%{ack: stream.ack, timeout: @ack_ms})
+    stream |> commit(writer, ack, :infinity) |> ok!(stream)
+  end
+
+  defp call(stream, start),
+    do: Call.run(start, op: :mesh_stream, app: stream.app, timeout: :infinity)
+
+  defp ok!({:ok, value}, _stream), do: value
+  defp ok!(:ok, _stream), do: :ok
+  defp ok!({:error, reason}, stream), do: Error.raise!(reason, :mesh_stream, stream.app)
+
+  defimpl Enumerable do
+    alias MaculaStorage.MeshFS.Stream, as: FileStream
+
+    def reduce(stream, acc, fun) do
+      Stream.resource(
+        fn -> {FileStream.reader!(stream), 0} end,
+        fn {reader, offset} ->
+          case FileStream.chunk!(stream, reader, offset) do
+            "" -> {:halt, {reader, offset}}
+            bytes -> {[bytes], {reader, offset + byte_size(bytes)}}
+          end
+        end,
+        fn _ -> :ok end
+      ).(acc, fun)
+    end
+
+    def count(_stream), do: {:error, __MODULE__}
+    def member?(_stream, _element), do: {:error, __MODULE__}
+    def slice(_stream), do: {:error, __MODULE__}
+  end
+
+  defimpl Collectable do
+    alias MaculaStorage.MeshFS.Stream, as: FileStream
+    alias MaculaStorage.Native
+
+    def into(stream) do
+      writer = FileStream.writer!(stream)
+
+      {:ok,
+       fn
+         :ok, {:cont, chunk} ->
+           FileStream.write!(stream, writer, chunk)
+
+         :ok, :done ->
+           FileStream.commit!(stream, writer)
+           stream
+
+         :ok, :halt ->
+           Native.mesh_writer_abort(writer)
+       end}
+    end
+  end
+end

@@ -1,0 +1,71 @@
+defmodule MaculaStorage.Native.Mesh do
+  @moduledoc false
+  # The stubs of native/nif/src/mesh.rs, which are compiled into `MaculaStorage.Native`: one library is one module,
+  # and that file is as long as a file may be. The same rules.
+
+  defmacro __using__(_options) do
+    quote do
+      # a name is `{app, path}`, a version `{stamp, replica}`, an ack `:local | n | :quorum | :all`, or `nil`: what is
+      # usual; with how long to wait for it
+      @type name :: {String.t(), binary}
+      @type version :: {non_neg_integer, non_neg_integer}
+      @type path :: binary | nil
+      @type ack :: {:local | non_neg_integer | :quorum | :all | nil, non_neg_integer}
+
+      @spec mesh_open(handle, handle, reference, String.t(), :fast | :bulk, non_neg_integer) ::
+              call
+      def mesh_open(_base, _state, _ref, _zone, _class, _copies), do: missing()
+
+      @spec mesh_write(handle, reference, name, binary, ack) :: call
+      def mesh_write(_mesh, _ref, _name, _content, _ack), do: missing()
+
+      @spec mesh_delete(handle, reference, name, ack) :: call
+      def mesh_delete(_mesh, _ref, _name, _ack), do: missing()
+
+      @spec mesh_resolve(handle, reference, name, version, ack) :: call
+      def mesh_resolve(_mesh, _ref, _name, _version, _ack), do: missing()
+
+      @spec mesh_copy(handle, reference, name, binary, ack) :: call
+      def mesh_copy(_mesh, _ref, _name, _to, _ack), do: missing()
+
+      @spec mesh_rename(handle, reference, name, binary, ack) :: call
+      def mesh_rename(_mesh, _ref, _name, _to, _ack), do: missing()
+
+      @spec mesh_scrub(handle, reference, non_neg_integer) :: call
+      def mesh_scrub(_mesh, _ref, _pause_us), do: missing()
+
+      @spec mesh_reader(handle, reference, name, version | nil) :: call
+      def mesh_reader(_mesh, _ref, _name, _version), do: missing()
+
+      @spec mesh_read_part(handle, reference, non_neg_integer, pos_integer) :: call
+      def mesh_read_part(_reader, _ref, _offset, _len), do: missing()
+
+      @spec mesh_stat(handle, reference, name) :: call
+      def mesh_stat(_mesh, _ref, _name), do: missing()
+
+      @spec mesh_versions(handle, reference, name) :: call
+      def mesh_versions(_mesh, _ref, _name), do: missing()
+
+      @spec mesh_list(handle, reference, String.t(), path, path, pos_integer) :: call
+      def mesh_list(_mesh, _ref, _app, _prefix, _after, _limit), do: missing()
+
+      @spec mesh_status(handle, reference) :: call
+      def mesh_status(_mesh, _ref), do: missing()
+
+      @spec mesh_scan(handle, reference, String.t(), boolean) :: call
+      def mesh_scan(_mesh, _ref, _app, _deletions), do: missing()
+
+      @spec mesh_writer(handle, reference, name) :: call
+      def mesh_writer(_mesh, _ref, _name), do: missing()
+
+      @spec mesh_writer_chunk(handle, reference, binary) :: call
+      def mesh_writer_chunk(_writer, _ref, _bytes), do: missing()
+
+      @spec mesh_writer_commit(handle, reference, ack) :: call
+      def mesh_writer_commit(_writer, _ref, _ack), do: missing()
+
+      @spec mesh_writer_abort(handle) :: :ok
+      def mesh_writer_abort(_writer), do: missing()
+    end
+  end
+end

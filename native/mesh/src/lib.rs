@@ -1,0 +1,51 @@
+//! Files that survive machines: each version has a stamp and a history, each change reaches every member,
+//! content lies where it is placed, and nothing that two sides wrote at once is lost.
+//!
+//! A [`Mesh`] knows files only through [`macula_core::AppFiles`], members only through
+//! [`macula_core::Members`] and a [`Carrier`]. What is known of each file lies in an index of its own.
+
+#![forbid(unsafe_code)]
+
+mod care;
+mod carrier;
+mod early;
+mod error;
+mod fetch;
+pub mod id;
+mod index;
+mod local;
+mod mesh;
+mod name;
+mod peers;
+mod placement;
+pub mod ranges;
+mod reading;
+mod reconcile;
+mod record;
+mod remote;
+mod row;
+mod scan;
+mod scrub;
+mod serve;
+mod shared;
+mod stamp;
+mod turn;
+mod unsynced;
+mod waiters;
+pub mod wire;
+
+pub use care::Cared;
+pub use carrier::{Carrier, Links, MESSAGE_LEN_MAX};
+pub use error::MeshError;
+pub use id::{ContentId, Hashing, Manifest, BLOCK_LEN};
+pub use local::{Page, Stat, Writing};
+pub use mesh::{Ack, Mesh, Status, Written};
+pub use name::Name;
+pub use placement::{Card, Class};
+pub use reading::Reading;
+pub use record::{Claim, Content, Dot, Record, ReplicaId, Version};
+pub use scan::Scanned;
+pub use scrub::Scrubbed;
+pub use serve::Door;
+pub use shared::{Options, Seams};
+pub use stamp::{Stamp, Stamps};

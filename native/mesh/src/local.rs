@@ -1,0 +1,377 @@
+//! What this node's own callers do to files.
+//!
+//! Invariant: what returned `Ok` is durable here, file and index; what returned an error other than an unknown
+//! result has changed nothing. Nothing here waits for another member.
+
+use crate::early::EarlySync;
+use crate::record::{Content, Record, Version};
+use crate::row::Row;
+use crate::shared::Shared;
+use crate::turn::{Turn, CHUNK};
+use crate::unsynced::SHORT_MAX;
+use crate::{ContentId, Dot, Hashing, MeshError, Name};
+use macula_core::{AppFiles, AppName, Kind, Kinded, RelPath, Staged};
+use std::ops::Bound;
+use std::sync::Arc;
+
+/// Digits of the name of what a writer stages; what is fetched has longer ones.
+pub(crate) const STAGED_DIGITS: usize = 32;
+/// How often a file may be changed by others while a version from elsewhere comes into its place.
+const CHANGES_MAX: usize = 3;
+
+/// A file that is being written. Dropped, it leaves no trace.
+pub struct Writing {
+    shared: Arc<Shared>,
+    files: Arc<dyn AppFiles>,
+    name: Name,
+    /// As long as it is short, nothing is staged.
+    short: Vec<u8>,
+    staged: Option<(String, Arc<dyn Staged>)>,
+    early: EarlySync,
+    hashing: Hashing,
+    /// What it must turn out to be.
+    is_copy_of: Option<ContentId>,
+    is_placed: bool,
+}
+
+/// What is known of a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stat {
+    /// The version that its name shows.
+    pub version: Version,
+    /// Its content.
+    pub content: Content,
+    /// Names of the members that have it.
+    pub replicas: Vec<String>,
+    /// Whether this one is among them.
+    pub is_here: bool,
+    /// Versions that it does not show, though nothing replaced them.
+    pub conflicts: usize,
+}
+
+/// Names of files, in order.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Page {
+    /// Their paths.
+    pub paths: Vec<RelPath>,
+    /// Whether there are more after the last.
+    pub more: bool,
+}
+
+impl Writing {
+    /// Which file.
+    pub fn name(&self) -> &Name {
+        &self.name
+    }
+
+    /// The next bytes.
+    ///
+    /// # Errors
+    /// [`Kind::DiskFull`]; behind an error the writer can only be dropped.
+    pub fn write(&mut self, bytes: &[u8]) -> Result<(), MeshError> {
+        if self.staged.is_none() && self.short.len() + bytes.len() <= SHORT_MAX {
+            self.short.extend_from_slice(bytes);
+        } else {
+            let offset = self.hashing.len();
+            let staged = self.stage()?;
+            staged.write_at(bytes, offset)?;
+            self.early.wrote(bytes.len() as u64, &staged);
+        }
+        self.hashing.update(bytes);
+        Ok(())
+    }
+
+    /// The file has this content from now on. `Ok`: durable here.
+    ///
+    /// # Errors
+    /// [`Kind::UnknownResult`]: it may not survive a power loss. Any other: nothing changed.
+    pub fn commit(mut self) -> Result<Dot, MeshError> {
+        self.end(|record, dot, content| record.write(dot, Some(content)), |_| Ok(()))
+    }
+
+    /// The same by another change of the record, if `check` has nothing against it.
+    fn end(
+        &mut self,
+        change: impl FnOnce(&mut Record, Dot, Content),
+        check: impl FnOnce(&Record) -> Result<(), MeshError>,
+    ) -> Result<Dot, MeshError> {
+        let manifest = std::mem::take(&mut self.hashing).finish();
+        let content = Content { id: manifest.id(), len: manifest.len() };
+        if self.is_copy_of.is_some_and(|id| id != content.id) {
+            return Err(MeshError::Rotten { path: self.name.path.clone() });
+        }
+        if let Some((_, staged)) = &self.staged {
+            staged.seal(content.len, manifest.whole())?;
+            self.shared.index.put_manifest(&manifest)?;
+        }
+        let mut turn = Turn::of(&self.shared, &self.name)?;
+        check(&turn.row.record)?;
+        let dot = self.shared.dot()?;
+        let mut record = turn.row.record.clone();
+        change(&mut record, dot, content);
+        let brought = match &self.staged {
+            Some((staged_name, _)) => turn.bring(record, Some(staged_name.clone()), true),
+            None => turn.bring_short(record, &self.short, true),
+        };
+        match brought {
+            Err(error) if error.kind() != Kind::UnknownResult => Err(error),
+            brought => {
+                self.is_placed = true;
+                brought.map(|()| dot)
+            }
+        }
+    }
+
+    /// Content that was short so far goes beside the tree.
+    fn stage(&mut self) -> Result<Arc<dyn Staged>, MeshError> {
+        if let Some((_, staged)) = &self.staged {
+            return Ok(staged.clone());
+        }
+        let chance = &self.shared.chance;
+        let staged_name = format!("{:016x}{:016x}", chance.next_u64(), chance.next_u64());
+        self.shared.staging.lock().insert(staged_name.clone());
+        let staged: Arc<dyn Staged> = Arc::from(self.files.stage(&staged_name)?);
+        self.staged = Some((staged_name, staged.clone()));
+        staged.write_at(&std::mem::take(&mut self.short), 0)?;
+        Ok(staged)
+    }
+}
+
+impl Drop for Writing {
+    fn drop(&mut self) {
+        let Some((staged_name, _)) = &self.staged else { return };
+        if !self.is_placed {
+            // what cannot be removed now is swept
+            let _ = self.files.unstage(staged_name);
+        }
+        self.shared.staging.lock().remove(staged_name);
+    }
+}
+
+impl std::fmt::Debug for Writing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Writing").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    /// Begin to write a file.
+    pub fn writing(self: &Arc<Self>, name: &Name) -> Result<Writing, MeshError> {
+        let files = self.files(&name.app)?;
+        let (shared, name) = (self.clone(), name.clone());
+        let (short, early, hashing) = Default::default();
+        let (staged, is_copy_of) = Default::default();
+        Ok(Writing { shared, files, name, short, staged, early, hashing, is_copy_of, is_placed: false })
+    }
+
+    /// Write a whole file.
+    pub fn write(self: &Arc<Self>, name: &Name, bytes: &[u8]) -> Result<Dot, MeshError> {
+        let mut writing = self.writing(name)?;
+        writing.write(bytes)?;
+        writing.commit()
+    }
+
+    /// Delete a file.
+    pub fn delete(&self, name: &Name) -> Result<Dot, MeshError> {
+        let mut turn = Turn::of(self, name)?;
+        let shown = turn.row.record.winner().and_then(|winner| winner.content);
+        shown.ok_or_else(|| MeshError::NotFound { path: name.path.clone() })?;
+        let dot = self.dot()?;
+        let mut record = turn.row.record.clone();
+        record.write(dot, None);
+        turn.bring(record, None, true)?;
+        Ok(dot)
+    }
+
+    /// Let a file have, instead of all its versions, the content of one of them that is here.
+    pub fn resolve(self: &Arc<Self>, name: &Name, chosen: Dot) -> Result<Dot, MeshError> {
+        // a copy: whoever holds the chosen one may look for it there
+        let mut writing = self.copying(name, Some(chosen), name)?;
+        let resolve = |record: &mut Record, dot, content| record.resolve(dot, Some(content));
+        writing.end(resolve, |record| match record.version(&chosen) {
+            Some(_) => Ok(()),
+            None => Err(MeshError::NotFound { path: name.path.clone() }),
+        })
+    }
+
+    /// Give a file's content, which is here, to another name too. It travels to nobody who has it.
+    pub fn copy(self: &Arc<Self>, from: &Name, to: &Name) -> Result<Dot, MeshError> {
+        self.copying(from, None, to)?.commit()
+    }
+
+    /// Give a file another name: first it has both, then the one. Gives the versions that were made: of the new name,
+    /// and of the former.
+    pub fn rename(self: &Arc<Self>, from: &Name, to: &Name) -> Result<(Dot, Dot), MeshError> {
+        if from == to {
+            return Err(MeshError::Invalid("a file has that name already".into()));
+        }
+        let before = self.stat(from)?.version.dot;
+        let made = self.copy(from, to)?;
+        // what was written there meanwhile is not what was moved
+        let mut turn = Turn::of(self, from)?;
+        let shown = shown(&turn.row.record);
+        if shown != Some(before) {
+            return Err(MeshError::Changed { path: from.path.clone() });
+        }
+        let dot = self.dot()?;
+        let mut record = turn.row.record.clone();
+        record.write(dot, None);
+        turn.bring(record, None, true)?;
+        Ok((made, dot))
+    }
+
+    /// Begin to write `to` with the content of a version of `from`.
+    fn copying(self: &Arc<Self>, from: &Name, chosen: Option<Dot>, to: &Name) -> Result<Writing, MeshError> {
+        let reading = self.reading(from, chosen)?;
+        let opened = reading.opened.as_ref();
+        let opened = opened.ok_or_else(|| self.unreachable(from, &reading.row, &reading.version))?;
+        let mut writing = self.writing(to)?;
+        writing.is_copy_of = Some(reading.content.id);
+        let mut bytes = vec![0; CHUNK];
+        loop {
+            match opened.read_at(&mut bytes, writing.hashing.len())? {
+                0 => return Ok(writing),
+                len => writing.write(&bytes[..len])?,
+            }
+        }
+    }
+
+    /// What is known of a file, without its turn.
+    pub fn stat(&self, name: &Name) -> Result<Stat, MeshError> {
+        let row = self.row(name)?;
+        let shown = row.record.winner().and_then(|version| version.content.map(|content| (version.clone(), content)));
+        let (version, content) = shown.ok_or_else(|| MeshError::NotFound { path: name.path.clone() })?;
+        let replicas = self.names_of(row.record.holders(version.dot));
+        let is_here = row.has_content(&content.id);
+        Ok(Stat { replicas, is_here, conflicts: row.record.losers().count(), version, content })
+    }
+
+    /// The versions of a file that nothing replaced, the one it shows first.
+    pub fn versions(&self, name: &Name) -> Result<Vec<Version>, MeshError> {
+        let record = self.row(name)?.record;
+        let shown = record.winner().cloned().into_iter();
+        let versions: Vec<Version> = shown.chain(record.losers().cloned()).collect();
+        match versions.is_empty() {
+            true => Err(MeshError::NotFound { path: name.path.clone() }),
+            false => Ok(versions),
+        }
+    }
+
+    /// Files of an app at or below `prefix` whose names come after `after`, at most `limit`.
+    pub fn list(
+        &self,
+        app: &AppName,
+        prefix: Option<&RelPath>,
+        after: Option<&RelPath>,
+        limit: usize,
+    ) -> Result<Page, MeshError> {
+        let of = |path: &RelPath| Name { app: app.clone(), path: path.clone() }.key();
+        let all = [app.as_str().as_bytes(), b"\0"].concat();
+        let first = prefix.map_or(all, &of);
+        let after = after.map(of).filter(|after| *after >= first);
+        let from = after.as_ref().map_or(Bound::Included(&first[..]), |after| Bound::Excluded(&after[..]));
+        let mut page = Page::default();
+        let mut failed = None;
+        self.index.rows((from, Bound::Unbounded), &mut |key, row| {
+            if !key.starts_with(&first) {
+                return false;
+            }
+            match Name::of_key(key) {
+                Ok(name) if prefix.is_none_or(|prefix| name.path.is_within(prefix)) => {
+                    if row.record.winner().is_some_and(|version| version.content.is_some()) {
+                        page.paths.push(name.path);
+                    }
+                }
+                Ok(_) => {}
+                Err(error) => failed = Some(error),
+            }
+            page.paths.len() <= limit && failed.is_none()
+        })?;
+        page.more = page.paths.len() > limit;
+        page.paths.truncate(limit);
+        failed.map_or(Ok(page), Err)
+    }
+
+    /// Nobody who says that it has a version can be asked now.
+    pub fn unreachable(&self, name: &Name, row: &Row, version: &Version) -> MeshError {
+        let holders = self.names_of(row.record.holders(version.dot)).join(" ");
+        MeshError::Unreachable { path: name.path.clone(), holders }
+    }
+
+    /// The members' names of replicas that are known.
+    pub fn names_of(&self, replicas: impl Iterator<Item = crate::ReplicaId>) -> Vec<String> {
+        let cards = self.cards();
+        let name = |replica| cards.iter().find(|card| card.replica == replica).map(|card| card.name.clone());
+        replicas.filter_map(name).collect()
+    }
+
+    /// Merge what the member `from` knows; with the content of what it shows, when that came along. Gives what is
+    /// known then, of which `from` is not told: it gets that as an answer, or knows it.
+    pub fn merge(&self, name: &Name, record: &Record, content: Option<&[u8]>, from: &str) -> Result<Record, MeshError> {
+        self.observe(record);
+        let mut turn = Turn::of(self, name)?;
+        turn.from = Some(from.to_owned());
+        let mut merged = turn.row.record.clone();
+        let is_news = merged.merge(record);
+        let inline = content.filter(|_| self.lacks_shown(name, &turn.row, &merged));
+        if !is_news && inline.is_none() {
+            return Ok(turn.row.record.clone());
+        }
+        for _ in 0..CHANGES_MAX {
+            let mut merged = turn.row.record.clone();
+            merged.merge(record);
+            match self.show(&mut turn, merged, inline) {
+                // somebody else changed the file: a version of its own, beside the one that comes
+                Err(error) if error.kind() == Kind::Conflict => drop(turn.adopt()?),
+                // it is known, and fetched when there is room
+                Err(error) if error.kind() == Kind::DiskFull => {
+                    let mut merged = turn.row.record.clone();
+                    merged.merge(record);
+                    return turn.know(merged).map(|()| turn.row.record.clone());
+                }
+                shown => return shown.map(|()| turn.row.record.clone()),
+            }
+        }
+        Err(MeshError::Busy)
+    }
+
+    /// What is known of a file, as others are told it.
+    pub fn record(&self, name: &Name) -> Result<Record, MeshError> {
+        Ok(self.index.row(name)?.unwrap_or_default().record)
+    }
+
+    /// Let the name show what it is to show now, as far as the content is here.
+    fn show(&self, turn: &mut Turn<'_>, record: Record, inline: Option<&[u8]>) -> Result<(), MeshError> {
+        let Some(winner) = record.winner().cloned() else { return turn.know(record) };
+        let placed = turn.row.here.placed;
+        let Some(content) = winner.content else {
+            return if placed.is_some() { turn.bring(record, None, false) } else { turn.know(record) };
+        };
+        match placed {
+            Some(placed) if placed.content == content => {
+                turn.row.here.placed = Some(crate::row::Placed { dot: winner.dot, ..placed });
+                return turn.know(record);
+            }
+            _ => {}
+        }
+        if turn.row.here.kept.contains(&content.id) {
+            return turn.bring(record, None, false);
+        }
+        let whole = inline.filter(|bytes| ContentId::of_block(bytes) == content.id);
+        let Some(bytes) = whole else { return turn.know(record) };
+        turn.bring_short(record, bytes, false)
+    }
+
+    /// Whether the content of what a record shows is wanted here, and not here.
+    fn lacks_shown(&self, name: &Name, row: &Row, record: &Record) -> bool {
+        let there = Row { record: record.clone(), here: row.here.clone() };
+        let dot = shown(record);
+        let is_wanted = self.wanted(name, &there).any(|version| Some(version.dot) == dot);
+        is_wanted
+    }
+}
+
+/// The version that a record shows.
+fn shown(record: &Record) -> Option<Dot> {
+    record.winner().map(|winner| winner.dot)
+}

@@ -1,0 +1,303 @@
+//! Replicated files, for callers who must not wait: a handle on threads of its own.
+//!
+//! Invariant: a call that was begun ends in one callback, also when the mesh is closed meanwhile. Callbacks run on
+//! our threads.
+
+use crate::care::Cared;
+use crate::carrier::{Carrier, Links};
+use crate::local::{Page, Stat, Writing};
+use crate::reading::Reading;
+use crate::record::{Dot, Record, Version};
+use crate::scan::Scanned;
+use crate::scrub::Scrubbed;
+use crate::serve::Door;
+use crate::shared::{Options, Seams, Shared};
+use crate::{care, fetch, peers, unsynced, MeshError, Name, BLOCK_LEN};
+use bytes::Bytes;
+use macula_core::{AppName, Cancel, RelPath};
+use macula_net::Net;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::runtime::{Handle, Runtime};
+
+/// Threads for what waits for the disk.
+const DISK_THREADS: usize = 32;
+/// Calls that wait for one of them, at most.
+const WORK_MAX: usize = 4096;
+/// For what is under way when the mesh is closed.
+const CLOSE_WAIT: Duration = Duration::from_secs(5);
+
+/// How many others must have a version, durably, before its writer hears `ok`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ack {
+    /// None.
+    Local,
+    /// So many.
+    Others(usize),
+    /// So many that with this one they are more than half of those that shall have it.
+    Quorum,
+    /// All that shall have it.
+    All,
+}
+
+/// Replicated files.
+pub struct Mesh {
+    runtime: Option<Runtime>,
+    shared: Arc<Shared>,
+    waiting: Arc<AtomicUsize>,
+}
+
+/// One of those that wait to be done.
+struct Place(Arc<AtomicUsize>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// What became of a write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Written {
+    /// The version that was made.
+    pub dot: Dot,
+    /// Others that have it.
+    pub replicas: usize,
+}
+
+/// How the mesh is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Status {
+    /// This replica's number.
+    pub replica: u64,
+    /// Members that can be asked now, by name.
+    pub peers: Vec<String>,
+    /// Changes that wait to be told to others.
+    pub untold: usize,
+    /// Files of which content is on its way here, or waits for somebody who has it.
+    pub fetching: usize,
+    /// As of the last look at all files.
+    pub cared: Cared,
+}
+
+impl Mesh {
+    /// Open the replicated files of this node. Blocks: for threads that may wait.
+    ///
+    /// # Errors
+    /// [`MeshError::NewerFormat`]; [`MeshError::Index`].
+    pub fn open(seams: Seams, options: Options) -> Result<Self, MeshError> {
+        let shared = Shared::open(seams, options)?;
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        builder.worker_threads(1).max_blocking_threads(DISK_THREADS).thread_name("macula-mesh").enable_all();
+        let runtime = builder.build().map_err(|error| MeshError::Internal(format!("no threads: {error}")))?;
+        let of = shared.clone();
+        runtime.spawn_blocking(move || of.finish_pending());
+        runtime.spawn(fetch::keep(shared.clone()));
+        runtime.spawn(care::keep(shared.clone()));
+        runtime.spawn(unsynced::keep(shared.clone()));
+        Ok(Self { runtime: Some(runtime), shared, waiting: Arc::default() })
+    }
+
+    /// Do something that blocks, on a thread for that.
+    ///
+    /// # Errors
+    /// [`MeshError::Busy`], [`MeshError::Closed`]: it is not done.
+    pub fn work(&self, job: impl FnOnce() + Send + 'static) -> Result<(), MeshError> {
+        let Some(runtime) = &self.runtime else { return Err(MeshError::Closed) };
+        let waiting = self.waiting.fetch_add(1, Ordering::AcqRel);
+        let place = Place(self.waiting.clone());
+        if waiting >= WORK_MAX {
+            return Err(MeshError::Busy);
+        }
+        runtime.spawn_blocking(move || {
+            let _place = place;
+            job();
+        });
+        Ok(())
+    }
+
+    /// Where its tasks run.
+    pub fn handle(&self) -> Option<Handle> {
+        self.runtime.as_ref().map(|runtime| runtime.handle().clone())
+    }
+
+    /// Reach the others by this carrier from now on. Once.
+    pub fn carry(&self, carrier: Arc<dyn Carrier>) {
+        if let Some(runtime) = &self.runtime {
+            runtime.spawn(peers::keep(self.shared.clone(), carrier));
+        }
+    }
+
+    /// Reach the others by links of this net.
+    pub fn link(&self, net: Net) {
+        if let Some(runtime) = &self.runtime {
+            self.carry(Arc::new(Links::new(Net { runtime: runtime.handle().clone(), ..net })));
+        }
+    }
+
+    /// Who answers other members on their links.
+    pub fn door(&self) -> Option<Arc<Door>> {
+        let runtime = self.handle()?;
+        Some(Arc::new(Door { shared: self.shared.clone(), runtime }))
+    }
+
+    /// Answer a request of the member `from`, which came by a carrier.
+    pub fn serve(&self, from: &str, request: Bytes, reply: impl FnOnce(Vec<u8>) + Send + 'static) {
+        if let Some(runtime) = &self.runtime {
+            let (shared, from) = (self.shared.clone(), from.to_owned());
+            runtime.spawn(async move { reply(shared.serve(&from, &request).await) });
+        }
+    }
+
+    /// Begin to write a file. Blocks.
+    pub fn writing(&self, name: &Name) -> Result<Writing, MeshError> {
+        self.shared.writing(name)
+    }
+
+    /// Write a whole file, durable here. Blocks.
+    pub fn write(&self, name: &Name, bytes: &[u8]) -> Result<Dot, MeshError> {
+        self.shared.write(name, bytes)
+    }
+
+    /// Delete a file, durably here. Blocks.
+    pub fn delete(&self, name: &Name) -> Result<Dot, MeshError> {
+        self.shared.delete(name)
+    }
+
+    /// Let a file have, instead of all its versions, the content of one of them that is here. Blocks.
+    pub fn resolve(&self, name: &Name, chosen: Dot) -> Result<Dot, MeshError> {
+        self.shared.resolve(name, chosen)
+    }
+
+    /// Give a file's content, which is here, to another name too. Blocks.
+    pub fn copy(&self, from: &Name, to: &Name) -> Result<Dot, MeshError> {
+        self.shared.copy(from, to)
+    }
+
+    /// Give a file another name; the versions that were made of the new one and of the former. Blocks.
+    ///
+    /// # Errors
+    /// [`MeshError::Changed`]: it was written meanwhile, and has both names.
+    pub fn rename(&self, from: &Name, to: &Name) -> Result<(Dot, Dot), MeshError> {
+        self.shared.rename(from, to)
+    }
+
+    /// What is known of a file. Blocks.
+    pub fn stat(&self, name: &Name) -> Result<Stat, MeshError> {
+        self.shared.stat(name)
+    }
+
+    /// What is known of a file, as others are told it. Blocks.
+    pub fn record(&self, name: &Name) -> Result<Record, MeshError> {
+        self.shared.record(name)
+    }
+
+    /// The versions of a file that nothing replaced, the one it shows first. Blocks.
+    pub fn versions(&self, name: &Name) -> Result<Vec<Version>, MeshError> {
+        self.shared.versions(name)
+    }
+
+    /// Files of an app at or below `prefix` whose names come after `after`, at most `limit`. Blocks.
+    pub fn list(
+        &self,
+        app: &AppName,
+        prefix: Option<&RelPath>,
+        after: Option<&RelPath>,
+        limit: usize,
+    ) -> Result<Page, MeshError> {
+        self.shared.list(app, prefix, after, limit)
+    }
+
+    /// One other, where there are others.
+    pub fn ack_default(&self) -> Ack {
+        let is_alone = self.shared.members.members().len() < 2 || self.shared.options.copies == 0;
+        if is_alone {
+            Ack::Local
+        } else {
+            Ack::Others(1)
+        }
+    }
+
+    /// Read all files that this replica has, and compare. `pause` is called after each. Blocks.
+    pub fn scrub(&self, cancel: &Cancel, pause: &dyn Fn()) -> Result<Scrubbed, MeshError> {
+        let runtime = self.handle().ok_or(MeshError::Closed)?;
+        self.shared.scrub(&runtime, cancel, pause)
+    }
+
+    /// Look for what other programs did to the files of an app. With `deletions`, all that is missing was deleted. Blocks.
+    pub fn scan(&self, app: &AppName, deletions: bool, cancel: &Cancel) -> Result<Scanned, MeshError> {
+        self.shared.scan(app, deletions, cancel)
+    }
+
+    /// Wait until so many others have a version. `reply` is called once.
+    pub fn acknowledged(
+        &self,
+        name: &Name,
+        dot: Dot,
+        ack: Ack,
+        deadline: Duration,
+        reply: impl FnOnce(Result<Written, MeshError>) + Send + 'static,
+    ) {
+        if ack == Ack::Local {
+            return reply(Ok(Written { dot, replicas: 0 }));
+        }
+        let (shared, name) = (self.shared.clone(), name.clone());
+        match &self.runtime {
+            Some(runtime) => {
+                drop(runtime.spawn(async move { reply(shared.acknowledged(&name, dot, ack, deadline).await) }))
+            }
+            None => reply(Err(MeshError::Closed)),
+        }
+    }
+
+    /// Open a version, or the one that the name shows, to be read by [`Mesh::read_part`]. Blocks.
+    pub fn reading(&self, name: &Name, chosen: Option<Dot>) -> Result<Reading, MeshError> {
+        self.shared.reading(name, chosen)
+    }
+
+    /// At most `len` bytes (a mebibyte at most) from an offset, from here or from whoever has it; none at its end.
+    /// `reply` is called once.
+    pub fn read_part(
+        &self,
+        reading: &Arc<Reading>,
+        (offset, len): (u64, usize),
+        reply: impl FnOnce(Result<Vec<u8>, MeshError>) + Send + 'static,
+    ) {
+        let (shared, reading) = (self.shared.clone(), reading.clone());
+        match &self.runtime {
+            Some(runtime) => {
+                let len = len.min(4 * BLOCK_LEN);
+                drop(runtime.spawn(async move { reply(shared.read_part(&reading, offset, len).await) }));
+            }
+            None => reply(Err(MeshError::Closed)),
+        }
+    }
+
+    /// How it is.
+    pub fn status(&self) -> Status {
+        let Shared { peers, fetches, .. } = &*self.shared;
+        let names = peers.here().iter().map(|peer| peer.name.clone()).collect();
+        let (untold, fetching, cared) = (peers.waiting(), fetches.waiting(), *self.shared.cared.lock());
+        Status { replica: self.shared.own(), peers: names, untold, fetching, cared }
+    }
+
+    /// Stop, and make the index durable. Blocks.
+    pub fn close(&mut self) {
+        let Some(runtime) = self.runtime.take() else { return };
+        {
+            let _entered = runtime.enter();
+            self.shared.peers.close();
+        }
+        runtime.shutdown_timeout(CLOSE_WAIT);
+        // what is not synced now is put again by the next process, if need be
+        let _ = self.shared.sync_short();
+        self.shared.index.close();
+    }
+}
+
+impl Drop for Mesh {
+    fn drop(&mut self) {
+        self.close();
+    }
+}

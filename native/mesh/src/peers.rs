@@ -1,0 +1,369 @@
+//! The other members: who is there, and what each has not heard of yet.
+//!
+//! Invariant: a change that was told is sent, or the peer is compared with as a whole; so what a peer missed, for
+//! whatever reason, it gets with the next comparison at the latest.
+
+use crate::carrier::Carrier;
+use crate::reconcile;
+use crate::record::ReplicaId;
+use crate::shared::Shared;
+use crate::wire::{answer, Answer, Pushed, Request, INLINE_MAX, PUSH_BYTES_MAX, PUSH_MAX};
+use crate::{MeshError, Name};
+use bytes::Bytes;
+use parking_lot::{Mutex, RwLock};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Notify;
+use tokio::task::{AbortHandle, JoinSet};
+
+/// For words; for blocks see [`crate::fetch`].
+pub(crate) const ASK_WAIT: Duration = Duration::from_secs(20);
+/// Between two looks for members.
+const LOOK: Duration = Duration::from_millis(250);
+/// Between two comparisons with one peer.
+const COMPARE_EVERY: Duration = Duration::from_secs(15);
+/// After a failure of a peer that can be reached.
+const PAUSE: Duration = Duration::from_millis(300);
+/// Changes that one peer has not heard of: beyond that, it is compared with instead.
+const OUTBOX_MAX: usize = 100_000;
+/// Requests with changes under way to one peer: what comes meanwhile goes with the next.
+const PUSHES_MAX: usize = 3;
+/// All others.
+#[derive(Default)]
+pub(crate) struct Peers {
+    open: RwLock<BTreeMap<String, Arc<Peer>>>,
+}
+
+/// Another member.
+pub(crate) struct Peer {
+    pub name: String,
+    pub carrier: Arc<dyn Carrier>,
+    /// Its replica's number, once it said so.
+    replica: AtomicU64,
+    is_here: AtomicBool,
+    /// When it was last heard, or known, milliseconds of the monotonic clock.
+    heard_ms: AtomicU64,
+    outbox: Mutex<Outbox>,
+    /// Changes that are being sent.
+    sending: AtomicUsize,
+    wake: Notify,
+    task: Mutex<Option<AbortHandle>>,
+    /// Differences that the last comparison found.
+    pub found: AtomicU64,
+}
+
+#[derive(Default)]
+struct Outbox {
+    names: BTreeSet<Name>,
+    /// Some were dropped.
+    is_short: bool,
+}
+
+impl Peers {
+    /// Every peer but one is to hear of a file.
+    pub fn tell(&self, name: &Name, but: Option<&str>) {
+        for peer in self.open.read().values().filter(|peer| Some(&peer.name[..]) != but) {
+            peer.tell(name);
+        }
+    }
+
+    /// For how long a member has not been heard; since it was known when it never was. `None`: it is no member.
+    pub fn silence(&self, name: &str, now: Duration) -> Option<Duration> {
+        self.open.read().get(name).map(|peer| peer.silence(now))
+    }
+
+    /// Those that can be asked now.
+    pub fn here(&self) -> Vec<Arc<Peer>> {
+        self.open.read().values().filter(|peer| peer.is_here.load(Ordering::Acquire)).cloned().collect()
+    }
+
+    /// The one that has a replica, if it can be asked now.
+    pub fn of(&self, replica: ReplicaId) -> Option<Arc<Peer>> {
+        self.here().into_iter().find(|peer| peer.replica() == replica)
+    }
+
+    /// What waits to be sent, and is not answered yet, changes.
+    pub fn waiting(&self) -> usize {
+        let of = |peer: &Arc<Peer>| peer.outbox.lock().names.len() + peer.sending.load(Ordering::Acquire);
+        self.open.read().values().map(of).sum()
+    }
+
+    fn end(&self, is_gone: impl Fn(&str) -> bool) {
+        self.open.write().retain(|name, peer| {
+            let stays = !is_gone(name);
+            if let (false, Some(task)) = (stays, peer.task.lock().take()) {
+                task.abort();
+            }
+            stays
+        });
+    }
+
+    /// No more peers.
+    pub fn close(&self) {
+        self.end(|_| true);
+    }
+}
+
+/// Keep a task for each member that there is.
+pub(crate) async fn keep(shared: Arc<Shared>, carrier: Arc<dyn Carrier>) {
+    let mut known = Vec::new();
+    loop {
+        let own = shared.members.own();
+        let mut others = shared.members.members();
+        others.retain(|member| member.name != own);
+        if others != known {
+            carrier.learn(&others);
+            shared.peers.end(|name| !others.iter().any(|other| other.name == name));
+            for other in &others {
+                let mut open = shared.peers.open.write();
+                if !open.contains_key(&other.name) {
+                    let peer = Arc::new(Peer::new(&other.name, &carrier));
+                    peer.hear(shared.clock.monotonic());
+                    let task = tokio::spawn(peer.clone().talk(shared.clone()));
+                    *peer.task.lock() = Some(task.abort_handle());
+                    open.insert(other.name.clone(), peer);
+                }
+            }
+            known = others;
+        }
+        tokio::time::sleep(LOOK).await;
+    }
+}
+
+impl Peer {
+    fn new(name: &str, carrier: &Arc<dyn Carrier>) -> Self {
+        Self {
+            name: name.to_owned(),
+            carrier: carrier.clone(),
+            replica: AtomicU64::new(0),
+            is_here: AtomicBool::new(false),
+            heard_ms: AtomicU64::new(0),
+            outbox: Mutex::default(),
+            sending: AtomicUsize::new(0),
+            wake: Notify::new(),
+            task: Mutex::default(),
+            found: AtomicU64::new(0),
+        }
+    }
+
+    /// The number of its replica, 0 while it is not known.
+    pub fn replica(&self) -> ReplicaId {
+        self.replica.load(Ordering::Acquire)
+    }
+
+    fn silence(&self, now: Duration) -> Duration {
+        match self.is_here.load(Ordering::Acquire) {
+            true => Duration::ZERO,
+            false => now.saturating_sub(Duration::from_millis(self.heard_ms.load(Ordering::Acquire))),
+        }
+    }
+
+    fn hear(&self, now: Duration) {
+        self.heard_ms.store(now.as_millis() as u64, Ordering::Release);
+    }
+
+    /// It is to hear of a file.
+    pub fn tell(&self, name: &Name) {
+        let mut outbox = self.outbox.lock();
+        if outbox.names.len() < OUTBOX_MAX {
+            outbox.names.insert(name.clone());
+        } else {
+            outbox.is_short = true;
+        }
+        drop(outbox);
+        self.wake.notify_one();
+    }
+
+    /// Ask, and wait for words.
+    pub async fn ask(&self, request: &Request) -> Result<Answer, MeshError> {
+        let came = self.carrier.call(&self.name, request.encode()?, ASK_WAIT).await?;
+        match answer(came)? {
+            Ok(Answer::Refused(why)) => Err(MeshError::Malformed(format!("{} refused: {why}", self.name))),
+            Ok(words) => Ok(words),
+            Err(_) => Err(MeshError::Malformed(format!("{} answered with bytes", self.name))),
+        }
+    }
+
+    /// Ask, and wait for bytes; none when it does not have them.
+    pub async fn ask_bytes(&self, request: &Request) -> Result<Option<Bytes>, MeshError> {
+        let came = self.carrier.call(&self.name, request.encode()?, ASK_WAIT).await?;
+        match answer(came)? {
+            Err(bytes) => Ok(Some(bytes)),
+            Ok(Answer::NotHere) => Ok(None),
+            Ok(Answer::Refused(why)) => Err(MeshError::Malformed(format!("{} refused: {why}", self.name))),
+            Ok(_) => Err(MeshError::Malformed(format!("{} answered with words", self.name))),
+        }
+    }
+
+    /// For as long as it is a member.
+    async fn talk(self: Arc<Self>, shared: Arc<Shared>) {
+        loop {
+            self.carrier.reachable(&self.name).await;
+            let ended = tokio::select! {
+                ended = self.meet(&shared) => ended,
+                () = self.carrier.lost(&self.name) => Ok(()),
+            };
+            if self.is_here.load(Ordering::Acquire) {
+                self.hear(shared.clock.monotonic());
+            }
+            self.is_here.store(false, Ordering::Release);
+            if let Err(MeshError::Closed) = ended {
+                return;
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    /// Until something fails.
+    async fn meet(self: &Arc<Self>, shared: &Arc<Shared>) -> Result<(), MeshError> {
+        let Answer::Greeted(card) = self.ask(&Request::Greet(shared.card())).await? else {
+            return Err(MeshError::Malformed(format!("{} does not greet", self.name)));
+        };
+        if card.name != self.name || card.replica == shared.own() {
+            return Err(MeshError::Malformed(format!("{} greets as {}", self.name, card.name)));
+        }
+        self.replica.store(card.replica, Ordering::Release);
+        let of = shared.clone();
+        blocking(move || of.meet(card)).await?;
+        self.is_here.store(true, Ordering::Release);
+        shared.fetches.look();
+        let mut compared: Option<Duration> = None;
+        loop {
+            let now = shared.clock.monotonic();
+            let is_due = compared.is_none_or(|at| now.saturating_sub(at) >= COMPARE_EVERY);
+            if is_due || std::mem::take(&mut self.outbox.lock().is_short) {
+                // what is in the outbox is found by it, too, but its content would not come along
+                let found = reconcile::with(shared, self).await?;
+                self.found.store(found, Ordering::Release);
+                compared = Some(shared.clock.monotonic());
+            }
+            self.push_all(shared).await?;
+            let _ = tokio::time::timeout(COMPARE_EVERY, self.wake.notified()).await;
+        }
+    }
+
+    /// Until there is nothing to be sent.
+    async fn push_all(self: &Arc<Self>, shared: &Arc<Shared>) -> Result<(), MeshError> {
+        let mut pushes: JoinSet<Result<(), MeshError>> = JoinSet::new();
+        let mut failed = None;
+        loop {
+            let names = match pushes.len() < PUSHES_MAX && failed.is_none() {
+                true => self.take(),
+                false => Vec::new(),
+            };
+            if !names.is_empty() {
+                let (sending, shared) = (Sending(self.clone(), names.len()), shared.clone());
+                pushes.spawn(async move { sending.0.push(&shared, names).await });
+                continue;
+            }
+            let ended = tokio::select! {
+                ended = pushes.join_next() => ended,
+                _ = self.wake.notified(), if pushes.len() < PUSHES_MAX && failed.is_none() && !pushes.is_empty() => continue,
+            };
+            match ended {
+                None => return failed.map_or(Ok(()), Err),
+                Some(Ok(Ok(()))) => {}
+                Some(Ok(Err(error))) => failed = Some(error),
+                Some(Err(error)) => failed = Some(MeshError::Internal(format!("a push ended: {error}"))),
+            }
+        }
+    }
+
+    fn take(&self) -> Vec<Name> {
+        let mut outbox = self.outbox.lock();
+        let mut names = Vec::new();
+        while names.len() < PUSH_MAX {
+            let Some(name) = outbox.names.pop_first() else { break };
+            names.push(name);
+        }
+        self.sending.fetch_add(names.len(), Ordering::AcqRel);
+        names
+    }
+
+    async fn push(&self, shared: &Arc<Shared>, names: Vec<Name>) -> Result<(), MeshError> {
+        let (of, replica, again) = (shared.clone(), self.replica(), names.clone());
+        let (changes, rest) = blocking(move || of.to_push(&names, replica)).await?;
+        rest.iter().for_each(|name| self.tell(name));
+        if changes.is_empty() {
+            return Ok(());
+        }
+        let sent: Vec<Vec<u8>> = changes.iter().map(|change| change.key.clone()).collect();
+        let took = match self.ask(&Request::Push(changes)).await {
+            Ok(Answer::Took(took)) if took.len() == sent.len() => took,
+            Ok(_) => return Err(MeshError::Malformed(format!("{} took something else", self.name))),
+            Err(error) => {
+                // it may be back soon; the comparison finds what is forgotten
+                again.iter().for_each(|name| self.tell(name));
+                return Err(error);
+            }
+        };
+        let (of, from) = (shared.clone(), self.name.clone());
+        blocking(move || {
+            for (key, record) in sent.iter().zip(took) {
+                if let Some(record) = record {
+                    of.merge(&Name::of_key(key)?, &record, None, &from)?;
+                }
+            }
+            Ok(())
+        })
+        .await
+    }
+}
+
+/// Changes that are being sent, until it is dropped.
+struct Sending(Arc<Peer>, usize);
+
+impl Drop for Sending {
+    fn drop(&mut self) {
+        self.0.sending.fetch_sub(self.1, Ordering::AcqRel);
+    }
+}
+
+impl Shared {
+    /// What a replica is to hear of these; and those that did not fit.
+    fn to_push(&self, names: &[Name], to: ReplicaId) -> Result<(Vec<Pushed>, Vec<Name>), MeshError> {
+        let (mut changes, mut bytes) = (Vec::new(), 0);
+        for (at, name) in names.iter().enumerate() {
+            let Some(row) = self.index.row(name)? else { continue };
+            if row.record.versions().is_empty() && row.record.last() == crate::Stamp::default() {
+                continue;
+            }
+            let content = row.record.winner().filter(|version| {
+                let is_short = version.content.is_some_and(|content| content.len <= INLINE_MAX);
+                let has = row.record.holders(version.dot).any(|replica| replica == to);
+                is_short && !has && self.holders(name, version).contains(&to)
+            });
+            let content = match content.and_then(|version| version.content) {
+                Some(content) => self.whole(name, &content)?,
+                None => None,
+            };
+            let len = name.path.as_bytes().len() + 300 + content.as_ref().map_or(0, Bytes::len);
+            if bytes > 0 && bytes + len > PUSH_BYTES_MAX {
+                return Ok((changes, names[at..].to_vec()));
+            }
+            bytes += len;
+            changes.push(Pushed { key: name.key(), record: row.record, content });
+        }
+        Ok((changes, Vec::new()))
+    }
+
+    /// A short content, if it is here.
+    fn whole(&self, name: &Name, content: &crate::Content) -> Result<Option<Bytes>, MeshError> {
+        let Some(opened) = self.open_content(name, &content.id)? else { return Ok(None) };
+        let mut bytes = vec![0; content.len as usize];
+        let len = opened.read_at(&mut bytes, 0)?;
+        Ok((len == bytes.len()).then(|| Bytes::from(bytes)))
+    }
+}
+
+/// Work that may wait for the disk, on a thread for it.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, MeshError> + Send + 'static,
+) -> Result<T, MeshError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(error) => Err(MeshError::Internal(format!("work ended: {error}"))),
+    }
+}

@@ -1,0 +1,136 @@
+//! Finds with one peer what the two know differently, and makes it the same.
+//!
+//! Invariant: what they have and we do not is merged here, what we have is sent by the outbox; so both sides hear of
+//! each difference in one comparison, whoever began it. What changes meanwhile is told by its own way.
+
+use crate::index::Index;
+use crate::peers::{blocking, Peer};
+use crate::ranges::{self, Asker, Bounds, Difference, Digest, Limits, Rows, Step, Tree, Visit};
+use crate::record::Record;
+use crate::shared::{digest, Shared};
+use crate::wire::{name_of, Answer, Reply, Request, PUSH_MAX};
+use crate::MeshError;
+use std::collections::BTreeMap;
+use std::ops::{Bound, ControlFlow};
+use std::sync::Arc;
+use tokio::task::JoinSet;
+
+/// Fingerprints of all records, made with the first comparison.
+#[derive(Default)]
+pub(crate) struct Fingerprints {
+    tree: Option<Tree>,
+    /// What was told of rows that are being written: whoever scans meanwhile goes by that, because their change is
+    /// still to come.
+    written: BTreeMap<Vec<u8>, Option<Digest>>,
+}
+
+/// The digests of the records of an index.
+struct Digests<'a> {
+    index: &'a Index,
+    written: &'a BTreeMap<Vec<u8>, Option<Digest>>,
+}
+
+impl Rows for Digests<'_> {
+    type Error = MeshError;
+
+    fn scan(&self, (from, to): Bounds<'_>, visit: &mut Visit<'_>) -> Result<(), MeshError> {
+        let to = to.map_or(Bound::Unbounded, Bound::Excluded);
+        self.index.rows((Bound::Included(from), to), &mut |key, row| {
+            let digest = self.written.get(key).copied().unwrap_or_else(|| digest(key, &row.record));
+            digest.is_none_or(|digest| visit(key, digest) == ControlFlow::Continue(()))
+        })
+    }
+}
+
+impl Fingerprints {
+    /// A row is about to be written, of which `told` was told before.
+    pub fn begin(&mut self, key: &[u8], told: Option<Digest>) {
+        self.written.insert(key.to_vec(), told);
+    }
+
+    /// It was, and this is told now.
+    pub fn end(&mut self, index: &Index, key: &[u8], now: Option<Digest>) -> Result<(), MeshError> {
+        let told = self.written.remove(key).unwrap_or_default();
+        let Self { tree, written } = self;
+        let Some(tree) = tree else { return Ok(()) };
+        if tree.change(key, told, now) {
+            tree.split(&Digests { index, written }, key)?;
+        }
+        Ok(())
+    }
+}
+
+impl Shared {
+    fn with_tree<T>(&self, look: impl FnOnce(&Digests<'_>, &Tree) -> Result<T, MeshError>) -> Result<T, MeshError> {
+        let mut fingerprints = self.fingerprints.lock();
+        let Fingerprints { tree, written } = &mut *fingerprints;
+        let rows = Digests { index: &self.index, written };
+        let tree = match tree {
+            Some(tree) => tree,
+            none => none.insert(Tree::build(&rows)?),
+        };
+        look(&rows, tree)
+    }
+}
+
+/// Answer what a peer asks.
+pub(crate) fn answer(shared: &Shared, question: &ranges::Question) -> Result<Reply, MeshError> {
+    let answer = shared.with_tree(|rows, tree| ranges::answer(rows, tree, question, &Limits::default()))?;
+    Ok(Reply::Answer(Answer::Compared(answer)))
+}
+
+/// Compare with a peer; how many files were known differently.
+pub(crate) async fn with(shared: &Arc<Shared>, peer: &Arc<Peer>) -> Result<u64, MeshError> {
+    let (mut asker, mut found) = (Asker::new(Limits::default()), 0);
+    loop {
+        let of = shared.clone();
+        let step;
+        (asker, step) = blocking(move || {
+            let step = of.with_tree(|rows, tree| asker.step(rows, tree))?;
+            Ok((asker, step))
+        })
+        .await?;
+        match step {
+            Step::Done => return Ok(found),
+            Step::Ask(question) => match peer.ask(&Request::Compare(question)).await? {
+                Answer::Compared(answer) => asker.answered(answer)?,
+                _ => return Err(MeshError::Malformed(format!("{} compares nothing", peer.name))),
+            },
+            Step::Found(differences) => {
+                found += differences.len() as u64;
+                settle(shared, peer, differences).await?;
+            }
+        }
+    }
+}
+
+async fn settle(shared: &Arc<Shared>, peer: &Arc<Peer>, differences: Vec<Difference>) -> Result<(), MeshError> {
+    let (mut theirs, mut ours) = (Vec::new(), Vec::new());
+    for Difference { key, ours: own, theirs: other } in differences {
+        if own.is_some() {
+            ours.push(name_of(&key)?);
+        }
+        if other.is_some() {
+            theirs.push(key);
+        }
+    }
+    for keys in theirs.chunks(PUSH_MAX) {
+        let records = match peer.ask(&Request::Records(keys.to_vec())).await? {
+            Answer::Records(records) if records.len() == keys.len() => records,
+            _ => return Err(MeshError::Malformed(format!("{} has other records", peer.name))),
+        };
+        let mut merges = JoinSet::new();
+        for (key, record) in keys.iter().zip(records) {
+            let (shared, name, record) = (shared.clone(), name_of(key)?, record.unwrap_or_default());
+            let from = peer.name.clone();
+            if record != Record::default() {
+                merges.spawn_blocking(move || shared.merge(&name, &record, None, &from).map(drop));
+            }
+        }
+        while let Some(merged) = merges.join_next().await {
+            merged.map_err(|error| MeshError::Internal(format!("work ended: {error}")))??;
+        }
+    }
+    ours.iter().for_each(|name| peer.tell(name));
+    Ok(())
+}

@@ -1,0 +1,97 @@
+//! Waiting for others: until they have a version, or for the manifest of a content.
+//!
+//! Invariant: a manifest is the one that was asked for, whoever sent it.
+
+use crate::mesh::{Ack, Written};
+use crate::peers::{blocking, Peer};
+use crate::record::{Dot, Version};
+use crate::shared::Shared;
+use crate::turn::Turn;
+use crate::wire::{Of, Request};
+use crate::{Content, Manifest, MeshError, Name};
+use std::sync::Arc;
+use std::time::Duration;
+
+impl Shared {
+    /// Finish what a former process had begun; what cannot be now is finished by the file's next turn.
+    pub fn finish_pending(&self) -> Result<(), MeshError> {
+        for name in self.index.pending()?.into_iter().chain(self.unsynced.former()) {
+            let _ = Turn::of(self, &name);
+        }
+        Ok(())
+    }
+
+    /// Wait until so many others have a version, or something else replaced it.
+    pub async fn acknowledged(
+        self: &Arc<Self>,
+        name: &Name,
+        dot: Dot,
+        ack: Ack,
+        deadline: Duration,
+    ) -> Result<Written, MeshError> {
+        let waiter = self.waiters.enroll(name);
+        let until = tokio::time::Instant::now() + deadline;
+        loop {
+            let changed = waiter.changed.notified();
+            tokio::pin!(changed);
+            changed.as_mut().enable();
+            let (of, at) = (self.clone(), name.clone());
+            let row = blocking(move || of.index.row(&at)).await?.unwrap_or_default();
+            let Some(version) = row.record.version(&dot) else {
+                // replaced: who has the newer one needs this one no more
+                return Ok(Written { dot, replicas: 0 });
+            };
+            let have = row.record.holders(dot).filter(|replica| *replica != self.own()).count();
+            let wanted = self.wanted_others(name, version, ack);
+            if have >= wanted {
+                return Ok(Written { dot, replicas: have });
+            }
+            if tokio::time::timeout_at(until, changed).await.is_err() {
+                return Err(MeshError::NotReplicated { path: name.path.clone(), have, wanted });
+            }
+        }
+    }
+
+    fn wanted_others(&self, name: &Name, version: &Version, ack: Ack) -> usize {
+        let all = self.members.members().len().max(1);
+        let shall = self.holders(name, version).len().max((self.options.copies + 1).min(all));
+        match ack {
+            Ack::Local => 0,
+            Ack::Others(count) => count,
+            Ack::Quorum => shall / 2,
+            Ack::All => shall - 1,
+        }
+    }
+
+    /// The manifest of a content, known here or asked of a peer.
+    pub async fn manifest_of(
+        self: &Arc<Self>,
+        name: &Name,
+        content: Content,
+        peer: &Peer,
+    ) -> Result<Manifest, MeshError> {
+        let id = content.id;
+        if let Some(manifest) = Manifest::of_one(content.len, &id) {
+            return Ok(manifest);
+        }
+        let of = self.clone();
+        if let Some(manifest) = blocking(move || of.index.manifest(&id)).await? {
+            return Ok(manifest);
+        }
+        let (len, mut bytes) = (crate::id::manifest_len(content.len), Vec::new());
+        while (bytes.len() as u64) < len {
+            let of = Of { key: name.key(), id };
+            match peer.ask_bytes(&Request::Manifest(of, bytes.len() as u64)).await? {
+                Some(part) if !part.is_empty() && (bytes.len() + part.len()) as u64 <= len => bytes.extend(&part),
+                _ => return Err(MeshError::Malformed(format!("{} has another manifest", peer.name))),
+            }
+        }
+        let manifest = Manifest::decode(&bytes, &id)?;
+        if manifest.len() != content.len {
+            return Err(MeshError::Malformed(format!("{} has a manifest of another length", peer.name)));
+        }
+        let (of, known) = (self.clone(), manifest.clone());
+        blocking(move || of.index.put_manifest(&known)).await?;
+        Ok(manifest)
+    }
+}

@@ -1,0 +1,112 @@
+//! What other members ask of this one.
+//!
+//! Invariant: an answer is made of what is durable here; what is asked for is checked before it is looked for,
+//! and a request costs no more memory than its longest answer.
+
+use crate::peers::blocking;
+use crate::shared::Shared;
+use crate::wire::{name_of, Answer, Of, Pushed, Reply, Request, BLOCKS_MAX, MANIFEST_PART};
+use crate::{reconcile, MeshError, Record, BLOCK_LEN};
+use bytes::Bytes;
+use std::sync::Arc;
+use tokio::task::JoinSet;
+
+impl Shared {
+    /// Answer a request of the member `from`.
+    pub async fn serve(self: &Arc<Self>, from: &str, request: &[u8]) -> Vec<u8> {
+        let reply = match Request::decode(request) {
+            Ok(request) => self.answer(from, request).await,
+            Err(error) => Err(error),
+        };
+        reply.unwrap_or_else(|error| Reply::Answer(Answer::Refused(error.to_string()))).encode()
+    }
+
+    async fn answer(self: &Arc<Self>, from: &str, request: Request) -> Result<Reply, MeshError> {
+        let shared = self.clone();
+        match request {
+            Request::Greet(card) if card.name != from || card.replica == self.own() => {
+                Err(MeshError::Invalid(format!("{from} greets as {}", card.name)))
+            }
+            Request::Greet(card) => {
+                blocking(move || shared.meet(card)).await?;
+                Ok(Reply::Answer(Answer::Greeted(self.card())))
+            }
+            Request::Push(changes) => Ok(Reply::Answer(Answer::Took(self.take(from, changes).await?))),
+            Request::Compare(question) => blocking(move || reconcile::answer(&shared, &question)).await,
+            Request::Records(keys) => blocking(move || shared.records(&keys)).await,
+            Request::Manifest(of, from) => blocking(move || shared.manifest_part(&of, from)).await,
+            Request::Blocks(of, first, count) => blocking(move || shared.blocks(&of, first, count)).await,
+        }
+    }
+
+    /// At once, so that they share syncs.
+    async fn take(self: &Arc<Self>, from: &str, changes: Vec<Pushed>) -> Result<Vec<Option<Record>>, MeshError> {
+        let mut taken = vec![None; changes.len()];
+        let mut takes = JoinSet::new();
+        for (at, change) in changes.into_iter().enumerate() {
+            let (shared, from) = (self.clone(), from.to_owned());
+            takes.spawn_blocking(move || {
+                let name = name_of(&change.key)?;
+                // what could not be taken now is found by the next comparison
+                let known = match shared.merge(&name, &change.record, change.content.as_deref(), &from) {
+                    Ok(known) => known,
+                    Err(_) => shared.record(&name)?,
+                };
+                Ok::<_, MeshError>((at, (known != change.record).then_some(known)))
+            });
+        }
+        while let Some(take) = takes.join_next().await {
+            let (at, known) = take.map_err(|error| MeshError::Internal(format!("work ended: {error}")))??;
+            taken[at] = known;
+        }
+        Ok(taken)
+    }
+
+    fn records(&self, keys: &[Vec<u8>]) -> Result<Reply, MeshError> {
+        let record = |key: &Vec<u8>| Ok(self.index.row_of_key(key)?.map(|row| row.record));
+        let records = keys.iter().take(crate::wire::PUSH_MAX).map(record).collect::<Result<_, MeshError>>()?;
+        Ok(Reply::Answer(Answer::Records(records)))
+    }
+
+    fn manifest_part(&self, of: &Of, from: u64) -> Result<Reply, MeshError> {
+        let Some(manifest) = self.index.manifest(&of.id)? else { return Ok(Reply::Answer(Answer::NotHere)) };
+        let encoded = manifest.encode();
+        let from = usize::try_from(from).unwrap_or(usize::MAX).min(encoded.len());
+        let to = encoded.len().min(from + MANIFEST_PART);
+        let mut bytes = Reply::bytes(to - from);
+        bytes.extend_from_slice(&encoded[from..to]);
+        Ok(Reply::Bytes(bytes))
+    }
+
+    /// Not compared with their hashes: who asks does that, and whatever it gets from whomever.
+    fn blocks(&self, of: &Of, first: u64, count: u32) -> Result<Reply, MeshError> {
+        let name = name_of(&of.key)?;
+        let Some(opened) = self.open_content(&name, &of.id)? else { return Ok(Reply::Answer(Answer::NotHere)) };
+        let offset = first.checked_mul(BLOCK_LEN as u64).filter(|offset| *offset <= opened.look().len);
+        let Some(offset) = offset else { return Err(MeshError::Invalid("no such block".into())) };
+        let len = (opened.look().len - offset).min(u64::from(count.min(BLOCKS_MAX)) * BLOCK_LEN as u64) as usize;
+        let mut bytes = Reply::bytes(len);
+        bytes.resize(1 + len, 0);
+        match opened.read_at(&mut bytes[1..], offset)? {
+            read if read == len => Ok(Reply::Bytes(bytes)),
+            _ => Ok(Reply::Answer(Answer::NotHere)),
+        }
+    }
+}
+
+/// Hears other members over our links, on the tasks that read them.
+pub struct Door {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) runtime: tokio::runtime::Handle,
+}
+
+impl macula_net::Handler for Door {
+    fn handle(&self, caller: &macula_net::Caller, kind: u8, payload: Bytes, reply: macula_net::Reply) {
+        if kind != crate::carrier::KIND_REQUEST || caller.purpose != macula_net::Purpose::Bulk {
+            return;
+        }
+        let Ok(from) = String::from_utf8(caller.peer.node.as_bytes().to_vec()) else { return };
+        let shared = self.shared.clone();
+        self.runtime.spawn(async move { reply.send(shared.serve(&from, &payload).await) });
+    }
+}

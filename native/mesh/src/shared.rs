@@ -1,0 +1,268 @@
+//! What all parts of a mesh have in common: the index, who is there, and who is to hear of a change.
+//!
+//! Invariant: whatever changes a row goes through [`Shared::save`], so that the tree of fingerprints, those
+//! who wait for replicas, the peers and the fetches hear of it.
+
+use crate::care::Cared;
+use crate::fetch::Fetches;
+use crate::index::{Change, Index};
+use crate::peers::Peers;
+use crate::placement::{choose, Card, Class};
+use crate::ranges::Digest;
+use crate::reconcile::Fingerprints;
+use crate::record::{Dot, Record, ReplicaId, Version};
+use crate::row::Row;
+use crate::unsynced::Unsynced;
+use crate::waiters::Waiters;
+use crate::{ContentId, MeshError, Name, Stamp, Stamps};
+use macula_core::{AppFiles, AppName, Apps, Chance, Clock, Members};
+use macula_kv::{Durability, Store};
+use parking_lot::{Mutex, MutexGuard, RwLock};
+use std::collections::BTreeSet;
+use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Turns that are held at once, at most.
+const LOCKS: usize = 256;
+/// Stamps are reserved so far ahead, milliseconds: one sync for all that are given meanwhile.
+const RESERVED_MS: u64 = 2_000;
+
+/// What a mesh stands on.
+pub struct Seams {
+    /// Of its index.
+    pub store: Store,
+    /// The files of this node's apps.
+    pub apps: Arc<dyn Apps>,
+    /// Who else is there.
+    pub members: Arc<dyn Members>,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Chance.
+    pub chance: Arc<dyn Chance>,
+}
+
+/// How a mesh behaves.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Machines of one zone fail together; empty: a zone of its own.
+    pub zone: String,
+    /// What this node's disk is good for.
+    pub class: Class,
+    /// Replicas beside the one where a file was written.
+    pub copies: usize,
+    /// How long a member that cannot be reached counts as one that has its files; then others get them.
+    pub grace: Duration,
+    /// Between two looks for what other programs did to files.
+    pub scan_every: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        let (grace, scan_every) = (Duration::from_secs(600), Duration::from_secs(600));
+        Self { zone: String::new(), class: Class::Fast, copies: 2, grace, scan_every }
+    }
+}
+
+pub(crate) struct Shared {
+    pub index: Index,
+    pub clock: Arc<dyn Clock>,
+    pub chance: Arc<dyn Chance>,
+    pub members: Arc<dyn Members>,
+    pub options: Options,
+    pub peers: Peers,
+    pub fetches: Fetches,
+    pub waiters: Waiters,
+    pub cared: Mutex<Cared>,
+    pub unsynced: Unsynced,
+    /// Names of contents that this process stages.
+    pub staging: Mutex<BTreeSet<String>>,
+    /// Files of which a content is being replaced because it rotted.
+    pub mending: Mutex<BTreeSet<Name>>,
+    pub fingerprints: Mutex<Fingerprints>,
+    apps: Arc<dyn Apps>,
+    stamps: Stamps,
+    reserved: Mutex<Stamp>,
+    cards: RwLock<Vec<Card>>,
+    locks: Vec<Mutex<()>>,
+}
+
+impl Shared {
+    pub fn open(seams: Seams, options: Options) -> Result<Arc<Self>, MeshError> {
+        let (index, stamped) = Index::open(seams.store, &*seams.chance)?;
+        let cards = RwLock::new(index.cards()?);
+        let unsynced = Unsynced::of_former(index.shorts()?);
+        let shared = Self {
+            stamps: Stamps::after(stamped, seams.clock.clone()),
+            reserved: Mutex::new(stamped),
+            cards,
+            index,
+            clock: seams.clock,
+            chance: seams.chance,
+            members: seams.members,
+            apps: seams.apps,
+            options,
+            peers: Peers::default(),
+            fetches: Fetches::default(),
+            waiters: Waiters::default(),
+            cared: Mutex::default(),
+            unsynced,
+            staging: Mutex::default(),
+            mending: Mutex::default(),
+            fingerprints: Mutex::default(),
+            locks: (0..LOCKS).map(|_| Mutex::new(())).collect(),
+        };
+        for name in shared.index.wanted()? {
+            shared.fetches.want(name);
+        }
+        shared.meet(shared.card())?;
+        Ok(Arc::new(shared))
+    }
+
+    /// This replica's number.
+    pub fn own(&self) -> ReplicaId {
+        self.index.replica()
+    }
+
+    /// Who this replica is.
+    pub fn card(&self) -> Card {
+        let name = self.members.own();
+        let zone = if self.options.zone.is_empty() { name.clone() } else { self.options.zone.clone() };
+        Card { replica: self.own(), name, zone, class: self.options.class }
+    }
+
+    pub fn lock(&self, name: &Name) -> MutexGuard<'_, ()> {
+        let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(name);
+        self.locks[hash as usize % LOCKS].lock()
+    }
+
+    pub fn files(&self, app: &AppName) -> Result<Arc<dyn AppFiles>, MeshError> {
+        Ok(self.apps.files_of(app)?)
+    }
+
+    /// The same, if the app is open.
+    pub fn opened(&self, app: &AppName) -> Option<Arc<dyn AppFiles>> {
+        self.apps.opened(app)
+    }
+
+    /// A stamp of now, which is never given again.
+    pub fn stamp(&self) -> Result<Stamp, MeshError> {
+        let stamp = self.stamps.next();
+        let mut reserved = self.reserved.lock();
+        if stamp > *reserved {
+            let ahead = Stamp(stamp.0 + Stamp::at(RESERVED_MS).0);
+            self.index.reserve(ahead)?;
+            *reserved = ahead;
+        }
+        Ok(stamp)
+    }
+
+    /// The dot of a version that is made here and now.
+    pub fn dot(&self) -> Result<Dot, MeshError> {
+        Ok(Dot { stamp: self.stamp()?, replica: self.own() })
+    }
+
+    /// What came from another replica was stamped there.
+    pub fn observe(&self, record: &Record) {
+        self.stamps.observe(record.last());
+    }
+
+    /// The fingerprint of what is known of a name; none of nothing.
+    pub fn digest(&self, name: &Name, record: &Record) -> Option<Digest> {
+        digest(&name.key(), record)
+    }
+
+    /// Write a row. Gives what others are to be told, where that is something else than before by whoever has its turn.
+    pub fn save(
+        &self,
+        name: &Name,
+        row: &Row,
+        (told, placed_before): (Option<Digest>, Option<ContentId>),
+        (durability, short): (Durability, Option<(Dot, &[u8])>),
+    ) -> Result<Option<Digest>, MeshError> {
+        let is_wanted = row.here.pending.is_none() && self.wanted(name, row).next().is_some();
+        let (key, now) = (name.key(), self.digest(name, &row.record));
+        self.fingerprints.lock().begin(&key, told);
+        let change = Change { name, row, is_wanted, placed_before, short };
+        let written = self.index.write(&[change], durability);
+        // of one that may or may not have been written others may hear too much, or with the next opening
+        self.fingerprints.lock().end(&self.index, &key, if written.is_ok() { now } else { told })?;
+        written?;
+        if is_wanted {
+            self.fetches.want(name.clone());
+        }
+        if now != told {
+            self.waiters.wake(name);
+        }
+        Ok(now)
+    }
+
+    /// Versions whose content this replica shall have and has not.
+    pub fn wanted<'a>(&'a self, name: &'a Name, row: &'a Row) -> impl Iterator<Item = &'a Version> + 'a {
+        let winner = row.record.winner().map(|winner| winner.dot);
+        let missing = row.record.versions().iter().filter(|version| version.content.is_some() && !row.has(version));
+        missing.filter(move |version| {
+            // what lies here follows what is written elsewhere
+            let follows = Some(version.dot) == winner && row.here.placed.is_some();
+            follows || self.holders(name, version).contains(&self.own())
+        })
+    }
+
+    /// The replicas that shall have a version: of those that are there the one that made it, and so many others; one
+    /// more where that one is not there.
+    pub fn holders(&self, name: &Name, version: &Version) -> Vec<ReplicaId> {
+        let live = self.live();
+        let author = version.dot.replica;
+        let mut holders: Vec<ReplicaId> = live.iter().map(|card| card.replica).filter(|of| *of == author).collect();
+        let others = self.options.copies + 1 - holders.len();
+        let chosen = choose(&name.key(), Class::Fast, &live, &holders.clone(), others);
+        holders.extend(chosen.iter().map(|card| card.replica));
+        holders
+    }
+
+    /// Who is there, this replica among them.
+    pub fn live(&self) -> Vec<Card> {
+        let now = self.clock.monotonic();
+        let is_live = |card: &&Card| {
+            let silent = || self.peers.silence(&card.name, now);
+            card.replica == self.own() || silent().is_some_and(|silence| silence < self.options.grace)
+        };
+        self.cards.read().iter().filter(is_live).cloned().collect()
+    }
+
+    /// Everybody who was ever met and not succeeded by another of that name.
+    pub fn cards(&self) -> Vec<Card> {
+        self.cards.read().clone()
+    }
+
+    /// Know who a replica is. One that lost its index comes as somebody else under the same name.
+    pub fn meet(&self, card: Card) -> Result<(), MeshError> {
+        let mut cards = self.cards.write();
+        if cards.contains(&card) {
+            return Ok(());
+        }
+        let is_former = |other: &Card| other.name == card.name || other.replica == card.replica;
+        let former: Vec<ReplicaId> = cards.iter().filter(|other| is_former(other)).map(|other| other.replica).collect();
+        let gone: Vec<ReplicaId> = former.into_iter().filter(|replica| *replica != card.replica).collect();
+        self.index.put_card(&card, &gone)?;
+        cards.retain(|other| !is_former(other));
+        cards.push(card);
+        cards.sort_by_key(|card| card.replica);
+        Ok(())
+    }
+}
+
+/// The fingerprint of a record under its key; none of one that knows nothing.
+pub(crate) fn digest(key: &[u8], record: &Record) -> Option<Digest> {
+    if *record == Record::default() {
+        return None;
+    }
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&(key.len() as u64).to_le_bytes());
+    hasher.update(key);
+    // a record is encoded in one way only
+    hasher.update(&postcard::to_stdvec(record).unwrap_or_default());
+    let mut digest = [0; 16];
+    digest.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
+    Some(digest)
+}

@@ -1,0 +1,407 @@
+//! A name's turn: whoever has it is the only one who changes the file and what is known of it.
+//!
+//! A change is written to the index first (`pending`), then done to the file, then written as done. Invariant:
+//! nobody is told of a change before the file is durable, and one that had begun is finished by the next turn,
+//! also by that of another process; so after a crash file and index say the same, without a walk.
+
+use crate::record::{Content, Dot, Record};
+use crate::row::{aside, Pending, Placed, Row};
+use crate::shared::Shared;
+use crate::unsynced::SHORT_MAX;
+use crate::{ContentId, Hashing, MeshError, Name};
+use macula_core::{AppFiles, AppFilesError, Expected, Kind, Look, Opened};
+use macula_kv::Durability;
+use parking_lot::MutexGuard;
+use std::sync::Arc;
+
+/// Bytes that are read at once.
+pub(crate) const CHUNK: usize = 1 << 20;
+
+/// The turn of one name.
+pub(crate) struct Turn<'a> {
+    shared: &'a Shared,
+    pub name: &'a Name,
+    pub files: Arc<dyn AppFiles>,
+    pub row: Row,
+    /// The member from which a change comes: it is not told.
+    pub from: Option<String>,
+    /// What others were told of the row.
+    told: Option<crate::ranges::Digest>,
+    /// What the index says lies under the name.
+    placed: Option<ContentId>,
+    _alone: MutexGuard<'a, ()>,
+}
+
+impl<'a> Turn<'a> {
+    /// Wait for it. What had begun before is finished.
+    pub fn of(shared: &'a Shared, name: &'a Name) -> Result<Self, MeshError> {
+        let alone = shared.lock(name);
+        let files = shared.files(&name.app)?;
+        let row = shared.index.row(name)?.unwrap_or_default();
+        let told = shared.digest(name, &row.record);
+        let placed = content_of(&row);
+        let mut turn = Self { shared, name, files, row, from: None, told, placed, _alone: alone };
+        turn.put_again(shared)?;
+        if let Some(pending) = turn.row.here.pending.clone() {
+            turn.go_on(pending)?;
+        }
+        Ok(turn)
+    }
+
+    /// With what was begun and not ended, by a former process or a call that failed.
+    fn go_on(&mut self, pending: Pending) -> Result<(), MeshError> {
+        let is_deletion = pending.record.winner().is_some_and(|winner| winner.content.is_none());
+        let finished = if is_deletion { self.finish_deletion(&pending) } else { self.finish(&pending) };
+        let finished = match finished {
+            // somebody else changed the file meanwhile
+            Err(MeshError::Files(error)) if error.kind == Kind::Conflict => None,
+            finished => finished?,
+        };
+        if let Some(look) = finished {
+            return self.end(pending.record, look);
+        }
+        // what somebody else wrote is a version of its own, and comes first
+        self.adopt()?;
+        self.row.here.pending = None;
+        let mut record = self.row.record.clone();
+        // of a version that was made here and whose content power loss took, nobody was told
+        if is_deletion || !pending.is_own {
+            record.merge(&pending.record);
+        }
+        self.know(record)
+    }
+
+    /// Let the name show the winner of `record`, whose content is staged under that name, or kept, or none.
+    ///
+    /// # Errors
+    /// [`Kind::UnknownResult`]: the next turn finishes it. Any other: nothing changed. [`Kind::Conflict`]: somebody else
+    /// changed the file, unless it `is_own`; see [`Turn::adopt`].
+    pub fn bring(&mut self, record: Record, staged: Option<String>, is_own: bool) -> Result<(), MeshError> {
+        let before = self.row.here.clone();
+        let keep = self.to_keep(&record);
+        self.row.here.kept.extend(keep.filter(|id| !before.kept.contains(id)));
+        let pending = Pending { record, staged, is_own };
+        self.row.here.pending = Some(pending.clone());
+        self.save(Durability::Sync)?;
+        match self.change_file(&pending, keep) {
+            Ok(look) => self.end(pending.record, look),
+            Err(error) if error.kind == Kind::UnknownResult => Err(error.into()),
+            Err(error) => {
+                self.row.here = before;
+                self.save(Durability::Sync)?;
+                Err(error.into())
+            }
+        }
+    }
+
+    /// As [`Turn::bring`], of a short content that is not staged: it is durable in the index until the file is synced.
+    pub fn bring_short(&mut self, record: Record, content: &[u8], is_own: bool) -> Result<(), MeshError> {
+        let winner = record.winner().and_then(|winner| winner.content.map(|of| (winner.dot, of)));
+        let is_short = content.len() <= SHORT_MAX && self.to_keep(&record).is_none();
+        let Some((dot, of)) = winner.filter(|_| is_short) else {
+            let staged = self.stage(content)?;
+            return self.bring(record, Some(staged), is_own);
+        };
+        let before = self.row.here.clone();
+        let pending = Pending { record, staged: None, is_own };
+        self.row.here.pending = Some(pending.clone());
+        self.save_with(Durability::Sync, Some((dot, content)))?;
+        let put = self.files.put_unsynced(&self.name.path, content, &of.id.hash, self.expected(&pending));
+        let done = match put {
+            Ok(look) => self.end(pending.record, Some(look)),
+            Err(error) => {
+                self.row.here = before;
+                self.save(Durability::Sync)?;
+                Err(error.into())
+            }
+        };
+        self.shared.unsynced.add(self.name, dot, content.len());
+        done
+    }
+
+    /// Stage a whole content, sealed; under which name.
+    fn stage(&self, content: &[u8]) -> Result<String, MeshError> {
+        let id = ContentId::of_block(content);
+        let staged_name = aside(self.name, &id);
+        let staged = self.files.stage(&staged_name)?;
+        staged.write_at(content, 0)?;
+        staged.seal(content.len() as u64, Some(&id.hash))?;
+        Ok(staged_name)
+    }
+
+    /// Put the content of a version in its place once more, durably.
+    pub(crate) fn place_again(&mut self, dot: Dot, of: Content, content: &[u8]) -> Result<(), MeshError> {
+        let staged = self.stage(content)?;
+        let look = self.files.put(&self.name.path, &staged, None, Expected::Anything)?;
+        self.row.here.placed = Some(Placed::new(dot, of, look));
+        self.save(Durability::Sync)
+    }
+
+    /// Put staged bytes in the place of a content that is here and whose bytes are not right; whether it was there.
+    pub fn replace(&mut self, id: &ContentId, staged: &str) -> Result<bool, MeshError> {
+        let Some(placed) = self.row.here.placed.filter(|placed| placed.content.id == *id) else {
+            let is_kept = self.row.here.kept.contains(id);
+            if is_kept {
+                self.files.keep(staged, &aside(self.name, id))?;
+            }
+            return Ok(is_kept);
+        };
+        match self.files.put(&self.name.path, staged, None, Expected::File(placed.look())) {
+            Ok(look) => self.row.here.placed = Some(Placed::new(placed.dot, placed.content, look)),
+            // somebody else's change is found by a scan
+            Err(error) if error.kind == Kind::Conflict => return Ok(false),
+            Err(error) => return Err(error.into()),
+        }
+        self.save(Durability::Sync)?;
+        Ok(true)
+    }
+
+    /// Whether the file looks so and holds this.
+    pub(crate) fn holds(&self, look: &Look, content: &[u8]) -> bool {
+        let mut bytes = vec![0; content.len() + 1];
+        let read = self.files.open(&self.name.path).map_err(MeshError::from).and_then(|opened| {
+            let len = opened.read_at(&mut bytes, 0)?;
+            Ok((opened.look(), len))
+        });
+        read.is_ok_and(|(looked, len)| looked == *look && bytes[..len] == *content)
+    }
+
+    /// Know this from now on; the file stays as it is.
+    pub fn know(&mut self, record: Record) -> Result<(), MeshError> {
+        self.row.record = record;
+        self.drop_kept();
+        self.claim()?;
+        self.save(Durability::Sync)
+    }
+
+    /// What somebody else did to the file is a version of its own; whether there was one. What vanished is not
+    /// taken for a deletion here.
+    pub fn adopt(&mut self) -> Result<bool, MeshError> {
+        let (placed, look) = (self.row.here.placed, self.files.look(&self.name.path)?);
+        let Some(look) = look else {
+            if placed.is_some() {
+                self.row.here.placed = None;
+                self.claim()?;
+                self.save(Durability::Sync)?;
+            }
+            return Ok(placed.is_some());
+        };
+        if placed.is_some_and(|placed| placed.is(&look)) {
+            return Ok(false);
+        }
+        let Some((content, look)) = self.hash(look)? else { return Ok(false) };
+        if let Some(placed) = placed.filter(|placed| placed.content == content) {
+            // it was touched, or lost its time with the power
+            self.row.here.placed = Some(Placed::new(placed.dot, content, look));
+            self.save(Durability::Async)?;
+            return Ok(true);
+        }
+        // one that is known already came by another way
+        let known = self.row.record.versions().iter().find(|version| version.content == Some(content));
+        if let Some(dot) = known.map(|version| version.dot) {
+            self.row.here.placed = Some(Placed::new(dot, content, look));
+            self.claim()?;
+            self.save(Durability::Sync)?;
+            return Ok(true);
+        }
+        let dot = self.shared.dot()?;
+        self.row.record.edit(dot, Some(content), placed.map(|placed| placed.dot));
+        self.row.here.placed = Some(Placed::new(dot, content, look));
+        self.claim()?;
+        self.save(Durability::Sync)?;
+        Ok(true)
+    }
+
+    /// See whether what the row says is here is here. A restore takes what was kept away, other programs what they like.
+    pub fn check(&mut self) -> Result<(), MeshError> {
+        self.adopt()?;
+        let kept = self.row.here.kept.clone();
+        self.row.here.kept.retain(|id| self.files.open_kept(&aside(self.name, id)).is_ok());
+        if self.row.here.kept != kept {
+            self.claim()?;
+            self.save(Durability::Sync)?;
+        }
+        Ok(())
+    }
+
+    /// Open a content of this name that is here.
+    pub fn open(&self, id: &ContentId) -> Result<Option<Box<dyn Opened>>, MeshError> {
+        open_here(&*self.files, self.name, &self.row, id)
+    }
+
+    /// Say to everybody what is here now.
+    pub fn claim(&mut self) -> Result<(), MeshError> {
+        let had = self.row.had();
+        let stamp = self.shared.stamp()?;
+        self.row.record.claim(self.shared.own(), stamp, had);
+        Ok(())
+    }
+
+    /// Write the row.
+    pub fn save(&mut self, durability: Durability) -> Result<(), MeshError> {
+        self.save_with(durability, None)
+    }
+
+    fn save_with(&mut self, durability: Durability, short: Option<(Dot, &[u8])>) -> Result<(), MeshError> {
+        let before = (self.told, self.placed);
+        let told = self.told;
+        self.told = self.shared.save(self.name, &self.row, before, (durability, short))?;
+        self.placed = content_of(&self.row);
+        if self.told != told {
+            self.shared.peers.tell(self.name, self.from.as_deref());
+        }
+        Ok(())
+    }
+
+    /// The content under the name, if another version that is left has it.
+    fn to_keep(&self, record: &Record) -> Option<ContentId> {
+        let old = self.row.here.placed?.content.id;
+        let winner = record.winner()?;
+        let is_left = record.versions().iter().any(|version| version.content.is_some_and(|content| content.id == old));
+        (is_left && winner.content.is_none_or(|content| content.id != old)).then_some(old)
+    }
+
+    fn change_file(&self, to: &Pending, keep: Option<ContentId>) -> Result<Option<Look>, AppFilesError> {
+        let keep = keep.map(|id| aside(self.name, &id));
+        let (path, keep) = (&self.name.path, keep.as_deref());
+        let expected = self.expected(to);
+        let content = to.record.winner().and_then(|winner| winner.content);
+        match (content, &to.staged) {
+            (Some(_), Some(staged)) => self.files.put(path, staged, keep, expected).map(Some),
+            (Some(content), None) => {
+                self.files.put_kept(path, &aside(self.name, &content.id), keep, expected).map(Some)
+            }
+            (None, _) => match self.files.remove(path, keep, expected) {
+                Err(error) if error.kind == Kind::NotFound => Ok(None),
+                removed => removed.map(|()| None),
+            },
+        }
+    }
+
+    /// What a change may replace.
+    fn expected(&self, to: &Pending) -> Expected {
+        match self.row.here.placed {
+            _ if to.is_own => Expected::Anything,
+            Some(placed) => Expected::File(placed.look()),
+            None => Expected::Nothing,
+        }
+    }
+
+    /// How the file looks when what was left undone is done; nothing when it cannot be.
+    fn finish(&self, pending: &Pending) -> Result<Option<Option<Look>>, MeshError> {
+        match self.change_file(pending, self.to_keep(&pending.record)) {
+            Err(error) if error.kind == Kind::NotFound => {}
+            changed => return Ok(Some(changed?)),
+        }
+        if let Some(dot) = pending.record.winner().map(|winner| winner.dot) {
+            if let Some(content) = self.shared.index.short(self.name, &dot)? {
+                let staged = Some(self.stage(&content)?);
+                self.shared.unsynced.add(self.name, dot, content.len());
+                return Ok(Some(self.change_file(&Pending { staged, ..pending.clone() }, None)?));
+            }
+        }
+        // it is in its place, unless the power took it, or somebody else changed it since
+        let content = pending.record.winner().and_then(|winner| winner.content);
+        let found = self.files.look(&self.name.path)?;
+        match found.map(|look| self.hash(look)).transpose()?.flatten() {
+            Some((found, look)) if Some(found) == content => {
+                // who was killed may not have come to that
+                self.files.settle(&self.name.path)?;
+                Ok(Some(Some(look)))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// The same of a deletion: not of what somebody wrote since.
+    fn finish_deletion(&mut self, pending: &Pending) -> Result<Option<Option<Look>>, MeshError> {
+        let old = content_of(&self.row);
+        if self.files.look(&self.name.path)?.is_none() {
+            self.files.settle(&self.name.path)?;
+            return Ok(Some(None));
+        }
+        self.adopt()?;
+        match content_of(&self.row) == old {
+            true => Ok(Some(self.change_file(pending, self.to_keep(&pending.record))?)),
+            false => Ok(None),
+        }
+    }
+
+    /// The change is done.
+    fn end(&mut self, record: Record, look: Option<Look>) -> Result<(), MeshError> {
+        self.row.here.pending = None;
+        let winner = record.winner().map(|winner| (winner.dot, winner.content));
+        self.row.here.placed = match (winner, look) {
+            (Some((dot, Some(content))), Some(look)) => Some(Placed::new(dot, content, look)),
+            _ => None,
+        };
+        if let Some(placed) = self.row.here.placed {
+            // once is enough, also when it came by another way
+            if self.row.here.kept.contains(&placed.content.id) {
+                self.row.here.kept.retain(|id| *id != placed.content.id);
+                let _ = self.files.unkeep(&aside(self.name, &placed.content.id));
+            }
+        }
+        self.row.record = record;
+        self.drop_kept();
+        self.claim()?;
+        // the pending row is durable, and says the same
+        self.save(Durability::Async)
+    }
+
+    /// Let go of contents that nothing speaks of any more. What stays by a crash is found by the sweep.
+    fn drop_kept(&mut self) {
+        let is_of = |version: &crate::Version, id: &ContentId| version.content.is_some_and(|content| content.id == *id);
+        let Row { record, here } = &mut self.row;
+        let (kept, dropped) =
+            here.kept.iter().partition(|id| record.versions().iter().any(|version| is_of(version, id)));
+        here.kept = kept;
+        let dropped: Vec<ContentId> = dropped;
+        for id in dropped {
+            let _ = self.files.unkeep(&aside(self.name, &id));
+        }
+    }
+
+    /// What the file holds now, and how it looked; nothing when it changed meanwhile.
+    fn hash(&self, look: Look) -> Result<Option<(Content, Look)>, MeshError> {
+        let opened = match self.files.open(&self.name.path) {
+            Err(error) if error.kind == Kind::NotFound => return Ok(None),
+            opened => opened?,
+        };
+        let (mut hashing, mut bytes) = (Hashing::default(), vec![0; CHUNK]);
+        loop {
+            match opened.read_at(&mut bytes, hashing.len())? {
+                0 => break,
+                len => hashing.update(&bytes[..len]),
+            }
+        }
+        let manifest = hashing.finish();
+        if opened.look() != look || self.files.look(&self.name.path)? != Some(look) || manifest.len() != look.len {
+            return Ok(None);
+        }
+        self.shared.index.put_manifest(&manifest)?;
+        Ok(Some((Content { id: manifest.id(), len: look.len }, look)))
+    }
+}
+
+fn content_of(row: &Row) -> Option<ContentId> {
+    row.here.placed.map(|placed| placed.content.id)
+}
+
+/// Open a content that a row says is here. `None`: it is not, or is no longer what it was.
+pub(crate) fn open_here(
+    files: &dyn AppFiles,
+    name: &Name,
+    row: &Row,
+    id: &ContentId,
+) -> Result<Option<Box<dyn Opened>>, MeshError> {
+    let opened = match row.here.placed.filter(|placed| placed.content.id == *id) {
+        Some(placed) => files.open(&name.path).map(|opened| Some(opened).filter(|opened| placed.is(&opened.look()))),
+        None if row.here.kept.contains(id) => files.open_kept(&aside(name, id)).map(Some),
+        None => Ok(None),
+    };
+    match opened {
+        Err(error) if error.kind == Kind::NotFound => Ok(None),
+        opened => Ok(opened?),
+    }
+}

@@ -1,0 +1,236 @@
+//! What members ask of each other. Formats: docs/formats.md, "Replicated files".
+//!
+//! Invariant: a request of another version, or longer than [`MESSAGE_LEN_MAX`], is refused before anything is
+//! done; what is decoded is checked ([`Record::is_sound`], [`Name::of_key`]) before it is used.
+
+use crate::carrier::MESSAGE_LEN_MAX;
+use crate::placement::Card;
+use crate::{ranges, ContentId, MeshError, Name, Record};
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+const VERSION: u8 = 1;
+/// First byte of an answer.
+const IS_BYTES: u8 = 0;
+const IS_ANSWER: u8 = VERSION;
+
+/// Blocks in one answer.
+pub const BLOCKS_MAX: u32 = 4;
+/// Bytes of a manifest in one answer.
+pub const MANIFEST_PART: usize = 1 << 20;
+/// Longest content that goes with its record: one block.
+pub const INLINE_MAX: u64 = crate::BLOCK_LEN as u64;
+/// Bytes of changes in one request, but for the first.
+pub const PUSH_BYTES_MAX: usize = 1 << 20;
+/// Changes in one request.
+pub const PUSH_MAX: usize = 256;
+
+/// Something that is asked.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Request {
+    /// Who are you? I am this one.
+    Greet(Card),
+    /// Take these.
+    Push(Vec<Pushed>),
+    /// What is different?
+    Compare(ranges::Question),
+    /// What do you know of these?
+    Records(Vec<Vec<u8>>),
+    /// The blocks of a content that you have under this key: its manifest from this byte.
+    Manifest(Of, u64),
+    /// Some blocks of it, [`BLOCKS_MAX`] at most.
+    Blocks(Of, u64, u32),
+}
+
+/// A content of a file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Of {
+    /// Its key.
+    pub key: Vec<u8>,
+    /// The content.
+    pub id: ContentId,
+}
+
+/// What a member says of a file.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Pushed {
+    /// Its key.
+    pub key: Vec<u8>,
+    /// What is known of it.
+    pub record: Record,
+    /// The content of the version that it shows, when that is short and the other shall have it.
+    #[serde(with = "serde_bytes_opt")]
+    pub content: Option<Bytes>,
+}
+
+/// What is answered.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Answer {
+    /// I am this one.
+    Greeted(Card),
+    /// What I know now of each, where that is not what you said.
+    Took(Vec<Option<Record>>),
+    /// What is different.
+    Compared(ranges::Answer),
+    /// What I know of each.
+    Records(Vec<Option<Record>>),
+    /// I do not have that.
+    NotHere,
+    /// It could not be done; why.
+    Refused(String),
+}
+
+/// An answer on its way.
+#[derive(Debug)]
+pub enum Reply {
+    /// Words.
+    Answer(Answer),
+    /// Bytes of a manifest or of blocks, behind one byte that says so: made in one piece by who reads them.
+    Bytes(Vec<u8>),
+}
+
+impl Request {
+    /// As it is sent.
+    ///
+    /// # Errors
+    /// [`MeshError::Internal`]: it does not fit, a defect.
+    pub fn encode(&self) -> Result<Bytes, MeshError> {
+        encode(VERSION, self).map(Bytes::from)
+    }
+
+    /// Of what came.
+    ///
+    /// # Errors
+    /// [`MeshError::Malformed`].
+    pub fn decode(bytes: &[u8]) -> Result<Self, MeshError> {
+        refuse_long_comparison(bytes)?;
+        let request: Self = decode(VERSION, bytes)?;
+        match &request {
+            Self::Push(changes) if !changes.iter().all(|change| change.record.is_sound()) => {
+                Err(MeshError::Malformed("a record that cannot be".into()))
+            }
+            _ => Ok(request),
+        }
+    }
+}
+
+impl Reply {
+    /// Room for bytes, which are put behind what it has.
+    pub fn bytes(len: usize) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(1 + len);
+        bytes.push(IS_BYTES);
+        bytes
+    }
+
+    /// As it is sent.
+    pub fn encode(self) -> Vec<u8> {
+        let answer = match self {
+            Self::Bytes(bytes) => return bytes,
+            Self::Answer(answer) => answer,
+        };
+        let refused = |error: MeshError| vec![IS_ANSWER].into_iter().chain(refusal(&error)).collect();
+        encode(IS_ANSWER, &answer).unwrap_or_else(refused)
+    }
+}
+
+fn refusal(error: &MeshError) -> Vec<u8> {
+    postcard::to_stdvec(&Answer::Refused(error.to_string())).unwrap_or_default()
+}
+
+/// An answer that came: words, or bytes.
+///
+/// # Errors
+/// [`MeshError::Malformed`].
+pub fn answer(bytes: Bytes) -> Result<Result<Answer, Bytes>, MeshError> {
+    if bytes.first() == Some(&IS_BYTES) {
+        return Ok(Err(bytes.slice(1..)));
+    }
+    refuse_long_comparison(&bytes)?;
+    let answer: Answer = decode(IS_ANSWER, &bytes)?;
+    let records = match &answer {
+        Answer::Took(records) | Answer::Records(records) => &records[..],
+        _ => &[],
+    };
+    match records.iter().flatten().all(Record::is_sound) {
+        true => Ok(Ok(answer)),
+        false => Err(MeshError::Malformed("a record that cannot be".into())),
+    }
+}
+
+/// The place of [`Request::Compare`] among the requests, and of [`Answer::Compared`] among the answers.
+const COMPARISON: u8 = 2;
+
+/// A comparison unfolds to more than it takes on its way.
+fn refuse_long_comparison(bytes: &[u8]) -> Result<(), MeshError> {
+    match bytes {
+        [_, COMPARISON, rest @ ..] if rest.len() > ranges::MESSAGE_BYTES_MAX => {
+            Err(MeshError::Malformed(format!("a comparison of {} bytes", rest.len())))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The name of a key that came from elsewhere.
+///
+/// # Errors
+/// [`MeshError::Malformed`].
+pub fn name_of(key: &[u8]) -> Result<Name, MeshError> {
+    Name::of_key(key)
+}
+
+fn encode(version: u8, value: &impl Serialize) -> Result<Vec<u8>, MeshError> {
+    let bytes = postcard::to_extend(value, vec![version]).map_err(|error| MeshError::Internal(error.to_string()))?;
+    match bytes.len() {
+        len if len > MESSAGE_LEN_MAX => Err(MeshError::Internal(format!("a message of {len} bytes"))),
+        _ => Ok(bytes),
+    }
+}
+
+fn decode<T: for<'a> Deserialize<'a>>(version: u8, bytes: &[u8]) -> Result<T, MeshError> {
+    let malformed = |what: String| MeshError::Malformed(format!("a message of files: {what}"));
+    match bytes.split_first() {
+        Some((found, value)) if *found == version => {
+            postcard::from_bytes(value).map_err(|error| malformed(error.to_string()))
+        }
+        found => Err(malformed(format!("version={:?}", found.map(|(found, _)| found)))),
+    }
+}
+
+/// Bytes as one piece, where serde would take them one by one.
+mod serde_bytes_opt {
+    use bytes::Bytes;
+    use serde::de::{Deserializer, Visitor};
+    use serde::{Deserialize, Serialize, Serializer};
+
+    struct Piece(Bytes);
+
+    impl Serialize for Piece {
+        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+            serializer.serialize_bytes(&self.0)
+        }
+    }
+
+    impl<'de> Deserialize<'de> for Piece {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            struct Pieces;
+            impl Visitor<'_> for Pieces {
+                type Value = Piece;
+                fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                    f.write_str("bytes")
+                }
+                fn visit_bytes<E>(self, bytes: &[u8]) -> Result<Piece, E> {
+                    Ok(Piece(Bytes::copy_from_slice(bytes)))
+                }
+            }
+            deserializer.deserialize_bytes(Pieces)
+        }
+    }
+
+    pub fn serialize<S: Serializer>(content: &Option<Bytes>, serializer: S) -> Result<S::Ok, S::Error> {
+        content.clone().map(Piece).serialize(serializer)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Bytes>, D::Error> {
+        Ok(Option::<Piece>::deserialize(deserializer)?.map(|piece| piece.0))
+    }
+}

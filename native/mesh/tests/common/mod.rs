@@ -1,0 +1,309 @@
+//! Members of one process: each with a disk, an app and a mesh, joined by a carrier that can be cut.
+
+#![allow(dead_code, clippy::disallowed_methods)]
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use macula_core::{
+    create_dir_all, AppFiles, AppFilesError, AppName, Apps, Disk, Gate, Ledger, MemberAt, Members, RealDisk, RelPath,
+    SystemChance, SystemClock,
+};
+use macula_files::Files;
+use macula_kv::{Seams as KvSeams, Store, Threads};
+use macula_mesh::{Ack, Carrier, Content, Dot, Mesh, MeshError, Name, Options, Seams, Written};
+use parking_lot::Mutex;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{mpsc, Arc};
+use std::time::{Duration, Instant};
+
+pub const SOON: Duration = Duration::from_secs(20);
+
+/// Who lies, what it was asked, and what it would say.
+type Lie = Box<dyn Fn(&str, &[u8], Vec<u8>) -> Vec<u8> + Send>;
+
+/// What joins the members.
+#[derive(Default)]
+pub struct Network {
+    meshes: Mutex<BTreeMap<String, Arc<Mesh>>>,
+    cut: Mutex<BTreeSet<(String, String)>>,
+    names: Mutex<Vec<String>>,
+    pub bytes: AtomicU64,
+    pub calls: AtomicU64,
+    /// Changes an answer on its way: a member that lies.
+    pub lie: Mutex<Option<Lie>>,
+}
+
+impl Network {
+    fn is_cut(&self, from: &str, to: &str) -> bool {
+        self.cut.lock().contains(&(from.to_owned(), to.to_owned()))
+    }
+
+    pub fn cut(&self, one: &str, other: &str) {
+        let mut cut = self.cut.lock();
+        cut.insert((one.to_owned(), other.to_owned()));
+        cut.insert((other.to_owned(), one.to_owned()));
+    }
+
+    pub fn heal(&self) {
+        self.cut.lock().clear();
+    }
+}
+
+struct Loopback {
+    net: Arc<Network>,
+    from: String,
+}
+
+fn lost() -> MeshError {
+    MeshError::Internal("lost on its way".into())
+}
+
+impl Carrier for Loopback {
+    fn call(&self, to: &str, request: Bytes, deadline: Duration) -> BoxFuture<'static, Result<Bytes, MeshError>> {
+        let (net, from, to) = (self.net.clone(), self.from.clone(), to.to_owned());
+        Box::pin(async move {
+            let mesh = net.meshes.lock().get(&to).cloned().filter(|_| !net.is_cut(&from, &to)).ok_or_else(lost)?;
+            net.calls.fetch_add(1, Ordering::Relaxed);
+            net.bytes.fetch_add(request.len() as u64, Ordering::Relaxed);
+            let (answer, answered) = tokio::sync::oneshot::channel();
+            mesh.serve(&from, request.clone(), move |bytes| drop(answer.send(bytes)));
+            drop(mesh);
+            let bytes = tokio::time::timeout(deadline, answered).await.map_err(|_| lost())?.map_err(|_| lost())?;
+            if net.is_cut(&to, &from) {
+                return Err(lost());
+            }
+            net.bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+            let bytes = match &*net.lie.lock() {
+                Some(lie) => lie(&to, &request, bytes),
+                None => bytes,
+            };
+            Ok(Bytes::from(bytes))
+        })
+    }
+
+    fn reachable(&self, to: &str) -> BoxFuture<'static, ()> {
+        let (net, from, to) = (self.net.clone(), self.from.clone(), to.to_owned());
+        Box::pin(async move {
+            while net.is_cut(&from, &to) || !net.meshes.lock().contains_key(&to) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        })
+    }
+
+    fn lost(&self, to: &str) -> BoxFuture<'static, ()> {
+        let (net, from, to) = (self.net.clone(), self.from.clone(), to.to_owned());
+        Box::pin(async move {
+            while !net.is_cut(&from, &to) && net.meshes.lock().contains_key(&to) {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        })
+    }
+
+    fn learn(&self, _others: &[MemberAt]) {}
+}
+
+struct Known(Arc<Network>, String);
+
+impl Members for Known {
+    fn own(&self) -> String {
+        self.1.clone()
+    }
+
+    fn members(&self) -> Vec<MemberAt> {
+        self.0.names.lock().iter().map(|name| MemberAt { name: name.clone(), address: String::new() }).collect()
+    }
+}
+
+#[derive(Debug)]
+struct OneApp(Files);
+
+impl Apps for OneApp {
+    fn files_of(&self, _app: &AppName) -> Result<Arc<dyn AppFiles>, AppFilesError> {
+        Ok(Arc::new(self.0.clone()))
+    }
+
+    fn opened(&self, app: &AppName) -> Option<Arc<dyn AppFiles>> {
+        self.files_of(app).ok()
+    }
+}
+
+/// A member.
+pub struct Node {
+    pub name: String,
+    pub disk: Arc<dyn Disk>,
+    pub mesh: Arc<Mesh>,
+    pub files: Files,
+    net: Arc<Network>,
+    _dir: Option<tempfile::TempDir>,
+}
+
+pub fn threads() -> Threads {
+    static THREADS: Mutex<Option<Threads>> = Mutex::new(None);
+    let mut threads = THREADS.lock();
+    threads.get_or_insert_with(|| Threads::start(4, 2, Arc::new(SystemClock)).expect("starts")).clone()
+}
+
+impl Node {
+    pub fn open(net: &Arc<Network>, name: &str, options: Options) -> Self {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let disk: Arc<dyn Disk> = Arc::new(RealDisk::at(dir.path()).expect("opens"));
+        Self { _dir: Some(dir), ..Self::on(net, name, disk, options) }
+    }
+
+    pub fn on(net: &Arc<Network>, name: &str, disk: Arc<dyn Disk>, options: Options) -> Self {
+        Self::try_on(net, name, disk, options).expect("opens")
+    }
+
+    /// On a disk that may fail.
+    pub fn try_on(net: &Arc<Network>, name: &str, disk: Arc<dyn Disk>, options: Options) -> Result<Self, MeshError> {
+        let (clock, chance) = (Arc::new(SystemClock), Arc::new(SystemChance));
+        let failed = |error: std::io::Error| MeshError::Internal(error.to_string());
+        for dir in ["data", "mesh"] {
+            create_dir_all(&*disk, &RelPath::literal(dir)).map_err(failed)?;
+        }
+        let data = disk.subtree(&RelPath::literal("data")).map_err(failed)?;
+        let files = Files::open(data, Arc::default(), Arc::new(Ledger::new()), clock.clone(), chance.clone());
+        let files = files.map_err(AppFilesError::from)?;
+        let kv = KvSeams {
+            disk: disk.subtree(&RelPath::literal("mesh")).map_err(failed)?,
+            gate: Arc::new(Gate::new()),
+            clock: clock.clone(),
+            chance: chance.clone(),
+            threads: threads(),
+        };
+        let store = Store::open(kv, macula_kv::Options::default())?;
+        let apps = Arc::new(OneApp(files.clone()));
+        let members = Arc::new(Known(net.clone(), name.to_owned()));
+        let mesh = Arc::new(Mesh::open(Seams { store, apps, members, clock, chance }, options)?);
+        {
+            let mut names = net.names.lock();
+            if !names.contains(&name.to_owned()) {
+                names.push(name.to_owned());
+            }
+        }
+        net.meshes.lock().insert(name.to_owned(), mesh.clone());
+        mesh.carry(Arc::new(Loopback { net: net.clone(), from: name.to_owned() }));
+        Ok(Self { name: name.to_owned(), disk, mesh, files, net: net.clone(), _dir: None })
+    }
+
+    /// Gone; its disk stays with who has it.
+    pub fn leave(self) -> (Arc<dyn Disk>, Option<tempfile::TempDir>) {
+        self.net.meshes.lock().remove(&self.name);
+        (self.disk, self._dir)
+    }
+
+    pub fn write(&self, path: &str, bytes: &[u8], ack: Ack) -> Result<Written, MeshError> {
+        let dot = self.mesh.write(&name(path), bytes)?;
+        self.acknowledged(path, dot, ack)
+    }
+
+    pub fn delete(&self, path: &str, ack: Ack) -> Result<Written, MeshError> {
+        let dot = self.mesh.delete(&name(path))?;
+        self.acknowledged(path, dot, ack)
+    }
+
+    pub fn acknowledged(&self, path: &str, dot: Dot, ack: Ack) -> Result<Written, MeshError> {
+        wait(|reply| self.mesh.acknowledged(&name(path), dot, ack, SOON, reply))
+    }
+
+    pub fn read(&self, path: &str) -> Result<Vec<u8>, MeshError> {
+        self.read_version(path, None)
+    }
+
+    pub fn read_version(&self, path: &str, dot: Option<Dot>) -> Result<Vec<u8>, MeshError> {
+        let reading = Arc::new(self.mesh.reading(&name(path), dot)?);
+        let mut whole = Vec::new();
+        loop {
+            let at = (whole.len() as u64, 1 << 20);
+            let part = wait(|reply| self.mesh.read_part(&reading, at, reply))?;
+            if part.is_empty() {
+                return Ok(whole);
+            }
+            whole.extend(part);
+        }
+    }
+
+    pub fn content(&self, path: &str) -> Option<Content> {
+        self.mesh.stat(&name(path)).ok().map(|stat| stat.content)
+    }
+
+    /// What lies in its tree, as any program sees it.
+    pub fn tree(&self) -> BTreeMap<String, Vec<u8>> {
+        let page = self.files.list(None, None, 1_000_000).expect("lists");
+        let read = |path: &RelPath| self.files.read(path, 1 << 30).expect("reads");
+        page.names.iter().map(|path| (path.to_string(), read(path))).collect()
+    }
+}
+
+pub fn name(path: &str) -> Name {
+    Name { app: AppName::new("app").expect("a name"), path: RelPath::new(path).expect("a path") }
+}
+
+pub fn wait<T: Send + 'static>(ask: impl FnOnce(Box<dyn FnOnce(Result<T, MeshError>) + Send>)) -> Result<T, MeshError> {
+    let (answer, answered) = mpsc::channel();
+    ask(Box::new(move |result| drop(answer.send(result))));
+    answered.recv_timeout(SOON * 2).expect("an answer")
+}
+
+#[track_caller]
+pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !holds() {
+        assert!(begun.elapsed() < SOON, "{what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Members that know each other.
+pub fn cluster(names: &[&str]) -> (Arc<Network>, Vec<Node>) {
+    let net = Arc::new(Network::default());
+    let nodes: Vec<Node> = names.iter().map(|name| Node::open(&net, name, Options::default())).collect();
+    all_meet(&nodes);
+    (net, nodes)
+}
+
+pub fn all_meet(nodes: &[Node]) {
+    until("all know each other", || nodes.iter().all(|node| node.mesh.status().peers.len() == nodes.len() - 1));
+}
+
+/// All have the same, and nothing is under way.
+#[track_caller]
+pub fn settled(nodes: &[Node]) {
+    let begun = Instant::now();
+    loop {
+        let statuses: Vec<_> = nodes.iter().map(|node| node.mesh.status()).collect();
+        let is_quiet = statuses.iter().all(|status| status.untold == 0 && status.fetching == 0);
+        let trees: Vec<_> = nodes.iter().map(Node::tree).collect();
+        if is_quiet && trees.iter().all(|tree| *tree == trees[0]) {
+            return;
+        }
+        if begun.elapsed() > SOON {
+            for (node, status) in nodes.iter().zip(statuses) {
+                eprintln!(
+                    "{}: replica={:x} untold={} fetching={}",
+                    node.name, status.replica, status.untold, status.fetching
+                );
+            }
+            let paths: BTreeSet<&String> = trees.iter().flat_map(BTreeMap::keys).collect();
+            for path in paths {
+                let lens: Vec<_> = trees.iter().map(|tree| tree.get(path).map(Vec::len)).collect();
+                eprintln!("{path}: lens={lens:?}");
+                for node in nodes {
+                    let record = node.mesh.record(&name(path)).expect("known");
+                    for version in record.versions() {
+                        let len = version.content.map(|content| content.len);
+                        let holders: Vec<_> = record.holders(version.dot).map(|of| format!("{of:x}")).collect();
+                        let by = version.dot.replica;
+                        eprintln!(
+                            "  on {} by {by:x} at {} len={len:?} holders={holders:?}",
+                            node.name, version.dot.stamp.0
+                        );
+                    }
+                }
+            }
+            panic!("not all have the same");
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}

@@ -1,0 +1,574 @@
+//! Replicated files: what waits for the disk or for other members runs on threads of the mesh.
+//!
+//! Contents cross without a copy: the job holds the caller's binary until it is written.
+
+use crate::atoms;
+use crate::base::{BaseHandle, Opened};
+use crate::error::Failure;
+use crate::files::{Bytes, Held};
+use crate::handle::{dispose, Handle};
+use crate::options::{app_name, rel_path};
+use crate::reply::Reply;
+use crate::state::{OpenState, StateHandle};
+use macula_core::{AppFiles, AppFilesError, AppName, Apps, Clock, Kind, RelPath};
+use macula_mesh::{Ack, Class, Dot, Mesh, MeshError, Name, Options, Reading, Seams, Stamp, Version, Writing, Written};
+use macula_store::{AppFilesOf, Base, NodeDir};
+use parking_lot::{Mutex, RwLock};
+use rustler::{Atom, Binary, Encoder, Env, Resource, ResourceArc, Term};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Bytes of one read.
+const PART_BYTES_MAX: usize = 1 << 20;
+
+/// The replicated files that this VM has opened, until its state is closed.
+pub struct OpenMesh {
+    open: RwLock<Option<(Mesh, NodeDir)>>,
+    is_linked: Mutex<bool>,
+}
+
+/// The replicated files, in Elixir's hands.
+pub type MeshHandle = Handle<Arc<OpenMesh>>;
+
+#[rustler::resource_impl]
+impl Resource for MeshHandle {}
+
+/// A file that is being written until it is committed.
+type Begun = Arc<Mutex<Option<Writing>>>;
+
+/// A file being written; dropped or aborted, it leaves no trace.
+pub struct WritingHandle(Handle<(Begun, Arc<OpenMesh>)>);
+
+#[rustler::resource_impl]
+impl Resource for WritingHandle {}
+
+/// A version of a file that is being read.
+pub struct ReadingHandle(Handle<(Arc<Reading>, Arc<OpenMesh>)>);
+
+#[rustler::resource_impl]
+impl Resource for ReadingHandle {}
+
+/// The apps of a base.
+#[derive(Debug)]
+struct AppsOf(Arc<Base>);
+
+impl Apps for AppsOf {
+    fn files_of(&self, app: &AppName) -> Result<Arc<dyn AppFiles>, AppFilesError> {
+        Ok(Arc::new(AppFilesOf::new(self.0.app(app)?)))
+    }
+
+    fn opened(&self, app: &AppName) -> Option<Arc<dyn AppFiles>> {
+        self.0.app_if_open(app).map(|app| Arc::new(AppFilesOf::new(app)) as Arc<dyn AppFiles>)
+    }
+}
+
+impl OpenMesh {
+    /// Open them, as a member of the cluster of that state.
+    pub fn open(opened: &Opened, state: &OpenState, options: Options) -> Result<Self, Failure> {
+        let (dir, store) = opened.base.own_mesh(macula_store::kv::Options::default())?;
+        let seams = Seams {
+            store,
+            apps: Arc::new(AppsOf(opened.base.clone())),
+            members: state.members()?,
+            clock: Arc::new(macula_core::SystemClock),
+            chance: Arc::new(macula_core::SystemChance),
+        };
+        let mesh = Mesh::open(seams, options)?;
+        Ok(Self { open: RwLock::new(Some((mesh, dir))), is_linked: Mutex::new(false) })
+    }
+
+    /// Reach other members by the links of that state, and be reached, once it has some.
+    pub fn link(&self, state: &OpenState) -> Result<(), Failure> {
+        let mut is_linked = self.is_linked.lock();
+        let Some(net) = state.net()?.filter(|_| !*is_linked) else { return Ok(()) };
+        self.with(|mesh| {
+            if let Some(door) = mesh.door() {
+                state.serve_bulk(door)?;
+            }
+            mesh.link(net);
+            *is_linked = true;
+            Ok(())
+        })
+    }
+
+    /// Stop its threads, then let go of its directory.
+    pub fn close(&self) {
+        let taken = self.open.write().take();
+        if let Some((mut mesh, dir)) = taken {
+            mesh.close();
+            drop(dir);
+        }
+    }
+
+    fn with<T>(&self, act: impl FnOnce(&Mesh) -> Result<T, Failure>) -> Result<T, Failure> {
+        let open = self.open.read();
+        let (mesh, _dir) = open.as_ref().ok_or_else(|| Failure::outcome(Kind::Closed))?;
+        act(mesh)
+    }
+}
+
+/// own thread: open the replicated files, as a member of the cluster of a state, in a zone, on a disk of a class,
+/// with so many copies beside each file's first; link them to the others if the state is linked.
+#[rustler::nif]
+fn mesh_open<'a>(
+    env: Env<'a>,
+    base: ResourceArc<BaseHandle>,
+    state: ResourceArc<StateHandle>,
+    reference: Term<'a>,
+    zone: String,
+    class: Atom,
+    copies: usize,
+) -> Term<'a> {
+    let (opened, state) = match base.get().and_then(|opened| Ok((opened, state.get()?))) {
+        Ok(found) => found,
+        Err(failure) => return failure.encode(env),
+    };
+    let class = if class == atoms::bulk() { Class::Bulk } else { Class::Fast };
+    let of = opened.clone();
+    opened.runtime.io(env, reference, move |reply| {
+        let open = || -> Result<_, Failure> {
+            let mesh = of.mesh(&state, Options { zone, class, copies, ..Options::default() })?;
+            mesh.link(&state)?;
+            Ok(ResourceArc::new(MeshHandle::new(mesh)))
+        };
+        reply.send_result(open());
+    })
+}
+
+/// own thread: write a whole file; answers its version, and how many others have it, once those are as many as `ack`
+/// asks for.
+#[rustler::nif]
+fn mesh_write<'a>(
+    env: Env<'a>,
+    mesh: ResourceArc<MeshHandle>,
+    reference: Term<'a>,
+    name: (&'a str, Binary<'a>),
+    content: Term<'a>,
+    (ack, timeout_ms): (Term<'a>, u64),
+) -> Term<'a> {
+    let ack = ack_of(ack);
+    let content = Held::new(content);
+    changing(env, &mesh, reference, name, (ack, timeout_ms), move |mesh, name| {
+        content.with(|bytes| mesh.write(name, bytes))?.map_err(Failure::from)
+    })
+}
+
+/// own thread: delete a file; answers as `mesh_write`.
+#[rustler::nif]
+fn mesh_delete<'a>(
+    env: Env<'a>,
+    mesh: ResourceArc<MeshHandle>,
+    reference: Term<'a>,
+    name: (&'a str, Binary<'a>),
+    (ack, timeout_ms): (Term<'a>, u64),
+) -> Term<'a> {
+    let ack = ack_of(ack);
+    changing(env, &mesh, reference, name, (ack, timeout_ms), |mesh, name| Ok(mesh.delete(name)?))
+}
+
+/// own thread: let a file have one of its versions instead of all; answers as `mesh_write`.
+#[rustler::nif]
+fn mesh_resolve<'a>(
+    env: Env<'a>,
+    mesh: ResourceArc<MeshHandle>,
+    reference: Term<'a>,
+    name: (&'a str, Binary<'a>),
+    chosen: (u64, u64),
+    (ack, timeout_ms): (Term<'a>, u64),
+) -> Term<'a> {
+    let ack = ack_of(ack);
+    changing(env, &mesh, reference, name, (ack, timeout_ms), move |mesh, name| Ok(mesh.resolve(name, dot_of(chosen))?))
+}
+
+/// own thread: give a file's content, which is here, to another name of the app too; answers as `mesh_write`.
+#[rustler::nif]
+fn mesh_copy<'a>(
+    env: Env<'a>,
+    mesh: ResourceArc<MeshHandle>,
+    reference: Term<'a>,
+    name: (&'a str, Binary<'a>),
+    to: Binary<'a>,
+    (ack, timeout_ms): (Term<'a>, u64),
+) -> Term<'a> {
+    let to = match name_of(&(name.0, to)) {
+        Ok(to) => to,
+        Err(failure) => return failure.encode(env),
+    };
+    let (ack, copy) = (ack_of(ack), to.clone());
+    changing_to(env, &mesh, reference, (name, to), (ack, timeout_ms), move |mesh, from| Ok(mesh.copy(from, &copy)?))
+}
+
+/// own thread: give a file another name of the app; answers as `mesh_write`, of the new name.
+#[rustler::nif]
+fn mesh_rename<'a>(
+    env: Env<'a>,
+    mesh: ResourceArc<MeshHandle>,
+    reference: Term<'a>,
+    name: (&'a str, Binary<'a>),
+    to: Binary<'a>,
+    (ack, timeout_ms): (Term<'a>, u64),
+) -> Term<'a> {
+    let to = match name_of(&(name.0, to)) {
+        Ok(to) => to,
+        Err(failure) => return failure.encode(env),
+    };
+    let (ack, renamed) = (ack_of(ack), to.clone());
+    changing_to(env, &mesh, reference, (name, to), (ack, timeout_ms), move |mesh, from| {
+        Ok(mesh.rename(from, &renamed).map(|(made, _gone)| made)?)
+    })
+}
+
+/// own thread: read all files that are here and compare, a pause after each; answers what was found.
+#[rustler::nif]
+fn mesh_scrub<'a>(env: Env<'a>, mesh: ResourceArc<MeshHandle>, reference: Term<'a>, pause_us: u64) -> Term<'a> {
+    working(env, &mesh, reference, move |mesh, reply| {
+        let cancel = reply.call().cancel_token();
+        let pause = || macula_core::SystemClock.sleep(Duration::from_micros(pause_us));
+        let scrubbed = mesh.with(|mesh| Ok(mesh.scrub(&cancel, &pause)?));
+        reply.send_result(scrubbed.map(|told| (told.files, told.bytes, told.mended, told.rotten)));
+    })
+}
+
+/// own thread: open a version of a file, or the one that its name shows, to be read; answers the reader and the
+/// version.
+#[rustler::nif]
+fn mesh_reader<'a>(
+    env: Env<'a>,
+    mesh: ResourceArc<MeshHandle>,
+    reference: Term<'a>,
+    name: (&'a str, Binary<'a>),
+    version: Option<(u64, u64)>,
+) -> Term<'a> {
+    let name = match name_of(&name) {
+        Ok(name) => name,
+        Err(failure) => return failure.encode(env),
+    };
+    working(env, &mesh, reference, move |mesh, reply| {
+        let reading = mesh.with(|of| Ok(of.reading(&name, version.map(dot_of))?));
+        reply.send_result(reading.map(|reading| {
+            let told = Told(reading.version.clone());
+            (ResourceArc::new(ReadingHandle(Handle::new((Arc::new(reading), mesh.clone())))), told)
+        }));
+    })
+}
+
+/// own thread: at most a mebibyte at an offset, from wherever it is; empty at the end.
+#[rustler::nif]
+fn mesh_read_part<'a>(
+    env: Env<'a>,
+    reader: ResourceArc<ReadingHandle>,
+    reference: Term<'a>,
+    offset: u64,
+    len: usize,
+) -> Term<'a> {
+    let (reading, mesh) = match reader.0.get() {
+        Ok(found) => found,
+        Err(failure) => return failure.encode(env),
+    };
+    crate::runtime::owe(env, reference, move |reply| {
+        mesh.with(|mesh| {
+            let part = (offset, len.min(PART_BYTES_MAX));
+            mesh.read_part(&reading, part, move |bytes| reply.send_result(bytes.map(Bytes)));
+            Ok(())
+        })
+    })
+}
+
+/// own thread: what is known of a file.
+#[rustler::nif]
+fn mesh_stat<'a>(
+    env: Env<'a>,
+    mesh: ResourceArc<MeshHandle>,
+    reference: Term<'a>,
+    name: (&'a str, Binary<'a>),
+) -> Term<'a> {
+    looking(env, &mesh, reference, name, |mesh, name| {
+        let stat = mesh.stat(name)?;
+        let replicas = stat.replicas.into_iter().map(NodeName).collect::<Vec<_>>();
+        Ok(((Told(stat.version), replicas), (stat.is_here, stat.conflicts)))
+    })
+}
+
+/// own thread: the versions of a file that nothing replaced, the one it shows first.
+#[rustler::nif]
+fn mesh_versions<'a>(
+    env: Env<'a>,
+    mesh: ResourceArc<MeshHandle>,
+    reference: Term<'a>,
+    name: (&'a str, Binary<'a>),
+) -> Term<'a> {
+    looking(env, &mesh, reference, name, |mesh, name| {
+        Ok(mesh.versions(name)?.into_iter().map(Told).collect::<Vec<_>>())
+    })
+}
+
+/// own thread: a page of names, and whether there are more.
+#[rustler::nif]
+fn mesh_list<'a>(
+    env: Env<'a>,
+    mesh: ResourceArc<MeshHandle>,
+    reference: Term<'a>,
+    app: &'a str,
+    prefix: Option<Binary<'a>>,
+    after: Option<Binary<'a>>,
+    limit: usize,
+) -> Term<'a> {
+    let path = |path: Option<Binary>| path.map(|path| rel_path(&path)).transpose();
+    let decoded = || Ok((app_name(app)?, path(prefix)?, path(after)?));
+    let (app, prefix, after) = match decoded() {
+        Ok(found) => found,
+        Err(failure) => return Failure::encode(&failure, env),
+    };
+    working(env, &mesh, reference, move |mesh, reply| {
+        let page = mesh.with(|mesh| Ok(mesh.list(&app, prefix.as_ref(), after.as_ref(), limit)?));
+        let told = |page: macula_mesh::Page| {
+            let paths = page.paths.iter().map(|path| Bytes(path.as_bytes().to_vec())).collect::<Vec<_>>();
+            (paths, page.more)
+        };
+        reply.send_result(page.map(told));
+    })
+}
+
+/// own thread: how the replicated files are.
+#[rustler::nif]
+fn mesh_status<'a>(env: Env<'a>, mesh: ResourceArc<MeshHandle>, reference: Term<'a>) -> Term<'a> {
+    working(env, &mesh, reference, move |mesh, reply| {
+        let status = mesh.with(|mesh| Ok(mesh.status()));
+        let peers = |names: Vec<String>| names.into_iter().map(NodeName).collect::<Vec<_>>();
+        reply.send_result(status.map(|status| {
+            let here = (status.replica, peers(status.peers), status.untold, status.fetching);
+            (here, status.cared.files, status.cared.under_replicated)
+        }));
+    })
+}
+
+/// own thread: look for what other programs did to the files of an app; with `deletions`, what is missing was deleted.
+#[rustler::nif]
+fn mesh_scan<'a>(
+    env: Env<'a>,
+    mesh: ResourceArc<MeshHandle>,
+    reference: Term<'a>,
+    app: &'a str,
+    deletions: bool,
+) -> Term<'a> {
+    let app = match app_name(app) {
+        Ok(app) => app,
+        Err(failure) => return failure.encode(env),
+    };
+    working(env, &mesh, reference, move |mesh, reply| {
+        let cancel = reply.call().cancel_token();
+        let scanned = mesh.with(|mesh| Ok(mesh.scan(&app, deletions, &cancel)?));
+        reply.send_result(scanned.map(|told| (told.known, told.found, told.changed, told.deleted, told.lost)));
+    })
+}
+
+/// own thread: begin to write a file in chunks.
+#[rustler::nif]
+fn mesh_writer<'a>(
+    env: Env<'a>,
+    mesh: ResourceArc<MeshHandle>,
+    reference: Term<'a>,
+    name: (&'a str, Binary<'a>),
+) -> Term<'a> {
+    let name = match name_of(&name) {
+        Ok(name) => name,
+        Err(failure) => return failure.encode(env),
+    };
+    working(env, &mesh, reference, move |mesh, reply| {
+        let writing = mesh.with(|mesh| Ok(mesh.writing(&name)?));
+        let handle = |writing| WritingHandle(Handle::new((Arc::new(Mutex::new(Some(writing))), mesh.clone())));
+        reply.send_result(writing.map(|writing| ResourceArc::new(handle(writing))));
+    })
+}
+
+/// own thread: append a chunk.
+#[rustler::nif]
+fn mesh_writer_chunk<'a>(
+    env: Env<'a>,
+    writer: ResourceArc<WritingHandle>,
+    reference: Term<'a>,
+    bytes: Term<'a>,
+) -> Term<'a> {
+    let bytes = Held::new(bytes);
+    writing(env, &writer, reference, move |writing, _mesh, reply| {
+        let write = || -> Result<(), Failure> {
+            let mut writing = writing.lock();
+            let writing = writing.as_mut().ok_or_else(|| Failure::outcome(Kind::Closed))?;
+            Ok(bytes.with(|bytes| writing.write(bytes))??)
+        };
+        reply.send_done(write());
+    })
+}
+
+/// own thread: make the file visible and durable; answers as `mesh_write`.
+#[rustler::nif]
+fn mesh_writer_commit<'a>(
+    env: Env<'a>,
+    writer: ResourceArc<WritingHandle>,
+    reference: Term<'a>,
+    (ack, timeout_ms): (Term<'a>, u64),
+) -> Term<'a> {
+    let ack = ack_of(ack);
+    writing(env, &writer, reference, move |writing, mesh, reply| {
+        let taken = writing.lock().take().ok_or_else(|| Failure::outcome(Kind::Closed));
+        let committed = taken.and_then(|writing| {
+            let name = writing.name().clone();
+            Ok((name, writing.commit()?))
+        });
+        match committed {
+            Ok((name, dot)) => acknowledge(mesh, reply, &name, dot, (ack, timeout_ms)),
+            Err(failure) => reply.send_result(Err::<(), _>(failure)),
+        }
+    })
+}
+
+/// memory: give up; what was written is removed on the closer thread.
+#[rustler::nif]
+fn mesh_writer_abort(writer: ResourceArc<WritingHandle>) -> Atom {
+    if let Some(inner) = writer.0.take() {
+        dispose(Box::new(inner));
+    }
+    atoms::ok()
+}
+
+/// On a thread of the mesh.
+fn working<'a>(
+    env: Env<'a>,
+    mesh: &ResourceArc<MeshHandle>,
+    reference: Term<'a>,
+    job: impl FnOnce(&Arc<OpenMesh>, Reply) + Send + 'static,
+) -> Term<'a> {
+    let mesh = match mesh.get() {
+        Ok(mesh) => mesh,
+        Err(failure) => return failure.encode(env),
+    };
+    let of = mesh.clone();
+    crate::runtime::owe(env, reference, |reply| {
+        mesh.with(|mesh| {
+            let work = mesh.work(move || {
+                if !reply.call().is_cancelled() {
+                    job(&of, reply);
+                }
+            });
+            work.map_err(Failure::from)
+        })
+    })
+}
+
+/// A question about one file.
+fn looking<'a, T: Encoder>(
+    env: Env<'a>,
+    mesh: &ResourceArc<MeshHandle>,
+    reference: Term<'a>,
+    name: (&'a str, Binary<'a>),
+    look: impl FnOnce(&Mesh, &Name) -> Result<T, Failure> + Send + 'static,
+) -> Term<'a> {
+    let name = match name_of(&name) {
+        Ok(name) => name,
+        Err(failure) => return failure.encode(env),
+    };
+    working(env, mesh, reference, move |mesh, reply| reply.send_result(mesh.with(|mesh| look(mesh, &name))))
+}
+
+/// A change of one file, and the wait for others to have it.
+fn changing<'a>(
+    env: Env<'a>,
+    mesh: &ResourceArc<MeshHandle>,
+    reference: Term<'a>,
+    name: (&'a str, Binary<'a>),
+    wait: (Option<Ack>, u64),
+    change: impl FnOnce(&Mesh, &Name) -> Result<Dot, Failure> + Send + 'static,
+) -> Term<'a> {
+    match name_of(&name) {
+        Ok(changed) => changing_to(env, mesh, reference, (name, changed), wait, change),
+        Err(failure) => failure.encode(env),
+    }
+}
+
+/// The same where what is changed has another name than what it is made of.
+fn changing_to<'a>(
+    env: Env<'a>,
+    mesh: &ResourceArc<MeshHandle>,
+    reference: Term<'a>,
+    (name, changed): ((&'a str, Binary<'a>), Name),
+    wait: (Option<Ack>, u64),
+    change: impl FnOnce(&Mesh, &Name) -> Result<Dot, Failure> + Send + 'static,
+) -> Term<'a> {
+    let name = match name_of(&name) {
+        Ok(name) => name,
+        Err(failure) => return failure.encode(env),
+    };
+    working(env, mesh, reference, move |mesh, reply| match mesh.with(|mesh| change(mesh, &name)) {
+        Ok(dot) => acknowledge(mesh, reply, &changed, dot, wait),
+        Err(failure) => reply.send_result(Err::<(), _>(failure)),
+    })
+}
+
+/// On a thread of the mesh, with one of its files.
+fn writing<'a>(
+    env: Env<'a>,
+    writer: &ResourceArc<WritingHandle>,
+    reference: Term<'a>,
+    job: impl FnOnce(&Mutex<Option<Writing>>, &Arc<OpenMesh>, Reply) + Send + 'static,
+) -> Term<'a> {
+    // not taken here: a refusal must leave the writer as it was
+    let (writing, mesh) = match writer.0.get() {
+        Ok(found) => found,
+        Err(failure) => return failure.encode(env),
+    };
+    let of = mesh.clone();
+    crate::runtime::owe(env, reference, |reply| mesh.with(|mesh| Ok(mesh.work(move || job(&writing, &of, reply))?)))
+}
+
+fn acknowledge(mesh: &Arc<OpenMesh>, reply: Reply, name: &Name, dot: Dot, (ack, timeout_ms): (Option<Ack>, u64)) {
+    let told = |written: Written| ((written.dot.stamp.0, written.dot.replica), written.replicas);
+    let deadline = Duration::from_millis(timeout_ms);
+    // what is durable here stays so, whatever becomes of the mesh meanwhile
+    let _ = mesh.with(|mesh| {
+        let ack = ack.unwrap_or_else(|| mesh.ack_default());
+        mesh.acknowledged(name, dot, ack, deadline, move |result: Result<Written, MeshError>| {
+            reply.send_result(result.map(told));
+        });
+        Ok(())
+    });
+}
+
+fn name_of((app, path): &(&str, Binary)) -> Result<Name, Failure> {
+    let path: RelPath = rel_path(path)?;
+    Ok(Name { app: app_name(app)?, path })
+}
+
+fn dot_of((stamp, replica): (u64, u64)) -> Dot {
+    Dot { stamp: Stamp(stamp), replica }
+}
+
+/// `local`, `quorum`, `all`, a number, or what is usual (`nil`).
+fn ack_of(term: Term) -> Option<Ack> {
+    match (term.decode::<usize>(), term.decode::<Atom>()) {
+        (Ok(count), _) => Some(Ack::Others(count)),
+        (_, Ok(atom)) if atom == atoms::local() => Some(Ack::Local),
+        (_, Ok(atom)) if atom == atoms::quorum() => Some(Ack::Quorum),
+        (_, Ok(atom)) if atom == atoms::all() => Some(Ack::All),
+        _ => None,
+    }
+}
+
+/// A member's name: an atom, as of any node; one that would be none stays text.
+struct NodeName(String);
+
+impl Encoder for NodeName {
+    fn encode<'a>(&self, env: Env<'a>) -> Term<'a> {
+        Atom::from_str(env, &self.0).map_or_else(|_| self.0.encode(env), |name| name.encode(env))
+    }
+}
+
+/// A version: `{{stamp, replica}, wall_ms, {id, len} | nil}`.
+struct Told(Version);
+
+impl Encoder for Told {
+    fn encode<'a>(&self, env: Env<'a>) -> Term<'a> {
+        let Version { dot, content, .. } = &self.0;
+        let content = content.map(|content| (Bytes(content.id.to_bytes().to_vec()), content.len));
+        ((dot.stamp.0, dot.replica), dot.stamp.wall_ms(), content).encode(env)
+    }
+}
