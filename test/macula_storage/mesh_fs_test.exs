@@ -477,9 +477,11 @@ defmodule MaculaStorage.MeshFSTest do
     assert :ok = into.(:ok, {:cont, large})
     assert :ok = MaculaStorage.close_app(app)
     assert_raise Error, fn -> into.(into.(:ok, {:cont, large}), :done) end
+    assert {:ok, "again"} = MeshFS.read(app, "a")
+    assert [_] = staged(app)
     assert :ok = into.(:ok, :halt)
     assert {:ok, ["a", "b"]} = MeshFS.list(app)
-    Wait.until("no trace", fn -> staged(app) == [] end)
+    assert [] = staged(app)
   end
 
   test "its bytes are the app's", %{app: app} do

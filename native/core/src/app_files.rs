@@ -8,6 +8,9 @@ use crate::{AppName, Kind, Kinded, RelPath};
 use std::fmt::Debug;
 use std::sync::Arc;
 
+/// Length of a mark of a tree, bytes.
+pub const TREE_MARK_LEN: usize = 16;
+
 /// A failure of an app's files, in words of whoever implements them.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
@@ -142,6 +145,10 @@ pub trait AppFiles: Send + Sync + Debug {
     fn unkeep(&self, kept: &str) -> Result<(), AppFilesError>;
     /// Names of kept content.
     fn kept(&self) -> Result<Vec<String>, AppFilesError>;
+    /// The mark of the directory that holds the files now; `None` also of one that was made anew.
+    fn tree_mark(&self) -> Result<Option<[u8; TREE_MARK_LEN]>, AppFilesError>;
+    /// Mark it, so that another in its place is told from it. `Ok`: durable.
+    fn mark_tree(&self, mark: &[u8; TREE_MARK_LEN]) -> Result<(), AppFilesError>;
     /// Regular files after `after`, at most `limit`, in byte order of the whole name.
     fn page(&self, after: Option<&RelPath>, limit: usize) -> Result<Looks, AppFilesError>;
 }

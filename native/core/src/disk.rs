@@ -107,6 +107,10 @@ pub trait Disk: Send + Sync + Debug {
     fn remove_dir(&self, dir: &RelPath) -> io::Result<()>;
     /// Permission bits and modification time of a directory.
     fn set_dir_meta(&self, dir: &RelPath, mode: u32, mtime_ns: i128) -> io::Result<()>;
+    /// What a directory was tagged with; `None` also where the file system has no tags.
+    fn dir_tag(&self, dir: &RelPath, name: &str) -> io::Result<Option<Vec<u8>>>;
+    /// Tag a directory, durably after [`Disk::sync_dir`]; `Unsupported` where the file system has no tags.
+    fn set_dir_tag(&self, dir: &RelPath, name: &str, value: &[u8]) -> io::Result<()>;
     /// Tell the file system that what lies in the directories of `dir` is unrelated, so that it puts
     /// each where there is room. A hint: a disk without it does nothing.
     fn spread_dirs_of(&self, _dir: &RelPath) -> io::Result<()> {

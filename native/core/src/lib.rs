@@ -19,7 +19,7 @@ mod real_disk;
 mod rel_path;
 mod task;
 
-pub use app_files::{AppFiles, AppFilesError, Apps, Expected, Look, Looks, Opened, Staged};
+pub use app_files::{AppFiles, AppFilesError, Apps, Expected, Look, Looks, Opened, Staged, TREE_MARK_LEN};
 pub use app_name::{AppName, NameError};
 pub use clock::{Chance, Clock, SystemChance, SystemClock};
 pub use disk::{Disk, DiskFile, Entry, FileKind, Open, Space, Stat};

@@ -1,7 +1,7 @@
 //! [`Files`] as whoever replicates them knows it, through the seam of core only.
 
 use crate::{Files, FilesError, Reader, StagedFile};
-use macula_core::{AppFiles, AppFilesError, Expected, Kinded, Look, Looks, Opened, RelPath, Staged};
+use macula_core::{AppFiles, AppFilesError, Expected, Kinded, Look, Looks, Opened, RelPath, Staged, TREE_MARK_LEN};
 
 impl From<FilesError> for AppFilesError {
     fn from(error: FilesError) -> Self {
@@ -120,6 +120,14 @@ impl AppFiles for Files {
 
     fn kept(&self) -> Result<Vec<String>, AppFilesError> {
         Ok(Files::kept(self)?)
+    }
+
+    fn tree_mark(&self) -> Result<Option<[u8; TREE_MARK_LEN]>, AppFilesError> {
+        Ok(Files::tree_mark(self)?)
+    }
+
+    fn mark_tree(&self, mark: &[u8; TREE_MARK_LEN]) -> Result<(), AppFilesError> {
+        Ok(Files::mark_tree(self, mark)?)
     }
 
     fn page(&self, after: Option<&RelPath>, limit: usize) -> Result<Looks, AppFilesError> {

@@ -19,6 +19,7 @@ mod staged;
 mod syncs;
 mod tag;
 mod temporary;
+mod tree_mark;
 mod unsynced;
 mod walk;
 mod writer;

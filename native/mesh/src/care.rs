@@ -10,7 +10,7 @@ use crate::placement::Card;
 use crate::scan::Scanned;
 use crate::shared::Shared;
 use crate::MeshError;
-use macula_core::Cancel;
+use macula_core::{AppFiles, Cancel};
 use std::collections::BTreeSet;
 use std::ops::Bound;
 use std::sync::Arc;
@@ -119,12 +119,19 @@ impl Shared {
             kept.extend(row.here.pending.and_then(|pending| pending.staged));
         }
         for app in self.apps()? {
-            let Some(files) = self.opened(&app) else { continue };
-            for staged in files.staged()? {
-                let is_ours = staged.len() == STAGED_DIGITS && !kept.contains(&staged);
-                if is_ours && !self.staging.lock().contains(&staged) {
-                    files.unstage(&staged)?;
-                }
+            if let Some(files) = self.opened(&app) {
+                // an app that takes no change now keeps no other from it
+                let _ = self.sweep_staged_of(&*files, &kept);
+            }
+        }
+        Ok(())
+    }
+
+    fn sweep_staged_of(&self, files: &dyn AppFiles, kept: &BTreeSet<String>) -> Result<(), MeshError> {
+        for staged in files.staged()? {
+            let is_ours = staged.len() == STAGED_DIGITS && !kept.contains(&staged);
+            if is_ours && !self.staging.lock().contains(&staged) {
+                files.unstage(&staged)?;
             }
         }
         Ok(())

@@ -1,15 +1,16 @@
 //! What this replica knows of every file, in a key-value store of its own.
 //!
-//! Keys begin with a byte that says what they are of: `f` a file's row, `c` a long content that lies here, `d` a short content
-//! whose file is not synced yet, `m` a manifest, `p` a file whose
-//! change is pending, `w` a file of which content is wanted here, `r` a replica's card, `s` this replica
-//! itself. Invariant: `c`, `p` and `w` are written in the batch that makes them true or ends it.
+//! Keys begin with a byte that says what they are of: `f` a file's row, `c` a long content that lies here, `d` a short
+//! content whose file is not synced yet, `m` a manifest, `p` a file whose change is pending, `w` a file of which content
+//! is wanted here, `r` a replica's card, `t` the mark of the directory of an app's files, `s` this replica itself.
+//! Invariant: `c`, `p` and `w` are written in the batch that makes them true or ends it.
 
 use crate::id::Manifest;
 use crate::placement::Card;
 use crate::row::Row;
+use crate::tree::TreeMark;
 use crate::{ContentId, Dot, MeshError, Name, ReplicaId, Stamp};
-use macula_core::Chance;
+use macula_core::{AppName, Chance};
 use macula_kv::{Batch, Durability, Op, PageLimits, Snapshot, Store};
 use serde::{Deserialize, Serialize};
 use std::ops::Bound;
@@ -21,6 +22,7 @@ const MANIFEST: u8 = b'm';
 const PENDING: u8 = b'p';
 const WANTED: u8 = b'w';
 const CARD: u8 = b'r';
+const TREE: u8 = b't';
 const SELF: &[u8] = b"s";
 const SELF_VERSION: u8 = 1;
 /// Contents that are forgotten at once.
@@ -198,6 +200,18 @@ impl Index {
         let mut batch = Batch::put(key_of(CARD, &card.replica.to_be_bytes()), encode(SELF_VERSION, card)?);
         batch.ops.extend(former.iter().map(|replica| Op::Delete { key: key_of(CARD, &replica.to_be_bytes()) }));
         self.store.write(batch)?;
+        Ok(())
+    }
+
+    /// The mark of the directory into which files of an app were put.
+    pub fn tree(&self, app: &AppName) -> Result<Option<TreeMark>, MeshError> {
+        let mark = self.store.get(&key_of(TREE, app.as_str().as_bytes()))?;
+        Ok(mark.and_then(|mark| mark.try_into().ok()))
+    }
+
+    /// It is this one from now on.
+    pub fn put_tree(&self, app: &AppName, mark: &TreeMark) -> Result<(), MeshError> {
+        self.store.write(Batch::put(key_of(TREE, app.as_str().as_bytes()), mark.to_vec()))?;
         Ok(())
     }
 

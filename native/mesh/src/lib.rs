@@ -29,6 +29,7 @@ mod scrub;
 mod serve;
 mod shared;
 mod stamp;
+mod tree;
 mod turn;
 mod unsynced;
 mod waiters;

@@ -141,8 +141,9 @@ impl Drop for Writing {
     fn drop(&mut self) {
         let Some((staged_name, _)) = &self.staged else { return };
         if !self.is_placed {
-            // what cannot be removed now is swept
-            let _ = self.files.unstage(staged_name);
+            // an app that was closed meanwhile has others now; what cannot be removed now is swept when it is open
+            let files = self.shared.opened(&self.name.app).unwrap_or_else(|| self.files.clone());
+            let _ = files.unstage(staged_name);
         }
         self.shared.staging.lock().remove(staged_name);
     }

@@ -1,8 +1,9 @@
 //! What other programs did to an app's files: put there, changed, removed.
 //!
 //! A walk that compares how files look with what was put there; only what looks different is read. Invariant: what is
-//! missing is a deletion only as long as little is, and something else is still there. Otherwise a directory vanished,
-//! a disk was not mounted, an index is of other files: then the files are lost here, and come back from others.
+//! missing is a deletion only in the very directory into which it was put, as long as little is missing, and something
+//! else is still there. Otherwise a directory vanished, a disk was not mounted, an index is of other files: then the
+//! files are lost here, and come back from others.
 
 use crate::row::Row;
 use crate::shared::Shared;
@@ -43,6 +44,9 @@ impl Shared {
     /// Look through the files of an app. With `deletions`, all that is missing was deleted, however much it is.
     pub fn scan(&self, app: &AppName, deletions: bool, cancel: &Cancel) -> Result<Scanned, MeshError> {
         let files = self.files(app)?;
+        let is_same = self.is_same_tree(app, &*files)?;
+        // remembered when all that is missing in it is known to be
+        let renewed = if is_same { None } else { self.mark_tree(&*files).ok() };
         let (mut scanned, mut missing) = (Scanned::default(), Vec::new());
         let mut after: Option<RelPath> = None;
         loop {
@@ -53,6 +57,10 @@ impl Shared {
                 let found = there.remove(&path);
                 let placed = row.here.placed;
                 scanned.known += u64::from(placed.is_some());
+                if !is_same && !row.here.kept.is_empty() {
+                    // what was kept beside them is gone, too
+                    Turn::of(self, &Name { app: app.clone(), path: path.clone() })?.check()?;
+                }
                 match (placed, found) {
                     (Some(placed), Some(look)) if placed.is(&look) => {}
                     (_, Some(look)) => self.look_at(app, &path, &*files, Some(&row), look, &mut scanned)?,
@@ -69,10 +77,12 @@ impl Shared {
                 None => break,
             }
         }
-        let are_deleted = deletions || is_little(missing.len() as u64, scanned.known);
+        let is_same = is_same && self.is_same_tree(app, &*files)?;
+        let are_deleted = deletions || (is_same && is_little(missing.len() as u64, scanned.known));
         for path in missing {
             self.end_missing(&Name { app: app.clone(), path }, are_deleted, &mut scanned)?;
         }
+        renewed.map_or(Ok(()), |mark| self.index.put_tree(app, &mark))?;
         Ok(scanned)
     }
 

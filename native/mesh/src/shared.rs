@@ -12,6 +12,7 @@ use crate::ranges::Digest;
 use crate::reconcile::Fingerprints;
 use crate::record::{Dot, Record, ReplicaId, Version};
 use crate::row::Row;
+use crate::tree::Trees;
 use crate::unsynced::Unsynced;
 use crate::waiters::Waiters;
 use crate::{ContentId, MeshError, Name, Stamp, Stamps};
@@ -80,6 +81,7 @@ pub(crate) struct Shared {
     /// Files of which a content is being replaced because it rotted.
     pub mending: Mutex<BTreeSet<Name>>,
     pub fingerprints: Mutex<Fingerprints>,
+    pub trees: Trees,
     apps: Arc<dyn Apps>,
     stamps: Stamps,
     reserved: Mutex<Stamp>,
@@ -110,6 +112,7 @@ impl Shared {
             staging: Mutex::default(),
             mending: Mutex::default(),
             fingerprints: Mutex::default(),
+            trees: Trees::default(),
             locks: (0..LOCKS).map(|_| Mutex::new(())).collect(),
         };
         for name in shared.index.wanted()? {

@@ -37,6 +37,7 @@ impl<'a> Turn<'a> {
     pub fn of(shared: &'a Shared, name: &'a Name) -> Result<Self, MeshError> {
         let alone = shared.lock(name);
         let files = shared.files(&name.app)?;
+        shared.know_tree(&name.app, &*files);
         let row = shared.index.row(name)?.unwrap_or_default();
         let told = shared.digest(name, &row.record);
         let placed = content_of(&row);

@@ -5,8 +5,9 @@
 mod common;
 
 use common::{all_meet, cluster, name, settled, until, Network, Node};
-use macula_core::{AppName, Cancel, Kind, Kinded, Open, RelPath};
+use macula_core::{AppName, Cancel, Disk, Kind, Kinded, Open, RelPath};
 use macula_mesh::{Ack, Options, Scanned, BLOCK_LEN};
+use macula_testkit::FaultDisk;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -74,6 +75,55 @@ fn a_vanished_directory_is_no_deletion_and_comes_back() {
     let scanned = nodes[1].mesh.scan(&app(), true, &Cancel::new()).expect("scans");
     assert_eq!(scanned.deleted, 20);
     until("they are gone", || nodes[0].tree().is_empty());
+}
+
+/// Of a directory that vanished most may be there again before anybody looks for the rest: put again by a member that
+/// starts, written by the app, copied by an operator. The rest was taken for deleted, everywhere.
+#[test]
+fn the_rest_of_a_vanished_directory_is_no_deletion() {
+    let (_net, nodes) = cluster(&["a", "b"]);
+    for n in 0..20 {
+        nodes[0].write(&format!("{n}"), &[n; 100], Ack::All).expect("written");
+    }
+    settled(&nodes);
+    let whole = nodes[0].tree();
+    macula_core::remove_tree(&*nodes[1].disk, &RelPath::literal("data/files")).expect("removed");
+    for n in 0..17 {
+        put(&nodes[1], &format!("{n}"), &[n; 100]);
+    }
+    assert_eq!(scan(&nodes[1]), Scanned { known: 20, lost: 3, ..Scanned::default() });
+    settled(&nodes);
+    assert_eq!(nodes[1].tree(), whole);
+    // it is known from then on
+    remove(&nodes[1], "3");
+    assert_eq!(scan(&nodes[1]), Scanned { known: 20, deleted: 1, ..Scanned::default() });
+    until("it is gone", || !nodes[0].tree().contains_key("3"));
+}
+
+#[test]
+fn a_directory_that_vanished_while_a_member_was_away_is_no_deletion() {
+    let net = Arc::new(Network::default());
+    let options = || Options { scan_every: Duration::from_millis(1), ..Options::default() };
+    let disk = FaultDisk::new();
+    let on_disk = |disk: &FaultDisk| Node::on(&net, "b", Arc::new(disk.clone()) as Arc<dyn Disk>, options());
+    let mut nodes = vec![Node::open(&net, "a", options()), on_disk(&disk)];
+    all_meet(&nodes);
+    // two that are staged, and more whose content is in the index when the process dies
+    for n in 0..2 {
+        nodes[1].write(&format!("long{n}"), &[n; 100_000], Ack::All).expect("written");
+    }
+    for n in 0..20 {
+        nodes[1].write(&format!("{n}"), &[n; 100], Ack::All).expect("written");
+    }
+    settled(&nodes);
+    let whole = nodes[0].tree();
+    let killed = disk.kill();
+    drop(nodes.pop().map(Node::leave));
+    macula_core::remove_tree(&killed, &RelPath::literal("data/files")).expect("removed");
+    nodes.push(on_disk(&killed));
+    until("all are back", || nodes[1].tree() == whole);
+    settled(&nodes);
+    assert_eq!(nodes[0].tree(), whole);
 }
 
 /// A file that somebody changed while a version from elsewhere was on its way: both are kept.

@@ -5,7 +5,7 @@
 //! answers `Closed` to writes.
 
 use crate::{App, StoreError};
-use macula_core::{AppFiles, AppFilesError, Expected, Kinded, Look, Looks, Opened, RelPath, Staged};
+use macula_core::{AppFiles, AppFilesError, Expected, Kinded, Look, Looks, Opened, RelPath, Staged, TREE_MARK_LEN};
 use macula_files::Files;
 use std::sync::Arc;
 
@@ -109,6 +109,14 @@ impl AppFiles for AppFilesOf {
 
     fn kept(&self) -> Result<Vec<String>, AppFilesError> {
         self.with(|files| files.kept())
+    }
+
+    fn tree_mark(&self) -> Result<Option<[u8; TREE_MARK_LEN]>, AppFilesError> {
+        self.with(|files| files.tree_mark())
+    }
+
+    fn mark_tree(&self, mark: &[u8; TREE_MARK_LEN]) -> Result<(), AppFilesError> {
+        self.with(|files| files.mark_tree(mark))
     }
 
     fn page(&self, after: Option<&RelPath>, limit: usize) -> Result<Looks, AppFilesError> {

@@ -251,6 +251,21 @@ fn tags_and_times(disk: &dyn Disk) {
             assert_eq!(good(again.tag("other")), None);
         }
     }
+    good(disk.create_dir(&path("d")));
+    assert_eq!(good(disk.dir_tag(&path("d"), "tree")), None);
+    match disk.set_dir_tag(&path("d"), "tree", b"1") {
+        Err(error) => assert_eq!(error.kind(), io::ErrorKind::Unsupported),
+        Ok(()) => {
+            good(disk.set_dir_tag(&path("d"), "tree", b"22"));
+            good(disk.rename(&path("d"), &path("e")));
+            good(disk.create_dir(&path("d")));
+            assert_eq!(good(disk.dir_tag(&path("e"), "tree")), Some(b"22".to_vec()));
+            assert_eq!(good(disk.dir_tag(&path("d"), "tree")), None, "it is of the directory, not of its name");
+            good(disk.remove_dir(&path("e")));
+        }
+    }
+    refused(disk.dir_tag(&path("none"), "tree"), 2);
+    good(disk.remove_dir(&path("d")));
 }
 
 fn helpers(disk: &dyn Disk) {

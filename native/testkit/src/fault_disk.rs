@@ -354,6 +354,21 @@ impl Disk for FaultDisk {
         Ok(())
     }
 
+    fn dir_tag(&self, dir: &RelPath, name: &str) -> io::Result<Option<Vec<u8>>> {
+        let core = self.look()?;
+        Ok(core.tree.node(core.find_dir(self.root, dir)?)?.meta.tags.get(name).cloned())
+    }
+
+    fn set_dir_tag(&self, dir: &RelPath, name: &str, value: &[u8]) -> io::Result<()> {
+        let mut core = self.step_for_room("set_dir_tag")?;
+        let ino = core.find_dir(self.root, dir)?;
+        core.is_ours(ino)?;
+        if let Some(node) = core.tree.nodes.get_mut(&ino) {
+            node.meta.tags.insert(name.to_owned(), value.to_vec());
+        }
+        Ok(())
+    }
+
     fn sync_dir(&self, dir: &RelPath) -> io::Result<()> {
         let mut core = self.core.lock();
         let fault = core.step("sync_dir");
