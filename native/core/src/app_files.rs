@@ -94,6 +94,9 @@ pub trait AppFiles: Send + Sync + Debug {
     fn stage(&self, name: &str) -> Result<Box<dyn Staged>, AppFilesError>;
     /// Remove staged content; nothing there is fine.
     fn unstage(&self, name: &str) -> Result<(), AppFilesError>;
+    /// Give staged content another name, in the place of what is staged under that; whoever has either open stages it
+    /// again. `NotFound` when nothing is there.
+    fn restage(&self, from: &str, to: &str) -> Result<(), AppFilesError>;
     /// Names of staged content.
     fn staged(&self) -> Result<Vec<String>, AppFilesError>;
 

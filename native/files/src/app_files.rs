@@ -54,6 +54,10 @@ impl AppFiles for Files {
         Ok(Files::unstage(self, name)?)
     }
 
+    fn restage(&self, from: &str, to: &str) -> Result<(), AppFilesError> {
+        Ok(Files::restage(self, from, to)?)
+    }
+
     fn staged(&self) -> Result<Vec<String>, AppFilesError> {
         Ok(Files::staged(self)?)
     }

@@ -277,6 +277,27 @@ impl Files {
         removed.map_err(|e| FilesError::of("remove", &at, e))
     }
 
+    /// Give staged content another name there, in the place of what has it. Whoever has either open writes to it no
+    /// more: stage it again. Not synced.
+    ///
+    /// # Errors
+    /// [`FilesError::NotFound`].
+    pub fn restage(&self, from: &str, to: &str) -> Result<(), FilesError> {
+        let (source, target) = (content_at(STAGED, from)?, content_at(STAGED, to)?);
+        let inner = &self.0;
+        let of = |error| FilesError::of("give another name to", &source, error);
+        let _pass = inner.gate.pass();
+        inner.check_usable()?;
+        let mut names = inner.names();
+        inner.data.stat(&source).map_err(of)?;
+        if source == target {
+            return Ok(());
+        }
+        inner.unstage(&mut names, &target).map_err(of)?;
+        names.end_staged(&source);
+        inner.growing(&source.parent(), || inner.data.rename(&source, &target)).map_err(of)
+    }
+
     /// Names of staged content, in byte order.
     pub fn staged(&self) -> Result<Vec<String>, FilesError> {
         content_names(&*self.0.data, STAGED)

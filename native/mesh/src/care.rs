@@ -44,7 +44,11 @@ pub(crate) async fn keep(shared: Arc<Shared>) {
         looks = looks.wrapping_add(1);
         if looks % SWEEP_LOOKS == 1 {
             let of = shared.clone();
-            let _ = blocking(move || of.sweep_staged()).await;
+            let _ = blocking(move || {
+                of.end_silent_arrivals();
+                of.sweep_staged()
+            })
+            .await;
         }
         let live = shared.live();
         calm = if live == live_before { calm + 1 } else { 0 };

@@ -4,6 +4,7 @@
 //! the version names; so whoever sends something else costs a transfer nothing but time. What was staged stays, and
 //! the next try, of this process or another, goes on from it.
 
+use crate::arriving::Arrived;
 use crate::early::EarlySync;
 use crate::peers::{blocking, Peer};
 use crate::reading::is_right;
@@ -15,7 +16,7 @@ use crate::unsynced::SHORT_MAX;
 use crate::wire::{Of, Request, BLOCKS_MAX};
 use crate::{Content, ContentId, Manifest, MeshError, Name};
 use bytes::Bytes;
-use macula_core::{Kind, Kinded, Opened, Staged};
+use macula_core::{AppFiles, Kind, Kinded, Opened, Staged};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -255,19 +256,12 @@ impl Transfer {
     /// What a former try left, and what other contents of this file have in common with it, is taken from there.
     fn begin(&self, manifest: &Manifest, row: &Row) -> Result<(Arc<dyn Staged>, Vec<usize>), MeshError> {
         let files = self.shared.files(&self.name.app)?;
+        let arrived = self.arrived(manifest, &*files);
         let staged: Arc<dyn Staged> = Arc::from(files.stage(&self.staged_name())?);
-        let mut missing = Vec::new();
-        let mut bytes = vec![0; crate::BLOCK_LEN];
-        let staged_len = staged.len()?;
-        for (block, hash) in manifest.blocks().iter().enumerate() {
-            let (offset, len) = manifest.place(block);
-            let is_there = offset + len as u64 <= staged_len
-                && staged.read_at(&mut bytes[..len], offset)? == len
-                && blake3::hash(&bytes[..len]).as_bytes() == hash;
-            if !is_there {
-                missing.push(block);
-            }
-        }
+        let mut missing = match arrived {
+            Some(arrived) => (0..manifest.blocks().len()).filter(|block| !arrived.has(manifest, *block)).collect(),
+            None => missing_of(manifest, &*staged)?,
+        };
         let others = row.here.placed.iter().map(|placed| placed.content.id).chain(row.here.kept.iter().copied());
         for id in others {
             let opened = open_here(&*files, &self.name, row, &id)?;
@@ -282,6 +276,14 @@ impl Transfer {
             }
         }
         Ok((staged, missing))
+    }
+
+    /// What came while it was written elsewhere, staged under the name of this transfer.
+    fn arrived(&self, manifest: &Manifest, files: &dyn AppFiles) -> Option<Arrived> {
+        let arrived = self.shared.arrived(&self.name, manifest)?;
+        let restaged = files.restage(&arrived.staged_name, &self.staged_name());
+        self.shared.staging.lock().remove(&arrived.staged_name);
+        restaged.is_ok().then_some(arrived)
     }
 
     async fn bring_blocks(
@@ -372,6 +374,22 @@ impl Transfer {
         staged.seal(manifest.len(), manifest.whole())?;
         Turn::of(&self.shared, &self.name)?.replace(&self.content.id, &self.staged_name())
     }
+}
+
+/// The blocks that are not there, of a content that a former try left.
+fn missing_of(manifest: &Manifest, staged: &dyn Staged) -> Result<Vec<usize>, MeshError> {
+    let (mut missing, mut bytes) = (Vec::new(), vec![0; crate::BLOCK_LEN]);
+    let staged_len = staged.len()?;
+    for (block, hash) in manifest.blocks().iter().enumerate() {
+        let (offset, len) = manifest.place(block);
+        let is_there = offset + len as u64 <= staged_len
+            && staged.read_at(&mut bytes[..len], offset)? == len
+            && blake3::hash(&bytes[..len]).as_bytes() == hash;
+        if !is_there {
+            missing.push(block);
+        }
+    }
+    Ok(missing)
 }
 
 /// Take the blocks that another content has, too, from there; those that are missing still.

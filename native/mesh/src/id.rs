@@ -218,6 +218,11 @@ impl Hashing {
         }
     }
 
+    /// The hash of the block that the last bytes ended, if they did.
+    pub fn ended_block(&self) -> Option<&Hash> {
+        self.blocks.last().filter(|_| self.in_block == 0)
+    }
+
     /// Bytes so far.
     pub fn len(&self) -> u64 {
         self.len

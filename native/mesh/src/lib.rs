@@ -6,6 +6,8 @@
 
 #![forbid(unsafe_code)]
 
+mod ahead;
+mod arriving;
 mod care;
 mod carrier;
 mod early;

@@ -3,13 +3,14 @@
 //! Invariant: what returned `Ok` is durable here, file and index; what returned an error other than an unknown
 //! result has changed nothing. Nothing here waits for another member.
 
+use crate::ahead::Sending;
 use crate::early::EarlySync;
 use crate::record::{Content, Record, Version};
 use crate::row::Row;
 use crate::shared::Shared;
 use crate::turn::{Turn, CHUNK};
 use crate::unsynced::SHORT_MAX;
-use crate::{ContentId, Dot, Hashing, MeshError, Name};
+use crate::{ContentId, Dot, Hashing, MeshError, Name, BLOCK_LEN};
 use macula_core::{AppFiles, AppName, Kind, Kinded, RelPath, Staged};
 use std::ops::Bound;
 use std::sync::Arc;
@@ -28,6 +29,7 @@ pub struct Writing {
     short: Vec<u8>,
     staged: Option<(String, Arc<dyn Staged>)>,
     early: EarlySync,
+    ahead: Option<Sending>,
     hashing: Hashing,
     /// What it must turn out to be.
     is_copy_of: Option<ContentId>,
@@ -71,13 +73,23 @@ impl Writing {
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), MeshError> {
         if self.staged.is_none() && self.short.len() + bytes.len() <= SHORT_MAX {
             self.short.extend_from_slice(bytes);
-        } else {
-            let offset = self.hashing.len();
-            let staged = self.stage()?;
-            staged.write_at(bytes, offset)?;
-            self.early.wrote(bytes.len() as u64, &staged);
+            self.hashing.update(bytes);
+            return Ok(());
         }
-        self.hashing.update(bytes);
+        let mut offset = self.hashing.len();
+        let staged = self.stage()?;
+        staged.write_at(bytes, offset)?;
+        self.early.wrote(bytes.len() as u64, &staged);
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let in_block = BLOCK_LEN - (offset % BLOCK_LEN as u64) as usize;
+            let (now, behind) = rest.split_at(in_block.min(rest.len()));
+            self.hashing.update(now);
+            if let Some(ahead) = &mut self.ahead {
+                ahead.wrote(now, self.hashing.ended_block());
+            }
+            (rest, offset) = (behind, offset + now.len() as u64);
+        }
         Ok(())
     }
 
@@ -95,6 +107,9 @@ impl Writing {
         change: impl FnOnce(&mut Record, Dot, Content),
         check: impl FnOnce(&Record) -> Result<(), MeshError>,
     ) -> Result<Dot, MeshError> {
+        if let Some(ahead) = &mut self.ahead {
+            ahead.finish();
+        }
         let manifest = std::mem::take(&mut self.hashing).finish();
         let content = Content { id: manifest.id(), len: manifest.len() };
         if self.is_copy_of.is_some_and(|id| id != content.id) {
@@ -103,6 +118,9 @@ impl Writing {
         if let Some((_, staged)) = &self.staged {
             staged.seal(content.len, manifest.whole())?;
             self.shared.index.put_manifest(&manifest)?;
+            if let Some(ahead) = &self.ahead {
+                ahead.settle();
+            }
         }
         let mut turn = Turn::of(&self.shared, &self.name)?;
         check(&turn.row.record)?;
@@ -127,12 +145,17 @@ impl Writing {
         if let Some((_, staged)) = &self.staged {
             return Ok(staged.clone());
         }
-        let chance = &self.shared.chance;
-        let staged_name = format!("{:016x}{:016x}", chance.next_u64(), chance.next_u64());
-        self.shared.staging.lock().insert(staged_name.clone());
-        let staged: Arc<dyn Staged> = Arc::from(self.files.stage(&staged_name)?);
+        let (staged_name, staged) = self.shared.stage_new(&*self.files)?;
         self.staged = Some((staged_name, staged.clone()));
-        staged.write_at(&std::mem::take(&mut self.short), 0)?;
+        let short = std::mem::take(&mut self.short);
+        staged.write_at(&short, 0)?;
+        // a copy is where its content is
+        if self.is_copy_of.is_none() {
+            self.ahead = Sending::begin(&self.shared, &self.name);
+        }
+        if let Some(ahead) = &mut self.ahead {
+            ahead.wrote(&short, None);
+        }
         Ok(staged)
     }
 }
@@ -156,13 +179,26 @@ impl std::fmt::Debug for Writing {
 }
 
 impl Shared {
+    /// New content, which belongs to this process until its name is in [`Shared::staging`] no more.
+    pub fn stage_new(&self, files: &dyn AppFiles) -> Result<(String, Arc<dyn Staged>), MeshError> {
+        let staged_name = format!("{:016x}{:016x}", self.chance.next_u64(), self.chance.next_u64());
+        self.staging.lock().insert(staged_name.clone());
+        match files.stage(&staged_name) {
+            Ok(staged) => Ok((staged_name, Arc::from(staged))),
+            Err(error) => {
+                self.staging.lock().remove(&staged_name);
+                Err(error.into())
+            }
+        }
+    }
+
     /// Begin to write a file.
     pub fn writing(self: &Arc<Self>, name: &Name) -> Result<Writing, MeshError> {
         let files = self.files(&name.app)?;
         let (shared, name) = (self.clone(), name.clone());
         let (short, early, hashing) = Default::default();
-        let (staged, is_copy_of) = Default::default();
-        Ok(Writing { shared, files, name, short, staged, early, hashing, is_copy_of, is_placed: false })
+        let (staged, ahead, is_copy_of) = Default::default();
+        Ok(Writing { shared, files, name, short, staged, early, ahead, hashing, is_copy_of, is_placed: false })
     }
 
     /// Write a whole file.

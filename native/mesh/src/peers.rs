@@ -178,7 +178,12 @@ impl Peer {
 
     /// Ask, and wait for words.
     pub async fn ask(&self, request: &Request) -> Result<Answer, MeshError> {
-        let came = self.carrier.call(&self.name, request.encode()?, ASK_WAIT).await?;
+        self.ask_encoded(request.encode()?).await
+    }
+
+    /// The same of a request that is encoded.
+    pub async fn ask_encoded(&self, request: Bytes) -> Result<Answer, MeshError> {
+        let came = self.carrier.call(&self.name, request, ASK_WAIT).await?;
         match answer(came)? {
             Ok(Answer::Refused(why)) => Err(MeshError::Malformed(format!("{} refused: {why}", self.name))),
             Ok(words) => Ok(words),

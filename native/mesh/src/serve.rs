@@ -13,9 +13,10 @@ use tokio::task::JoinSet;
 
 impl Shared {
     /// Answer a request of the member `from`.
-    pub async fn serve(self: &Arc<Self>, from: &str, request: &[u8]) -> Vec<u8> {
+    pub async fn serve(self: &Arc<Self>, from: &str, request: &Bytes) -> Vec<u8> {
         let reply = match Request::decode(request) {
-            Ok(request) => self.answer(from, request).await,
+            Ok((Request::Ahead(ahead), piece)) => self.arrives(from, ahead, piece).await,
+            Ok((request, _)) => self.answer(from, request).await,
             Err(error) => Err(error),
         };
         reply.unwrap_or_else(|error| Reply::Answer(Answer::Refused(error.to_string()))).encode()
@@ -36,6 +37,7 @@ impl Shared {
             Request::Records(keys) => blocking(move || shared.records(&keys)).await,
             Request::Manifest(of, from) => blocking(move || shared.manifest_part(&of, from)).await,
             Request::Blocks(of, first, count) => blocking(move || shared.blocks(&of, first, count)).await,
+            Request::Ahead(ahead) => self.arrives(from, ahead, Bytes::new()).await,
         }
     }
 

@@ -3,6 +3,7 @@
 //! Invariant: whatever changes a row goes through [`Shared::save`], so that the tree of fingerprints, those
 //! who wait for replicas, the peers and the fetches hear of it.
 
+use crate::arriving::Arrivals;
 use crate::care::Cared;
 use crate::fetch::Fetches;
 use crate::index::{Change, Index};
@@ -82,6 +83,7 @@ pub(crate) struct Shared {
     pub mending: Mutex<BTreeSet<Name>>,
     pub fingerprints: Mutex<Fingerprints>,
     pub trees: Trees,
+    pub arrivals: Arrivals,
     apps: Arc<dyn Apps>,
     stamps: Stamps,
     reserved: Mutex<Stamp>,
@@ -113,6 +115,7 @@ impl Shared {
             mending: Mutex::default(),
             fingerprints: Mutex::default(),
             trees: Trees::default(),
+            arrivals: Arrivals::default(),
             locks: (0..LOCKS).map(|_| Mutex::new(())).collect(),
         };
         for name in shared.index.wanted()? {
@@ -214,8 +217,12 @@ impl Shared {
     /// The replicas that shall have a version: of those that are there the one that made it, and so many others; one
     /// more where that one is not there.
     pub fn holders(&self, name: &Name, version: &Version) -> Vec<ReplicaId> {
+        self.holders_of(name, version.dot.replica)
+    }
+
+    /// The same of what a replica writes.
+    pub fn holders_of(&self, name: &Name, author: ReplicaId) -> Vec<ReplicaId> {
         let live = self.live();
-        let author = version.dot.replica;
         let mut holders: Vec<ReplicaId> = live.iter().map(|card| card.replica).filter(|of| *of == author).collect();
         let others = self.options.copies + 1 - holders.len();
         let chosen = choose(&name.key(), Class::Fast, &live, &holders.clone(), others);

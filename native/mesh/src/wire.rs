@@ -16,6 +16,8 @@ const IS_ANSWER: u8 = VERSION;
 
 /// Blocks in one answer.
 pub const BLOCKS_MAX: u32 = 4;
+/// Bytes of blocks in one message.
+pub const PIECE_LEN: usize = BLOCKS_MAX as usize * crate::BLOCK_LEN;
 /// Bytes of a manifest in one answer.
 pub const MANIFEST_PART: usize = 1 << 20;
 /// Longest content that goes with its record: one block.
@@ -40,6 +42,27 @@ pub enum Request {
     Manifest(Of, u64),
     /// Some blocks of it, [`BLOCKS_MAX`] at most.
     Blocks(Of, u64, u32),
+    /// Of a content that is being written: it will be wanted here. The bytes of a piece are behind the request.
+    Ahead(Ahead),
+}
+
+/// What is told of a content that is being written.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum Ahead {
+    /// Some blocks in a row.
+    Piece {
+        /// Of which file.
+        key: Vec<u8>,
+        /// Of which content; drawn by who writes it.
+        token: u64,
+        /// Where the first begins, bytes.
+        offset: u64,
+    },
+    /// It will be none.
+    End {
+        /// Of which content.
+        token: u64,
+    },
 }
 
 /// A content of a file.
@@ -98,18 +121,21 @@ impl Request {
         encode(VERSION, self).map(Bytes::from)
     }
 
-    /// Of what came.
+    /// Of what came, and the bytes behind it.
     ///
     /// # Errors
     /// [`MeshError::Malformed`].
-    pub fn decode(bytes: &[u8]) -> Result<Self, MeshError> {
+    pub fn decode(bytes: &Bytes) -> Result<(Self, Bytes), MeshError> {
         refuse_long_comparison(bytes)?;
-        let request: Self = decode(VERSION, bytes)?;
+        let (request, rest): (Self, usize) = decode_first(VERSION, bytes)?;
+        let behind = bytes.slice(bytes.len() - rest..);
         match &request {
             Self::Push(changes) if !changes.iter().all(|change| change.record.is_sound()) => {
                 Err(MeshError::Malformed("a record that cannot be".into()))
             }
-            _ => Ok(request),
+            Self::Ahead(Ahead::Piece { .. }) if behind.len() <= PIECE_LEN => Ok((request, behind)),
+            _ if behind.is_empty() => Ok((request, behind)),
+            _ => Err(MeshError::Malformed("bytes behind a request".into())),
         }
     }
 }
@@ -187,11 +213,17 @@ fn encode(version: u8, value: &impl Serialize) -> Result<Vec<u8>, MeshError> {
 }
 
 fn decode<T: for<'a> Deserialize<'a>>(version: u8, bytes: &[u8]) -> Result<T, MeshError> {
+    Ok(decode_first(version, bytes)?.0)
+}
+
+/// The same, and how many bytes are behind it.
+fn decode_first<T: for<'a> Deserialize<'a>>(version: u8, bytes: &[u8]) -> Result<(T, usize), MeshError> {
     let malformed = |what: String| MeshError::Malformed(format!("a message of files: {what}"));
     match bytes.split_first() {
-        Some((found, value)) if *found == version => {
-            postcard::from_bytes(value).map_err(|error| malformed(error.to_string()))
-        }
+        Some((found, value)) if *found == version => match postcard::take_from_bytes(value) {
+            Ok((value, rest)) => Ok((value, rest.len())),
+            Err(error) => Err(malformed(error.to_string())),
+        },
         found => Err(malformed(format!("version={:?}", found.map(|(found, _)| found)))),
     }
 }

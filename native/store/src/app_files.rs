@@ -43,6 +43,10 @@ impl AppFiles for AppFilesOf {
         self.with(|files| files.unstage(name))
     }
 
+    fn restage(&self, from: &str, to: &str) -> Result<(), AppFilesError> {
+        self.with(|files| files.restage(from, to))
+    }
+
     fn staged(&self) -> Result<Vec<String>, AppFilesError> {
         self.with(|files| files.staged())
     }

@@ -194,8 +194,27 @@ impl Node {
     }
 
     pub fn write(&self, path: &str, bytes: &[u8], ack: Ack) -> Result<Written, MeshError> {
-        let dot = self.mesh.write(&name(path), bytes)?;
+        let bytes = bytes.to_vec();
+        let dot = self.work(path, move |mesh, name| mesh.write(name, &bytes))?;
         self.acknowledged(path, dot, ack)
+    }
+
+    /// As the NIFs have it: on a thread of the mesh.
+    pub fn work<T: Send + 'static>(
+        &self,
+        path: &str,
+        job: impl FnOnce(&Mesh, &Name) -> Result<T, MeshError> + Send + 'static,
+    ) -> Result<T, MeshError> {
+        let (mesh, name) = (self.mesh.clone(), name(path));
+        wait(|reply| {
+            let on = self.mesh.work(move || {
+                let done = job(&mesh, &name);
+                // whoever waits has it still: no mesh ends on a thread of its own
+                drop(mesh);
+                reply(done);
+            });
+            on.expect("room");
+        })
     }
 
     pub fn delete(&self, path: &str, ack: Ack) -> Result<Written, MeshError> {
