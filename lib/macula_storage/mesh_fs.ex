@@ -73,7 +73,7 @@ defmodule MaculaStorage.MeshFS do
         write_whole(app, name, iodata!(content), options)
 
       {:path, path} when is_binary(path) or is_list(path) ->
-        write_parts(app, name, File.stream!(path!(path), [], @part), options)
+        write_parts(app, name, Stream.parts(path!(path), @part), options)
 
       other ->
         write_parts(app, name, enumerable!(other), options)

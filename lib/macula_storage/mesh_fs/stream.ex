@@ -36,6 +36,22 @@ defmodule MaculaStorage.MeshFS.Stream do
     ok!(MeshFS.part(stream.app, reader, part, %{timeout: :infinity}), stream)
   end
 
+  # a file of this machine; `File.stream!/3` would copy each part once more
+  @doc false
+  def parts(path, bytes) do
+    Elixir.Stream.resource(
+      fn -> File.open!(path, [:raw, :read]) end,
+      fn io ->
+        case :file.read(io, bytes) do
+          {:ok, part} -> {[part], io}
+          :eof -> {:halt, io}
+          {:error, reason} -> raise File.Error, reason: reason, action: "read", path: path
+        end
+      end,
+      &File.close/1
+    )
+  end
+
   @doc false
   def writer(stream) do
     key = {stream.app, stream.name}

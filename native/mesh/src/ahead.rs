@@ -108,9 +108,8 @@ impl Sending {
         if piece.len() > self.head {
             let piece = Bytes::from(piece);
             // one that has no room for it now gets it later
-            self.peers.retain(|peer| {
-                !matches!(peer.try_send(piece.clone()), Err(mpsc::error::TrySendError::Closed(_)))
-            });
+            self.peers
+                .retain(|peer| !matches!(peer.try_send(piece.clone()), Err(mpsc::error::TrySendError::Closed(_))));
         }
     }
 }

@@ -38,6 +38,7 @@ use rustler::{Env, Term};
 
 fn load(_env: Env, _info: Term) -> bool {
     stop::at_exit();
+    heap::keep_messages();
     handle::start_closer()
 }
 
