@@ -291,7 +291,8 @@ impl<'a> Turn<'a> {
     /// How the file looks when what was left undone is done; nothing when it cannot be.
     fn finish(&self, pending: &Pending) -> Result<Option<Option<Look>>, MeshError> {
         match self.change_file(pending, self.to_keep(&pending.record)) {
-            Err(error) if error.kind == Kind::NotFound => {}
+            // what is to be kept is looked at before what comes in its place: done, it is not there any more either
+            Err(error) if matches!(error.kind, Kind::NotFound | Kind::Conflict) => {}
             changed => return Ok(Some(changed?)),
         }
         if let Some(dot) = pending.record.winner().map(|winner| winner.dot) {
