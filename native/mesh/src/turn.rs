@@ -52,12 +52,15 @@ impl<'a> Turn<'a> {
     /// With what was begun and not ended, by a former process or a call that failed.
     fn go_on(&mut self, pending: Pending) -> Result<(), MeshError> {
         let is_deletion = pending.record.winner().is_some_and(|winner| winner.content.is_none());
-        let finished = if is_deletion { self.finish_deletion(&pending) } else { self.finish(&pending) };
-        let finished = match finished {
-            // somebody else changed the file meanwhile
-            Err(MeshError::Files(error)) if error.kind == Kind::Conflict => None,
-            finished => finished?,
-        };
+        let mut finished = self.finish_either(&pending, is_deletion)?;
+        if finished.is_none() {
+            let made = self.row.record.last_of(self.shared.own());
+            self.adopt()?;
+            // it was only touched, lost its time with the power, or is gone
+            if self.row.record.last_of(self.shared.own()) == made {
+                finished = self.finish_either(&pending, is_deletion)?;
+            }
+        }
         if let Some(look) = finished {
             return self.end(pending.record, look);
         }
@@ -159,12 +162,23 @@ impl<'a> Turn<'a> {
 
     /// Whether the file looks so and holds this.
     pub(crate) fn holds(&self, look: &Look, content: &[u8]) -> bool {
-        let mut bytes = vec![0; content.len() + 1];
-        let read = self.files.open(&self.name.path).map_err(MeshError::from).and_then(|opened| {
-            let len = opened.read_at(&mut bytes, 0)?;
-            Ok((opened.look(), len))
-        });
-        read.is_ok_and(|(looked, len)| looked == *look && bytes[..len] == *content)
+        self.begin_of(look, content.len() + 1).is_some_and(|bytes| bytes == content)
+    }
+
+    /// Whether the file looks so and can be what power loss left of this: it ends early, and holds zeros where nothing
+    /// came to the disk.
+    pub(crate) fn is_left_of(&self, look: &Look, content: &[u8]) -> bool {
+        let is_of = |bytes: &[u8]| bytes.iter().zip(content).all(|(byte, whole)| [0, *whole].contains(byte));
+        self.begin_of(look, content.len() + 1).is_some_and(|bytes| bytes.len() <= content.len() && is_of(&bytes))
+    }
+
+    /// The first bytes of the file, if it looks so.
+    fn begin_of(&self, look: &Look, len: usize) -> Option<Vec<u8>> {
+        let opened = self.files.open(&self.name.path).ok().filter(|opened| opened.look() == *look)?;
+        let mut bytes = vec![0; len];
+        let read = opened.read_at(&mut bytes, 0).ok()?;
+        bytes.truncate(read);
+        Some(bytes)
     }
 
     /// Know this from now on; the file stays as it is.
@@ -289,17 +303,30 @@ impl<'a> Turn<'a> {
     }
 
     /// How the file looks when what was left undone is done; nothing when it cannot be.
-    fn finish(&self, pending: &Pending) -> Result<Option<Option<Look>>, MeshError> {
+    fn finish(&mut self, pending: &Pending) -> Result<Option<Option<Look>>, MeshError> {
         match self.change_file(pending, self.to_keep(&pending.record)) {
             // what is to be kept is looked at before what comes in its place: done, it is not there any more either
             Err(error) if matches!(error.kind, Kind::NotFound | Kind::Conflict) => {}
             changed => return Ok(Some(changed?)),
+    fn finish_either(&mut self, pending: &Pending, is_deletion: bool) -> Result<Option<Option<Look>>, MeshError> {
+        let finished = if is_deletion { self.finish_deletion(pending) } else { self.finish(pending) };
+        match finished {
+            // somebody else changed the file meanwhile
+            Err(MeshError::Files(error)) if error.kind == Kind::Conflict => Ok(None),
+            finished => finished,
+        }
+    }
+
         }
         if let Some(dot) = pending.record.winner().map(|winner| winner.dot) {
             if let Some(content) = self.shared.index.short(self.name, &dot)? {
-                let staged = Some(self.stage(&content)?);
+                let staged = self.stage(&content)?;
                 self.shared.unsynced.add(self.name, dot, content.len());
-                return Ok(Some(self.change_file(&Pending { staged, ..pending.clone() }, None)?));
+                // what was in place already, and is not whole, nobody else put there
+                let look = self.files.look(&self.name.path)?;
+                let left = look.filter(|look| self.is_left_of(look, &content)).map(Expected::File);
+                let expected = left.unwrap_or_else(|| self.expected(pending));
+                return Ok(Some(Some(self.files.put(&self.name.path, &staged, None, expected)?)));
             }
         }
         // it is in its place, unless the power took it, or somebody else changed it since
