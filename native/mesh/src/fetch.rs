@@ -5,6 +5,7 @@
 //! the next try, of this process or another, goes on from it.
 
 use crate::early::EarlySync;
+use crate::in_hand::Held;
 use crate::peers::{blocking, Peer};
 use crate::reading::is_right;
 use crate::record::Version;
@@ -80,6 +81,14 @@ impl Fetches {
     pub fn waiting(&self) -> usize {
         let queue = self.queue.lock();
         queue.wanted.len() + queue.under_way.len() + queue.later.len()
+    }
+
+    /// All of them, if they are no more than that.
+    pub fn names(&self, max: usize) -> Option<Vec<Name>> {
+        let queue = self.queue.lock();
+        let Queue { wanted, under_way, later } = &*queue;
+        let is_few = wanted.len() + under_way.len() + later.len() <= max;
+        is_few.then(|| wanted.iter().chain(under_way.keys()).chain(later).cloned().collect())
     }
 
     async fn next(&self) -> Name {
@@ -189,11 +198,13 @@ pub(crate) struct Transfer {
     content: Content,
     /// Those that are asked; who sent something else is no more.
     sources: Mutex<Vec<Arc<Peer>>>,
+    _staged: Held,
 }
 
 impl Transfer {
     pub fn new(shared: &Arc<Shared>, name: &Name, content: Content, sources: Vec<Arc<Peer>>) -> Arc<Self> {
-        Arc::new(Self { shared: shared.clone(), name: name.clone(), content, sources: Mutex::new(sources) })
+        let _staged = shared.in_hand.take(&aside(name, &content.id));
+        Arc::new(Self { shared: shared.clone(), name: name.clone(), content, sources: Mutex::new(sources), _staged })
     }
 
     async fn run(self: Arc<Self>, row: &Row) -> Result<(), MeshError> {

@@ -4,6 +4,7 @@
 //! result has changed nothing. Nothing here waits for another member.
 
 use crate::early::EarlySync;
+use crate::in_hand::Held;
 use crate::record::{Content, Record, Version};
 use crate::row::Row;
 use crate::shared::Shared;
@@ -14,8 +15,6 @@ use macula_core::{AppFiles, AppName, Kind, Kinded, RelPath, Staged};
 use std::ops::Bound;
 use std::sync::Arc;
 
-/// Digits of the name of what a writer stages; what is fetched has longer ones.
-pub(crate) const STAGED_DIGITS: usize = 32;
 /// How often a file may be changed by others while a version from elsewhere comes into its place.
 const CHANGES_MAX: usize = 3;
 
@@ -26,7 +25,7 @@ pub struct Writing {
     name: Name,
     /// As long as it is short, nothing is staged.
     short: Vec<u8>,
-    staged: Option<(String, Arc<dyn Staged>)>,
+    staged: Option<(Held, String, Arc<dyn Staged>)>,
     early: EarlySync,
     hashing: Hashing,
     /// What it must turn out to be.
@@ -100,7 +99,7 @@ impl Writing {
         if self.is_copy_of.is_some_and(|id| id != content.id) {
             return Err(MeshError::Rotten { path: self.name.path.clone() });
         }
-        if let Some((_, staged)) = &self.staged {
+        if let Some((_, _, staged)) = &self.staged {
             staged.seal(content.len, manifest.whole())?;
             self.shared.index.put_manifest(&manifest)?;
         }
@@ -110,7 +109,7 @@ impl Writing {
         let mut record = turn.row.record.clone();
         change(&mut record, dot, content);
         let brought = match &self.staged {
-            Some((staged_name, _)) => turn.bring(record, Some(staged_name.clone()), true),
+            Some((_, staged_name, _)) => turn.bring(record, Some(staged_name.clone()), true),
             None => turn.bring_short(record, &self.short, true),
         };
         match brought {
@@ -124,14 +123,14 @@ impl Writing {
 
     /// Content that was short so far goes beside the tree.
     fn stage(&mut self) -> Result<Arc<dyn Staged>, MeshError> {
-        if let Some((_, staged)) = &self.staged {
+        if let Some((_, _, staged)) = &self.staged {
             return Ok(staged.clone());
         }
         let chance = &self.shared.chance;
         let staged_name = format!("{:016x}{:016x}", chance.next_u64(), chance.next_u64());
-        self.shared.staging.lock().insert(staged_name.clone());
+        let held = self.shared.in_hand.take(&staged_name);
         let staged: Arc<dyn Staged> = Arc::from(self.files.stage(&staged_name)?);
-        self.staged = Some((staged_name, staged.clone()));
+        self.staged = Some((held, staged_name, staged.clone()));
         staged.write_at(&std::mem::take(&mut self.short), 0)?;
         Ok(staged)
     }
@@ -139,13 +138,12 @@ impl Writing {
 
 impl Drop for Writing {
     fn drop(&mut self) {
-        let Some((staged_name, _)) = &self.staged else { return };
+        let Some((_, staged_name, _)) = &self.staged else { return };
         if !self.is_placed {
             // an app that was closed meanwhile has others now; what cannot be removed now is swept when it is open
             let files = self.shared.opened(&self.name.app).unwrap_or_else(|| self.files.clone());
             let _ = files.unstage(staged_name);
         }
-        self.shared.staging.lock().remove(staged_name);
     }
 }
 

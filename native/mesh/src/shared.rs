@@ -5,6 +5,7 @@
 
 use crate::care::Cared;
 use crate::fetch::Fetches;
+use crate::in_hand::InHand;
 use crate::index::{Change, Index};
 use crate::peers::Peers;
 use crate::placement::{choose, Card, Class};
@@ -76,8 +77,7 @@ pub(crate) struct Shared {
     pub waiters: Waiters,
     pub cared: Mutex<Cared>,
     pub unsynced: Unsynced,
-    /// Names of contents that this process stages.
-    pub staging: Mutex<BTreeSet<String>>,
+    pub in_hand: InHand,
     /// Files of which a content is being replaced because it rotted.
     pub mending: Mutex<BTreeSet<Name>>,
     pub fingerprints: Mutex<Fingerprints>,
@@ -109,7 +109,7 @@ impl Shared {
             waiters: Waiters::default(),
             cared: Mutex::default(),
             unsynced,
-            staging: Mutex::default(),
+            in_hand: InHand::default(),
             mending: Mutex::default(),
             fingerprints: Mutex::default(),
             trees: Trees::default(),

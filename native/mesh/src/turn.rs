@@ -4,6 +4,7 @@
 //! nobody is told of a change before the file is durable, and one that had begun is finished by the next turn,
 //! also by that of another process; so after a crash file and index say the same, without a walk.
 
+use crate::in_hand::Held;
 use crate::record::{Content, Dot, Record};
 use crate::row::{aside, Pending, Placed, Row};
 use crate::shared::Shared;
@@ -29,6 +30,8 @@ pub(crate) struct Turn<'a> {
     told: Option<crate::ranges::Digest>,
     /// What the index says lies under the name.
     placed: Option<ContentId>,
+    /// What it stages or keeps.
+    in_hand: Vec<Held>,
     _alone: MutexGuard<'a, ()>,
 }
 
@@ -41,7 +44,8 @@ impl<'a> Turn<'a> {
         let row = shared.index.row(name)?.unwrap_or_default();
         let told = shared.digest(name, &row.record);
         let placed = content_of(&row);
-        let mut turn = Self { shared, name, files, row, from: None, told, placed, _alone: alone };
+        let (from, in_hand) = (None, Vec::new());
+        let mut turn = Self { shared, name, files, row, from, told, placed, in_hand, _alone: alone };
         turn.put_again(shared)?;
         if let Some(pending) = turn.row.here.pending.clone() {
             turn.go_on(pending)?;
@@ -83,16 +87,17 @@ impl<'a> Turn<'a> {
     pub fn bring(&mut self, record: Record, staged: Option<String>, is_own: bool) -> Result<(), MeshError> {
         let before = self.row.here.clone();
         let keep = self.to_keep(&record);
+        self.in_hand.extend(keep.map(|id| self.shared.in_hand.take(&aside(self.name, &id))));
         self.row.here.kept.extend(keep.filter(|id| !before.kept.contains(id)));
         let pending = Pending { record, staged, is_own };
         self.row.here.pending = Some(pending.clone());
         self.save(Durability::Sync)?;
         match self.change_file(&pending, keep) {
-            Ok(look) => self.end(pending.record, look),
+            Ok(look) => self.end(pending.record, look).map_err(unknown),
             Err(error) if error.kind == Kind::UnknownResult => Err(error.into()),
             Err(error) => {
                 self.row.here = before;
-                self.save(Durability::Sync)?;
+                self.save(Durability::Sync).map_err(unknown)?;
                 Err(error.into())
             }
         }
@@ -112,10 +117,10 @@ impl<'a> Turn<'a> {
         self.save_with(Durability::Sync, Some((dot, content)))?;
         let put = self.files.put_unsynced(&self.name.path, content, &of.id.hash, self.expected(&pending));
         let done = match put {
-            Ok(look) => self.end(pending.record, Some(look)),
+            Ok(look) => self.end(pending.record, Some(look)).map_err(unknown),
             Err(error) => {
                 self.row.here = before;
-                self.save(Durability::Sync)?;
+                self.save(Durability::Sync).map_err(unknown)?;
                 Err(error.into())
             }
         };
@@ -124,9 +129,10 @@ impl<'a> Turn<'a> {
     }
 
     /// Stage a whole content, sealed; under which name.
-    fn stage(&self, content: &[u8]) -> Result<String, MeshError> {
+    fn stage(&mut self, content: &[u8]) -> Result<String, MeshError> {
         let id = ContentId::of_block(content);
         let staged_name = aside(self.name, &id);
+        self.in_hand.push(self.shared.in_hand.take(&staged_name));
         let staged = self.files.stage(&staged_name)?;
         staged.write_at(content, 0)?;
         staged.seal(content.len() as u64, Some(&id.hash))?;
@@ -302,12 +308,6 @@ impl<'a> Turn<'a> {
         }
     }
 
-    /// How the file looks when what was left undone is done; nothing when it cannot be.
-    fn finish(&mut self, pending: &Pending) -> Result<Option<Option<Look>>, MeshError> {
-        match self.change_file(pending, self.to_keep(&pending.record)) {
-            // what is to be kept is looked at before what comes in its place: done, it is not there any more either
-            Err(error) if matches!(error.kind, Kind::NotFound | Kind::Conflict) => {}
-            changed => return Ok(Some(changed?)),
     fn finish_either(&mut self, pending: &Pending, is_deletion: bool) -> Result<Option<Option<Look>>, MeshError> {
         let finished = if is_deletion { self.finish_deletion(pending) } else { self.finish(pending) };
         match finished {
@@ -317,6 +317,12 @@ impl<'a> Turn<'a> {
         }
     }
 
+    /// How the file looks when what was left undone is done; nothing when it cannot be.
+    fn finish(&mut self, pending: &Pending) -> Result<Option<Option<Look>>, MeshError> {
+        match self.change_file(pending, self.to_keep(&pending.record)) {
+            // what is to be kept is looked at before what comes in its place: done, it is not there any more either
+            Err(error) if matches!(error.kind, Kind::NotFound | Kind::Conflict) => {}
+            changed => return Ok(Some(changed?)),
         }
         if let Some(dot) = pending.record.winner().map(|winner| winner.dot) {
             if let Some(content) = self.shared.index.short(self.name, &dot)? {
@@ -411,6 +417,12 @@ impl<'a> Turn<'a> {
         self.shared.index.put_manifest(&manifest)?;
         Ok(Some((Content { id: manifest.id(), len: look.len }, look)))
     }
+}
+
+/// A pending change is in the index, and could not be written as done, or as undone: the next turn finishes it.
+fn unknown(error: MeshError) -> MeshError {
+    let message = format!("whether the file was changed is seen when the index can be written: {error}");
+    AppFilesError { kind: Kind::UnknownResult, message }.into()
 }
 
 fn content_of(row: &Row) -> Option<ContentId> {
