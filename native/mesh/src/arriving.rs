@@ -6,6 +6,7 @@
 
 use crate::early::EarlySync;
 use crate::id::Hash;
+use crate::in_hand::Held;
 use crate::peers::blocking;
 use crate::shared::Shared;
 use crate::wire::{name_of, Ahead, Answer, Reply};
@@ -33,6 +34,7 @@ pub(crate) struct Arrivals(Mutex<BTreeMap<(String, u64), Arc<Arriving>>>);
 /// One content.
 struct Arriving {
     name: Name,
+    held: Arc<Held>,
     staged_name: String,
     staged: Arc<dyn Staged>,
     /// Held while a piece is written: the file system would have them wait for each other anyway, at full speed.
@@ -52,6 +54,7 @@ struct State {
 
 /// What came of a content, for its transfer.
 pub(crate) struct Arrived {
+    _held: Arc<Held>,
     pub staged_name: String,
     blocks: BTreeMap<usize, (Hash, usize)>,
 }
@@ -121,12 +124,13 @@ impl Shared {
         if of_one >= OF_ONE_MAX || open.len() >= ALL_MAX {
             return Ok(None);
         }
-        let (staged_name, staged) = self.stage_new(&*self.files(&name.app)?)?;
+        let (held, staged_name, staged) = self.stage_new(&*self.files(&name.app)?)?;
         // blocks that the file had before are left out
         let placed = self.index.row(name)?.and_then(|row| row.here.placed);
         let end = placed.map_or(0, |placed| placed.content.len);
         let state = Mutex::new(State { end, heard: self.clock.monotonic(), ..State::default() });
-        let arriving = Arc::new(Arriving { name: name.clone(), staged_name, staged, state });
+        let (name, held) = (name.clone(), Arc::new(held));
+        let arriving = Arc::new(Arriving { name, held, staged_name, staged, state });
         open.insert(key, arriving.clone());
         Ok(Some(arriving))
     }
@@ -140,14 +144,14 @@ impl Shared {
         drop(open);
         let mut state = arriving.state.lock();
         state.is_ended = true;
-        Some(Arrived { staged_name: arriving.staged_name.clone(), blocks: std::mem::take(&mut state.blocks) })
+        let (_held, staged_name) = (arriving.held.clone(), arriving.staged_name.clone());
+        Some(Arrived { _held, staged_name, blocks: std::mem::take(&mut state.blocks) })
     }
 
     fn end_arriving(&self, key: (String, u64)) -> Result<(), MeshError> {
         let Some(arriving) = self.arrivals.0.lock().remove(&key) else { return Ok(()) };
         arriving.state.lock().is_ended = true;
         // what cannot be removed now is swept
-        self.staging.lock().remove(&arriving.staged_name);
         let files = self.opened(&arriving.name.app);
         files.map_or(Ok(()), |files| Ok(files.unstage(&arriving.staged_name)?))
     }

@@ -4,21 +4,19 @@
 //! Invariant: nothing here is needed for what was acknowledged to last; it is done at a pace, so that callers do not
 //! wait for it, and what could not be done now is done the next time.
 
-use crate::local::STAGED_DIGITS;
 use crate::peers::blocking;
 use crate::placement::Card;
 use crate::scan::Scanned;
 use crate::shared::Shared;
 use crate::MeshError;
-use macula_core::{AppFiles, Cancel};
-use std::collections::BTreeSet;
+use macula_core::Cancel;
 use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
 
 /// Between two looks whether there is something to do.
 const LOOK: Duration = Duration::from_secs(1);
-/// Looks between two for what was staged and is of no use any more.
+/// Looks between two for what was begun and not ended.
 const SWEEP_LOOKS: u32 = 10;
 /// Members that come and go at once are one change.
 const CALM_LOOKS: u32 = 2;
@@ -44,9 +42,10 @@ pub(crate) async fn keep(shared: Arc<Shared>) {
         looks = looks.wrapping_add(1);
         if looks % SWEEP_LOOKS == 1 {
             let of = shared.clone();
+            // what could not be ended, on a full disk, and what is of no use any more
             let _ = blocking(move || {
                 of.end_silent_arrivals();
-                of.sweep_staged()
+                of.finish_pending().and(of.sweep_staged())
             })
             .await;
         }
@@ -59,7 +58,7 @@ pub(crate) async fn keep(shared: Arc<Shared>) {
         let now = shared.clock.monotonic();
         if scanned.is_none_or(|at| now.saturating_sub(at) >= shared.options.scan_every) {
             let (of, is_first) = (shared.clone(), scanned.is_none());
-            let _ = blocking(move || of.scan_all(is_first)).await;
+            let _ = blocking(move || of.scan_all(is_first).and(of.sweep_kept())).await;
             scanned = Some(shared.clock.monotonic());
             // and what became of the files since the last look
             placed_for = None;
@@ -110,32 +109,6 @@ impl Shared {
             if is_first || self.opened(&app).is_some() {
                 // an app that another process has, or that is damaged, keeps no other from it
                 let _: Result<Scanned, MeshError> = self.scan(&app, false, &Cancel::new());
-            }
-        }
-        Ok(())
-    }
-
-    /// Remove what writers that are no more had staged.
-    fn sweep_staged(&self) -> Result<(), MeshError> {
-        let mut kept = BTreeSet::new();
-        for name in self.index.pending()? {
-            let row = self.index.row(&name)?.unwrap_or_default();
-            kept.extend(row.here.pending.and_then(|pending| pending.staged));
-        }
-        for app in self.apps()? {
-            if let Some(files) = self.opened(&app) {
-                // an app that takes no change now keeps no other from it
-                let _ = self.sweep_staged_of(&*files, &kept);
-            }
-        }
-        Ok(())
-    }
-
-    fn sweep_staged_of(&self, files: &dyn AppFiles, kept: &BTreeSet<String>) -> Result<(), MeshError> {
-        for staged in files.staged()? {
-            let is_ours = staged.len() == STAGED_DIGITS && !kept.contains(&staged);
-            if is_ours && !self.staging.lock().contains(&staged) {
-                files.unstage(&staged)?;
             }
         }
         Ok(())

@@ -6,6 +6,7 @@
 
 use crate::arriving::Arrived;
 use crate::early::EarlySync;
+use crate::in_hand::Held;
 use crate::peers::{blocking, Peer};
 use crate::reading::is_right;
 use crate::record::Version;
@@ -81,6 +82,14 @@ impl Fetches {
     pub fn waiting(&self) -> usize {
         let queue = self.queue.lock();
         queue.wanted.len() + queue.under_way.len() + queue.later.len()
+    }
+
+    /// All of them, if they are no more than that.
+    pub fn names(&self, max: usize) -> Option<Vec<Name>> {
+        let queue = self.queue.lock();
+        let Queue { wanted, under_way, later } = &*queue;
+        let is_few = wanted.len() + under_way.len() + later.len() <= max;
+        is_few.then(|| wanted.iter().chain(under_way.keys()).chain(later).cloned().collect())
     }
 
     async fn next(&self) -> Name {
@@ -190,11 +199,13 @@ pub(crate) struct Transfer {
     content: Content,
     /// Those that are asked; who sent something else is no more.
     sources: Mutex<Vec<Arc<Peer>>>,
+    _staged: Held,
 }
 
 impl Transfer {
     pub fn new(shared: &Arc<Shared>, name: &Name, content: Content, sources: Vec<Arc<Peer>>) -> Arc<Self> {
-        Arc::new(Self { shared: shared.clone(), name: name.clone(), content, sources: Mutex::new(sources) })
+        let _staged = shared.in_hand.take(&aside(name, &content.id));
+        Arc::new(Self { shared: shared.clone(), name: name.clone(), content, sources: Mutex::new(sources), _staged })
     }
 
     async fn run(self: Arc<Self>, row: &Row) -> Result<(), MeshError> {
@@ -282,7 +293,6 @@ impl Transfer {
     fn arrived(&self, manifest: &Manifest, files: &dyn AppFiles) -> Option<Arrived> {
         let arrived = self.shared.arrived(&self.name, manifest)?;
         let restaged = files.restage(&arrived.staged_name, &self.staged_name());
-        self.shared.staging.lock().remove(&arrived.staged_name);
         restaged.is_ok().then_some(arrived)
     }
 

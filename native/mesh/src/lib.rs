@@ -14,6 +14,7 @@ mod early;
 mod error;
 mod fetch;
 pub mod id;
+mod in_hand;
 mod index;
 mod local;
 mod mesh;

@@ -5,6 +5,7 @@
 
 use crate::ahead::Sending;
 use crate::early::EarlySync;
+use crate::in_hand::Held;
 use crate::record::{Content, Record, Version};
 use crate::row::Row;
 use crate::shared::Shared;
@@ -15,8 +16,6 @@ use macula_core::{AppFiles, AppName, Kind, Kinded, RelPath, Staged};
 use std::ops::Bound;
 use std::sync::Arc;
 
-/// Digits of the name of what a writer stages; what is fetched has longer ones.
-pub(crate) const STAGED_DIGITS: usize = 32;
 /// How often a file may be changed by others while a version from elsewhere comes into its place.
 const CHANGES_MAX: usize = 3;
 
@@ -27,7 +26,7 @@ pub struct Writing {
     name: Name,
     /// As long as it is short, nothing is staged.
     short: Vec<u8>,
-    staged: Option<(String, Arc<dyn Staged>)>,
+    staged: Option<(Held, String, Arc<dyn Staged>)>,
     early: EarlySync,
     ahead: Option<Sending>,
     hashing: Hashing,
@@ -115,7 +114,7 @@ impl Writing {
         if self.is_copy_of.is_some_and(|id| id != content.id) {
             return Err(MeshError::Rotten { path: self.name.path.clone() });
         }
-        if let Some((_, staged)) = &self.staged {
+        if let Some((_, _, staged)) = &self.staged {
             staged.seal(content.len, manifest.whole())?;
             self.shared.index.put_manifest(&manifest)?;
             if let Some(ahead) = &self.ahead {
@@ -128,7 +127,7 @@ impl Writing {
         let mut record = turn.row.record.clone();
         change(&mut record, dot, content);
         let brought = match &self.staged {
-            Some((staged_name, _)) => turn.bring(record, Some(staged_name.clone()), true),
+            Some((_, staged_name, _)) => turn.bring(record, Some(staged_name.clone()), true),
             None => turn.bring_short(record, &self.short, true),
         };
         match brought {
@@ -142,11 +141,11 @@ impl Writing {
 
     /// Content that was short so far goes beside the tree.
     fn stage(&mut self) -> Result<Arc<dyn Staged>, MeshError> {
-        if let Some((_, staged)) = &self.staged {
+        if let Some((_, _, staged)) = &self.staged {
             return Ok(staged.clone());
         }
-        let (staged_name, staged) = self.shared.stage_new(&*self.files)?;
-        self.staged = Some((staged_name, staged.clone()));
+        let (held, staged_name, staged) = self.shared.stage_new(&*self.files)?;
+        self.staged = Some((held, staged_name, staged.clone()));
         let short = std::mem::take(&mut self.short);
         staged.write_at(&short, 0)?;
         // a copy is where its content is
@@ -162,13 +161,12 @@ impl Writing {
 
 impl Drop for Writing {
     fn drop(&mut self) {
-        let Some((staged_name, _)) = &self.staged else { return };
+        let Some((_, staged_name, _)) = &self.staged else { return };
         if !self.is_placed {
             // an app that was closed meanwhile has others now; what cannot be removed now is swept when it is open
             let files = self.shared.opened(&self.name.app).unwrap_or_else(|| self.files.clone());
             let _ = files.unstage(staged_name);
         }
-        self.shared.staging.lock().remove(staged_name);
     }
 }
 
@@ -179,17 +177,12 @@ impl std::fmt::Debug for Writing {
 }
 
 impl Shared {
-    /// New content, which belongs to this process until its name is in [`Shared::staging`] no more.
-    pub fn stage_new(&self, files: &dyn AppFiles) -> Result<(String, Arc<dyn Staged>), MeshError> {
+    /// New content, in hand, its name drawn.
+    pub fn stage_new(&self, files: &dyn AppFiles) -> Result<(Held, String, Arc<dyn Staged>), MeshError> {
         let staged_name = format!("{:016x}{:016x}", self.chance.next_u64(), self.chance.next_u64());
-        self.staging.lock().insert(staged_name.clone());
-        match files.stage(&staged_name) {
-            Ok(staged) => Ok((staged_name, Arc::from(staged))),
-            Err(error) => {
-                self.staging.lock().remove(&staged_name);
-                Err(error.into())
-            }
-        }
+        let held = self.in_hand.take(&staged_name);
+        let staged = Arc::from(files.stage(&staged_name)?);
+        Ok((held, staged_name, staged))
     }
 
     /// Begin to write a file.

@@ -117,6 +117,9 @@ impl Row {
     }
 }
 
+/// Digits of the names of contents that are kept.
+pub const ASIDE_DIGITS: usize = 64;
+
 /// The name of a content that is staged or kept for a file: no two files share one, so each can let go of its own.
 pub fn aside(name: &Name, id: &ContentId) -> String {
     let mut hasher = blake3::Hasher::new();

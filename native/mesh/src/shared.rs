@@ -6,6 +6,7 @@
 use crate::arriving::Arrivals;
 use crate::care::Cared;
 use crate::fetch::Fetches;
+use crate::in_hand::InHand;
 use crate::index::{Change, Index};
 use crate::peers::Peers;
 use crate::placement::{choose, Card, Class};
@@ -77,8 +78,7 @@ pub(crate) struct Shared {
     pub waiters: Waiters,
     pub cared: Mutex<Cared>,
     pub unsynced: Unsynced,
-    /// Names of contents that this process stages.
-    pub staging: Mutex<BTreeSet<String>>,
+    pub in_hand: InHand,
     /// Files of which a content is being replaced because it rotted.
     pub mending: Mutex<BTreeSet<Name>>,
     pub fingerprints: Mutex<Fingerprints>,
@@ -111,7 +111,7 @@ impl Shared {
             waiters: Waiters::default(),
             cared: Mutex::default(),
             unsynced,
-            staging: Mutex::default(),
+            in_hand: InHand::default(),
             mending: Mutex::default(),
             fingerprints: Mutex::default(),
             trees: Trees::default(),

@@ -4,6 +4,7 @@
 //! nobody is told of a change before the file is durable, and one that had begun is finished by the next turn,
 //! also by that of another process; so after a crash file and index say the same, without a walk.
 
+use crate::in_hand::Held;
 use crate::record::{Content, Dot, Record};
 use crate::row::{aside, Pending, Placed, Row};
 use crate::shared::Shared;
@@ -29,6 +30,8 @@ pub(crate) struct Turn<'a> {
     told: Option<crate::ranges::Digest>,
     /// What the index says lies under the name.
     placed: Option<ContentId>,
+    /// What it stages or keeps.
+    in_hand: Vec<Held>,
     _alone: MutexGuard<'a, ()>,
 }
 
@@ -41,7 +44,8 @@ impl<'a> Turn<'a> {
         let row = shared.index.row(name)?.unwrap_or_default();
         let told = shared.digest(name, &row.record);
         let placed = content_of(&row);
-        let mut turn = Self { shared, name, files, row, from: None, told, placed, _alone: alone };
+        let (from, in_hand) = (None, Vec::new());
+        let mut turn = Self { shared, name, files, row, from, told, placed, in_hand, _alone: alone };
         turn.put_again(shared)?;
         if let Some(pending) = turn.row.here.pending.clone() {
             turn.go_on(pending)?;
@@ -52,12 +56,15 @@ impl<'a> Turn<'a> {
     /// With what was begun and not ended, by a former process or a call that failed.
     fn go_on(&mut self, pending: Pending) -> Result<(), MeshError> {
         let is_deletion = pending.record.winner().is_some_and(|winner| winner.content.is_none());
-        let finished = if is_deletion { self.finish_deletion(&pending) } else { self.finish(&pending) };
-        let finished = match finished {
-            // somebody else changed the file meanwhile
-            Err(MeshError::Files(error)) if error.kind == Kind::Conflict => None,
-            finished => finished?,
-        };
+        let mut finished = self.finish_either(&pending, is_deletion)?;
+        if finished.is_none() {
+            let made = self.row.record.last_of(self.shared.own());
+            self.adopt()?;
+            // it was only touched, lost its time with the power, or is gone
+            if self.row.record.last_of(self.shared.own()) == made {
+                finished = self.finish_either(&pending, is_deletion)?;
+            }
+        }
         if let Some(look) = finished {
             return self.end(pending.record, look);
         }
@@ -80,16 +87,17 @@ impl<'a> Turn<'a> {
     pub fn bring(&mut self, record: Record, staged: Option<String>, is_own: bool) -> Result<(), MeshError> {
         let before = self.row.here.clone();
         let keep = self.to_keep(&record);
+        self.in_hand.extend(keep.map(|id| self.shared.in_hand.take(&aside(self.name, &id))));
         self.row.here.kept.extend(keep.filter(|id| !before.kept.contains(id)));
         let pending = Pending { record, staged, is_own };
         self.row.here.pending = Some(pending.clone());
         self.save(Durability::Sync)?;
         match self.change_file(&pending, keep) {
-            Ok(look) => self.end(pending.record, look),
+            Ok(look) => self.end(pending.record, look).map_err(unknown),
             Err(error) if error.kind == Kind::UnknownResult => Err(error.into()),
             Err(error) => {
                 self.row.here = before;
-                self.save(Durability::Sync)?;
+                self.save(Durability::Sync).map_err(unknown)?;
                 Err(error.into())
             }
         }
@@ -109,10 +117,10 @@ impl<'a> Turn<'a> {
         self.save_with(Durability::Sync, Some((dot, content)))?;
         let put = self.files.put_unsynced(&self.name.path, content, &of.id.hash, self.expected(&pending));
         let done = match put {
-            Ok(look) => self.end(pending.record, Some(look)),
+            Ok(look) => self.end(pending.record, Some(look)).map_err(unknown),
             Err(error) => {
                 self.row.here = before;
-                self.save(Durability::Sync)?;
+                self.save(Durability::Sync).map_err(unknown)?;
                 Err(error.into())
             }
         };
@@ -121,9 +129,10 @@ impl<'a> Turn<'a> {
     }
 
     /// Stage a whole content, sealed; under which name.
-    fn stage(&self, content: &[u8]) -> Result<String, MeshError> {
+    fn stage(&mut self, content: &[u8]) -> Result<String, MeshError> {
         let id = ContentId::of_block(content);
         let staged_name = aside(self.name, &id);
+        self.in_hand.push(self.shared.in_hand.take(&staged_name));
         let staged = self.files.stage(&staged_name)?;
         staged.write_at(content, 0)?;
         staged.seal(content.len() as u64, Some(&id.hash))?;
@@ -159,12 +168,23 @@ impl<'a> Turn<'a> {
 
     /// Whether the file looks so and holds this.
     pub(crate) fn holds(&self, look: &Look, content: &[u8]) -> bool {
-        let mut bytes = vec![0; content.len() + 1];
-        let read = self.files.open(&self.name.path).map_err(MeshError::from).and_then(|opened| {
-            let len = opened.read_at(&mut bytes, 0)?;
-            Ok((opened.look(), len))
-        });
-        read.is_ok_and(|(looked, len)| looked == *look && bytes[..len] == *content)
+        self.begin_of(look, content.len() + 1).is_some_and(|bytes| bytes == content)
+    }
+
+    /// Whether the file looks so and can be what power loss left of this: it ends early, and holds zeros where nothing
+    /// came to the disk.
+    pub(crate) fn is_left_of(&self, look: &Look, content: &[u8]) -> bool {
+        let is_of = |bytes: &[u8]| bytes.iter().zip(content).all(|(byte, whole)| [0, *whole].contains(byte));
+        self.begin_of(look, content.len() + 1).is_some_and(|bytes| bytes.len() <= content.len() && is_of(&bytes))
+    }
+
+    /// The first bytes of the file, if it looks so.
+    fn begin_of(&self, look: &Look, len: usize) -> Option<Vec<u8>> {
+        let opened = self.files.open(&self.name.path).ok().filter(|opened| opened.look() == *look)?;
+        let mut bytes = vec![0; len];
+        let read = opened.read_at(&mut bytes, 0).ok()?;
+        bytes.truncate(read);
+        Some(bytes)
     }
 
     /// Know this from now on; the file stays as it is.
@@ -288,17 +308,31 @@ impl<'a> Turn<'a> {
         }
     }
 
+    fn finish_either(&mut self, pending: &Pending, is_deletion: bool) -> Result<Option<Option<Look>>, MeshError> {
+        let finished = if is_deletion { self.finish_deletion(pending) } else { self.finish(pending) };
+        match finished {
+            // somebody else changed the file meanwhile
+            Err(MeshError::Files(error)) if error.kind == Kind::Conflict => Ok(None),
+            finished => finished,
+        }
+    }
+
     /// How the file looks when what was left undone is done; nothing when it cannot be.
-    fn finish(&self, pending: &Pending) -> Result<Option<Option<Look>>, MeshError> {
+    fn finish(&mut self, pending: &Pending) -> Result<Option<Option<Look>>, MeshError> {
         match self.change_file(pending, self.to_keep(&pending.record)) {
-            Err(error) if error.kind == Kind::NotFound => {}
+            // what is to be kept is looked at before what comes in its place: done, it is not there any more either
+            Err(error) if matches!(error.kind, Kind::NotFound | Kind::Conflict) => {}
             changed => return Ok(Some(changed?)),
         }
         if let Some(dot) = pending.record.winner().map(|winner| winner.dot) {
             if let Some(content) = self.shared.index.short(self.name, &dot)? {
-                let staged = Some(self.stage(&content)?);
+                let staged = self.stage(&content)?;
                 self.shared.unsynced.add(self.name, dot, content.len());
-                return Ok(Some(self.change_file(&Pending { staged, ..pending.clone() }, None)?));
+                // what was in place already, and is not whole, nobody else put there
+                let look = self.files.look(&self.name.path)?;
+                let left = look.filter(|look| self.is_left_of(look, &content)).map(Expected::File);
+                let expected = left.unwrap_or_else(|| self.expected(pending));
+                return Ok(Some(Some(self.files.put(&self.name.path, &staged, None, expected)?)));
             }
         }
         // it is in its place, unless the power took it, or somebody else changed it since
@@ -383,6 +417,12 @@ impl<'a> Turn<'a> {
         self.shared.index.put_manifest(&manifest)?;
         Ok(Some((Content { id: manifest.id(), len: look.len }, look)))
     }
+}
+
+/// A pending change is in the index, and could not be written as done, or as undone: the next turn finishes it.
+fn unknown(error: MeshError) -> MeshError {
+    let message = format!("whether the file was changed is seen when the index can be written: {error}");
+    AppFilesError { kind: Kind::UnknownResult, message }.into()
 }
 
 fn content_of(row: &Row) -> Option<ContentId> {

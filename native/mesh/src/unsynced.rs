@@ -121,7 +121,7 @@ impl Turn<'_> {
             };
             let look = self.files.look(&self.name.path)?;
             let is_it = |look: &Look| self.holds(look, &content);
-            let is_later = |look: &Look| look.mtime_ns > placed.mtime_ns && look.len > 0;
+            let is_later = |look: &Look| look.mtime_ns > placed.mtime_ns && !self.is_left_of(look, &content);
             if !look.is_some_and(|look| is_it(&look) || is_later(&look)) {
                 self.place_again(placed.dot, placed.content, &content)?;
             }

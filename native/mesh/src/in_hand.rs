@@ -1,0 +1,152 @@
+//! What lies beside an app's files, staged or kept, and is of no use any more: found by who looks, not by who left it,
+//! because that one may have been killed.
+//!
+//! Invariant: what this process works on is nobody else's to remove. It is taken in hand before it is there, and who
+//! sweeps spares all that was in hand at any time since he began to look.
+
+use crate::row::{aside, ASIDE_DIGITS};
+use crate::shared::Shared;
+use crate::MeshError;
+use macula_core::{AppFiles, AppFilesError, AppName};
+use parking_lot::Mutex;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
+use std::sync::Arc;
+
+/// With more files that are wanted, what was staged of others is left to a later look.
+const WANTED_MAX: usize = 1_000;
+/// Rows at once.
+const PIECE: usize = 1_000;
+
+/// A name of content beside the files of an app.
+type Beside = (Arc<dyn AppFiles>, String);
+
+#[derive(Default)]
+struct Names {
+    /// And by how many.
+    now: BTreeMap<String, u32>,
+    /// While somebody sweeps: those, and all that came since.
+    since: Option<BTreeSet<String>>,
+}
+
+/// Names of contents beside the trees that this process works on.
+#[derive(Clone, Default)]
+pub(crate) struct InHand(Arc<Mutex<Names>>);
+
+/// One of them, until it is dropped.
+pub(crate) struct Held(InHand, String);
+
+/// A look for what is of no use.
+struct Sweep(InHand);
+
+impl InHand {
+    pub fn take(&self, name: &str) -> Held {
+        let mut names = self.0.lock();
+        *names.now.entry(name.to_owned()).or_default() += 1;
+        if let Some(since) = &mut names.since {
+            since.insert(name.to_owned());
+        }
+        drop(names);
+        Held(self.clone(), name.to_owned())
+    }
+
+    fn sweep(&self) -> Sweep {
+        let mut names = self.0.lock();
+        names.since = Some(names.now.keys().cloned().collect());
+        drop(names);
+        Sweep(self.clone())
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let mut names = self.0 .0.lock();
+        match names.now.get_mut(&self.1) {
+            Some(others) if *others > 1 => *others -= 1,
+            _ => drop(names.now.remove(&self.1)),
+        }
+    }
+}
+
+impl Sweep {
+    fn spares(&self, name: &str) -> bool {
+        self.0 .0.lock().since.as_ref().is_none_or(|since| since.contains(name))
+    }
+
+    /// Unless somebody has it in hand; nobody takes it meanwhile.
+    fn remove(&self, name: &str, remove: impl FnOnce() -> Result<(), AppFilesError>) -> Result<(), MeshError> {
+        let names = self.0 .0.lock();
+        let is_free = names.since.as_ref().is_some_and(|since| !since.contains(name));
+        if is_free {
+            remove()?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Sweep {
+    fn drop(&mut self) {
+        self.0 .0.lock().since = None;
+    }
+}
+
+impl Shared {
+    /// Remove what was staged by writers that are no more, and of contents that are not fetched any more.
+    pub fn sweep_staged(&self) -> Result<(), MeshError> {
+        let sweep = self.in_hand.sweep();
+        let found = self.beside(|files| files.staged(), &sweep)?;
+        let Some(wanted) = self.fetches.names(WANTED_MAX).filter(|_| !found.is_empty()) else { return Ok(()) };
+        let mut used = BTreeSet::new();
+        for name in self.index.pending()? {
+            let row = self.index.row(&name)?.unwrap_or_default();
+            used.extend(row.here.pending.and_then(|pending| pending.staged));
+        }
+        for name in wanted {
+            let row = self.index.row(&name)?.unwrap_or_default();
+            used.extend(self.wanted(&name, &row).filter_map(|version| Some(aside(&name, &version.content?.id))));
+        }
+        for (files, name) in found.iter().filter(|(_, name)| !used.contains(name)) {
+            // an app that takes no change now keeps no other from it
+            let _ = sweep.remove(name, || files.unstage(name));
+        }
+        Ok(())
+    }
+
+    /// Remove what was kept of versions that are no more, by a process that died before it removed it.
+    pub fn sweep_kept(&self) -> Result<(), MeshError> {
+        let sweep = self.in_hand.sweep();
+        let mut found = self.beside(|files| files.kept(), &sweep)?;
+        // what is kept for other reasons has shorter names
+        found.retain(|(_, name)| name.len() == ASIDE_DIGITS);
+        if found.is_empty() {
+            return Ok(());
+        }
+        let (mut used, mut after) = (BTreeSet::new(), Vec::new());
+        loop {
+            let rows = self.index.page((Bound::Excluded(&after[..]), Bound::Unbounded), PIECE)?;
+            let Some((last, _)) = rows.last() else { break };
+            after = last.key();
+            for (name, row) in rows {
+                used.extend(row.here.kept.iter().map(|id| aside(&name, id)));
+            }
+        }
+        for (files, name) in found.iter().filter(|(_, name)| !used.contains(name)) {
+            let _ = sweep.remove(name, || files.unkeep(name));
+        }
+        Ok(())
+    }
+
+    /// What lies beside the files of the apps that are open, and nobody has in hand.
+    fn beside(
+        &self,
+        list: impl Fn(&dyn AppFiles) -> Result<Vec<String>, AppFilesError>,
+        sweep: &Sweep,
+    ) -> Result<Vec<Beside>, MeshError> {
+        let opened = |app: AppName| self.opened(&app);
+        let all = |files: Arc<dyn AppFiles>| {
+            let names = list(&*files).unwrap_or_default();
+            names.into_iter().filter(|name| !sweep.spares(name)).map(move |name| (files.clone(), name)).collect()
+        };
+        Ok(self.apps()?.into_iter().filter_map(opened).flat_map(|files| -> Vec<_> { all(files) }).collect())
+    }
+}
