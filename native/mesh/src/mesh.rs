@@ -4,7 +4,7 @@
 //! our threads.
 
 use crate::care::Cared;
-use crate::carrier::{Carrier, Links};
+use crate::carrier::{Carrier, Links, MESSAGE_LEN_MAX};
 use crate::local::{Page, Stat, Writing};
 use crate::reading::Reading;
 use crate::record::{Dot, Record, Version};
@@ -148,6 +148,31 @@ impl Mesh {
             let (shared, from) = (self.shared.clone(), from.to_owned());
             runtime.spawn(async move { reply(shared.serve(&from, &request).await) });
         }
+    }
+
+    /// The same, of whoever `from` is by the word of an application that carries requests itself. `reply` is called
+    /// once, or dropped when the mesh is closed meanwhile.
+    ///
+    /// # Errors
+    /// [`MeshError::Invalid`]: it is no other member, or the request is too long; [`MeshError::Closed`].
+    pub fn answer(
+        &self,
+        from: &str,
+        request: Bytes,
+        reply: impl FnOnce(Vec<u8>) + Send + 'static,
+    ) -> Result<(), MeshError> {
+        if self.runtime.is_none() {
+            return Err(MeshError::Closed);
+        }
+        let members = &self.shared.members;
+        if from == members.own() || !members.members().iter().any(|member| member.name == from) {
+            return Err(MeshError::Invalid(format!("{from} is no other member of this cluster")));
+        }
+        if request.len() > MESSAGE_LEN_MAX {
+            return Err(MeshError::Invalid(format!("a request of {} bytes", request.len())));
+        }
+        self.serve(from, request, reply);
+        Ok(())
     }
 
     /// Begin to write a file. Blocks.
