@@ -1,6 +1,6 @@
 defmodule MaculaStorage.Native.Mesh do
   @moduledoc false
-  # The stubs of native/nif/src/mesh.rs, which are compiled into `MaculaStorage.Native`: one library is one module,
+  # The stubs of native/nif/src/mesh.rs and mesh_carrier.rs, which are compiled into `MaculaStorage.Native`: one library is one module,
   # and that file is as long as a file may be. The same rules.
 
   defmacro __using__(_options) do
@@ -12,9 +12,25 @@ defmodule MaculaStorage.Native.Mesh do
       @type path :: binary | nil
       @type ack :: {:local | non_neg_integer | :quorum | :all | nil, non_neg_integer}
 
-      @spec mesh_open(handle, handle, reference, String.t(), :fast | :bulk, non_neg_integer) ::
-              call
-      def mesh_open(_base, _state, _ref, _zone, _class, _copies), do: missing()
+      # how many copies, and whether by links
+      @type how :: {non_neg_integer, boolean}
+
+      @spec mesh_open(handle, handle, reference, String.t(), :fast | :bulk, how) :: call
+      def mesh_open(_base, _state, _ref, _zone, _class, _how), do: missing()
+
+      # messages `{:carry, number, node, request, timeout_ms}` and `{:call_back, number}`
+      @spec mesh_carry(handle) :: {:ok, handle} | failure
+      def mesh_carry(_mesh), do: missing()
+
+      @spec mesh_carry_tell(handle, String.t(), boolean) :: :ok
+      def mesh_carry_tell(_carrying, _name, _up), do: missing()
+
+      @spec mesh_carry_answer(handle, non_neg_integer, {:ok, binary} | {:error, binary}) ::
+              boolean | failure
+      def mesh_carry_answer(_carrying, _number, _answer), do: missing()
+
+      @spec mesh_answer(handle, reference, String.t(), binary) :: call
+      def mesh_answer(_mesh, _ref, _from, _request), do: missing()
 
       @spec mesh_write(handle, reference, name, binary, ack) :: call
       def mesh_write(_mesh, _ref, _name, _content, _ack), do: missing()

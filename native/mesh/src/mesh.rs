@@ -150,29 +150,18 @@ impl Mesh {
         }
     }
 
-    /// The same, of whoever `from` is by the word of an application that carries requests itself. `reply` is called
-    /// once, or dropped when the mesh is closed meanwhile.
-    ///
-    /// # Errors
-    /// [`MeshError::Invalid`]: it is no other member, or the request is too long; [`MeshError::Closed`].
-    pub fn answer(
-        &self,
-        from: &str,
-        request: Bytes,
-        reply: impl FnOnce(Vec<u8>) + Send + 'static,
-    ) -> Result<(), MeshError> {
-        if self.runtime.is_none() {
-            return Err(MeshError::Closed);
-        }
+    /// The same, of whoever `from` is by the word of an application that carries requests itself: an error is of one that
+    /// is no other member, or of a request that is too long. `reply` is called once, or dropped when the mesh is closed
+    /// meanwhile.
+    pub fn answer(&self, from: &str, request: Bytes, reply: impl FnOnce(Result<Vec<u8>, MeshError>) + Send + 'static) {
         let members = &self.shared.members;
         if from == members.own() || !members.members().iter().any(|member| member.name == from) {
-            return Err(MeshError::Invalid(format!("{from} is no other member of this cluster")));
+            return reply(Err(MeshError::Invalid(format!("{from} is no other member of this cluster"))));
         }
         if request.len() > MESSAGE_LEN_MAX {
-            return Err(MeshError::Invalid(format!("a request of {} bytes", request.len())));
+            return reply(Err(MeshError::Invalid(format!("a request of {} bytes", request.len()))));
         }
-        self.serve(from, request, reply);
-        Ok(())
+        self.serve(from, request, move |answer| reply(Ok(answer)));
     }
 
     /// Begin to write a file. Blocks.

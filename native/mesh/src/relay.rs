@@ -11,6 +11,7 @@ use futures_util::future::BoxFuture;
 use macula_core::MemberAt;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{oneshot, watch, Semaphore};
@@ -19,10 +20,17 @@ use tokio::time::{timeout_at, Instant};
 /// Requests under way to one member: more than blocks and changes need at once, for readers.
 pub const UNDER_WAY_MAX: usize = 32;
 
+/// Of couriers and requests: none has another's, also not of another relay.
+static NUMBER: AtomicU64 = AtomicU64::new(1);
+
+fn number() -> u64 {
+    NUMBER.fetch_add(1, Ordering::Relaxed)
+}
+
 /// Who carries requests. None of this may wait.
 pub trait Courier: Send + Sync {
     /// Take a request to a member, which is to be answered by [`Relay::answered`] within a time; whether it is heard.
-    fn carry(&self, number: u64, to: &str, request: &Bytes, within: Duration) -> bool;
+    fn carry(&self, number: u64, to: &str, request: &[u8], within: Duration) -> bool;
 
     /// Nobody waits for that one any more.
     fn call_back(&self, number: u64);
@@ -44,7 +52,6 @@ struct State {
 #[derive(Default)]
 struct Table {
     courier: Option<(u64, Arc<dyn Courier>)>,
-    number: u64,
     under_way: BTreeMap<u64, oneshot::Sender<Answered>>,
     places: BTreeMap<String, Arc<Semaphore>>,
 }
@@ -58,9 +65,7 @@ impl Default for Relay {
 impl Relay {
     /// Another courier takes the place of the former, and knows nobody yet. Its number.
     pub fn attach(&self, courier: Arc<dyn Courier>) -> u64 {
-        let mut table = self.0.table.lock();
-        table.number += 1;
-        let number = table.number;
+        let (number, mut table) = (number(), self.0.table.lock());
         table.courier = Some((number, courier));
         self.forget_all(table);
         number
@@ -141,8 +146,7 @@ impl State {
             let mut table = self.table.lock();
             let Some((_, courier)) = &table.courier else { return Err(failed(to, "nobody carries requests")) };
             let courier = courier.clone();
-            table.number += 1;
-            let number = table.number;
+            let number = number();
             table.under_way.insert(number, waits);
             (number, courier)
         };
