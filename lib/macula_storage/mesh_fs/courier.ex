@@ -15,7 +15,7 @@ defmodule MaculaStorage.MeshFS.Courier do
 
   @names_max 1_000
   @message_max 2_097_152
-  @ask_ms 15_000
+  @ask_ms 5_000
   @again_ms 1_000
   @call_ms 15_000
 

@@ -1,10 +1,12 @@
 defmodule MaculaStorage.Native.Mesh do
   @moduledoc false
-  # The stubs of native/nif/src/mesh.rs and mesh_carrier.rs, which are compiled into `MaculaStorage.Native`: one library is one module,
+  # The stubs of native/nif/src/mesh.rs, which are compiled into `MaculaStorage.Native`: one library is one module,
   # and that file is as long as a file may be. The same rules.
 
   defmacro __using__(_options) do
     quote do
+      use MaculaStorage.Native.MeshCarrier
+
       # a name is `{app, path}`, a version `{stamp, replica}`, an ack `:local | n | :quorum | :all`, or `nil`: what is
       # usual; with how long to wait for it
       @type name :: {String.t(), binary}
@@ -17,20 +19,6 @@ defmodule MaculaStorage.Native.Mesh do
 
       @spec mesh_open(handle, handle, reference, String.t(), :fast | :bulk, how) :: call
       def mesh_open(_base, _state, _ref, _zone, _class, _how), do: missing()
-
-      # messages `{:carry, number, node, request, timeout_ms}` and `{:call_back, number}`
-      @spec mesh_carry(handle) :: {:ok, handle} | failure
-      def mesh_carry(_mesh), do: missing()
-
-      @spec mesh_carry_tell(handle, String.t(), boolean) :: :ok
-      def mesh_carry_tell(_carrying, _name, _up), do: missing()
-
-      @spec mesh_carry_answer(handle, non_neg_integer, {:ok, binary} | {:error, binary}) ::
-              boolean | failure
-      def mesh_carry_answer(_carrying, _number, _answer), do: missing()
-
-      @spec mesh_answer(handle, reference, String.t(), binary) :: call
-      def mesh_answer(_mesh, _ref, _from, _request), do: missing()
 
       @spec mesh_write(handle, reference, name, binary, ack) :: call
       def mesh_write(_mesh, _ref, _name, _content, _ack), do: missing()

@@ -62,9 +62,14 @@ defmodule MaculaStorage.Cluster.Loopback do
       :exit -> exit(:it_broke)
       :die -> Process.exit(self(), :kill)
       :hang -> receive(do: (:never -> :ok))
-      :trap -> Process.flag(:trap_exit, true) && receive(do: (:never -> :ok))
+      :trap -> trap()
       returns -> returns
     end
+  end
+
+  defp trap do
+    Process.flag(:trap_exit, true)
+    receive(do: (:never -> :ok))
   end
 
   defp carry(node, request, timeout_ms) do
