@@ -1,7 +1,7 @@
 %% MaculaStorage for Erlang: the same functions under the same names, and beneath a prefix those of its
 %% tiers: data_* is MaculaStorage.CubDB (`has_key?` is data_has_key), sqlite_* is MaculaStorage.SQLite,
 %% mnesia_* is MaculaStorage.Mnesia, state_* is MaculaStorage.Khepri, state_cache_* MaculaStorage.Cache,
-%% authority_* MaculaStorage.Authority and mesh_* MaculaStorage.MeshFS.
+%% authority_* MaculaStorage.Authority, mesh_* MaculaStorage.MeshFS and mesh_transport_* its Transport.
 %% A data_* function takes an app, a store's pid or name, or the transaction or snapshot that a function
 %% was given. What is a lazy stream in Elixir is a list (data_select, bounded by {limit, N}), a fold or an
 %% unfold here; options are lists of pairs; results are maps (sqlite: #{columns, rows, changes, ...}).
@@ -52,6 +52,7 @@
 -export([authority_create/1, authority_create/2, authority_issue/2, authority_issue/3, authority_describe/1]).
 -export([mesh_write/3, mesh_write/4, mesh_read/2, mesh_read/3, mesh_delete/2, mesh_delete/3, mesh_list/1, mesh_list/2]).
 -export([mesh_stat/2, mesh_stat/3, mesh_versions/2, mesh_versions/3, mesh_resolve/3, mesh_resolve/4, mesh_status/0]).
+-export([mesh_transport_up/1, mesh_transport_down/1, mesh_transport_answer/2, mesh_transport_answer/3]).
 -export([mesh_scan/1, mesh_scan/2, mesh_scrub/0, mesh_scrub/1, mesh_copy/3, mesh_copy/4, mesh_rename/3, mesh_rename/4]).
 -export([file_write/3, file_write/4, file_read/2, file_read/3, file_delete/2, file_delete/3, file_list/1, file_list/2, file_stat/2]).
 -export([file_fold/4, file_fold/5, file_unfold/4]).
@@ -59,6 +60,7 @@
 
 -define(M, 'Elixir.MaculaStorage').
 -define(MESH, 'Elixir.MaculaStorage.MeshFS').
+-define(MESH_TRANSPORT, 'Elixir.MaculaStorage.MeshFS.Transport').
 -define(KV, 'Elixir.MaculaStorage.CubDB').
 -define(TX, 'Elixir.MaculaStorage.CubDB.Tx').
 -define(SNAPSHOT, 'Elixir.MaculaStorage.CubDB.Snapshot').
@@ -346,6 +348,10 @@ mesh_copy(App, Name, To) -> ?MESH:copy(App, Name, To).
 mesh_copy(App, Name, To, Options) -> ?MESH:copy(App, Name, To, Options).
 mesh_rename(App, Name, To) -> ?MESH:rename(App, Name, To).
 mesh_rename(App, Name, To, Options) -> ?MESH:rename(App, Name, To, Options).
+mesh_transport_up(Node) -> ?MESH_TRANSPORT:up(Node).
+mesh_transport_down(Node) -> ?MESH_TRANSPORT:down(Node).
+mesh_transport_answer(From, Request) -> ?MESH_TRANSPORT:answer(From, Request).
+mesh_transport_answer(From, Request, Options) -> ?MESH_TRANSPORT:answer(From, Request, Options).
 mesh_scrub() -> ?MESH:scrub().
 mesh_scrub(Options) -> ?MESH:scrub(Options).
 mesh_scan(App) -> ?MESH:scan(App).

@@ -85,7 +85,8 @@ defmodule MaculaStorage.ErlangFacadeTest do
             state_tx: MaculaStorage.Khepri.Tx,
             state_cache: MaculaStorage.Cache,
             authority: MaculaStorage.Authority,
-            mesh: MaculaStorage.MeshFS
+            mesh: MaculaStorage.MeshFS,
+            mesh_transport: MaculaStorage.MeshFS.Transport
           ],
           {name, arity} <- documented(module),
           name = :"#{prefix}_#{name}",

@@ -1,7 +1,7 @@
 defmodule MaculaStorage.Application do
   @moduledoc false
-  # Reads the configuration and supervises the owner of the apps, and what listens to a mnesia that is
-  # set up. The base directory is opened on first use, so that a host application boots with a directory that is not there yet.
+  # Reads the configuration and supervises the owner of the apps, who carries requests of replicated files where
+  # an application has a transport for them, and what listens to a mnesia that is set up. The base directory is opened on first use, so that a host application boots with a directory that is not there yet.
 
   use Application
 
@@ -12,6 +12,7 @@ defmodule MaculaStorage.Application do
     children = [
       {Registry, keys: :unique, name: MaculaStorage.Stores},
       MaculaStorage.Apps,
+      MaculaStorage.MeshFS.Supervisor,
       MaculaStorage.Khepri.Supervisor,
       MaculaStorage.Mnesia.Supervisor
     ]

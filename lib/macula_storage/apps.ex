@@ -10,6 +10,7 @@ defmodule MaculaStorage.Apps do
 
   alias MaculaStorage.{Call, Config, Native}
   alias MaculaStorage.Khepri.Endpoint
+  alias MaculaStorage.MeshFS.Courier
 
   @table __MODULE__
   @open_ms 60_000
@@ -91,12 +92,24 @@ defmodule MaculaStorage.Apps do
   defp mesh, do: lookup(:mesh, fn -> with_state(&open_mesh/1) end)
 
   defp open_mesh(state) do
-    %{mesh_zone: zone, mesh_class: class, mesh_copies: copies} = Config.get()
-    open = &Native.mesh_open(&1, state, &2, zone, class, copies)
-    with {:ok, base} <- base(), do: Call.run(&open.(base, &1), op: :open, timeout: @open_ms)
+    config = Config.get()
+    how = {config.mesh_copies, config.mesh_transport == nil}
+    open = &Native.mesh_open(&1, state, &2, config.mesh_zone, config.mesh_class, how)
+
+    with {:ok, base} <- base(),
+         {:ok, mesh} <- Call.run(&open.(base, &1), op: :open, timeout: @open_ms) do
+      # there when the courier looks, also one that starts now
+      keep(:mesh, mesh)
+      if config.mesh_transport, do: Courier.look()
+      {:ok, mesh}
+    end
   end
 
-  @doc "Links this node's replicated files to the other members', now that its state is linked."
+  @doc "This node's replicated files, if they are open already."
+  @spec opened_mesh() :: {:ok, reference} | :none | :no_table
+  def opened_mesh, do: find(:mesh)
+
+  @doc "Has this node's replicated files reach the other members', now that its state is linked."
   @spec link_mesh(reference) :: :ok | {:error, term}
   def link_mesh(state) do
     with {:ok, _mesh} <- open_mesh(state), do: :ok

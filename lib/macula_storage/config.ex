@@ -16,6 +16,7 @@ defmodule MaculaStorage.Config do
         mesh_zone: "rack-1",              # machines of one zone fail together; nil: each is a zone of its own
         mesh_class: :fast,                # what this node's disk is good for, or :bulk
         mesh_copies: 2,                   # of a replicated file, beside the one where it was written
+        mesh_transport: MyApp.Transport,  # or {module, arg}, see MaculaStorage.MeshFS.Transport; nil: our links
         usage_interval_ms: 10_000,        # how often files of other programs are counted at most
         timeout_ms: 15_000                # how long a call waits when it is not told
 
@@ -38,6 +39,7 @@ defmodule MaculaStorage.Config do
     :mesh_zone,
     :mesh_class,
     :mesh_copies,
+    :mesh_transport,
     :usage_interval_ms,
     :timeout_ms
   ]
@@ -57,6 +59,7 @@ defmodule MaculaStorage.Config do
           mesh_zone: String.t(),
           mesh_class: :fast | :bulk,
           mesh_copies: non_neg_integer,
+          mesh_transport: {module, term} | nil,
           usage_interval_ms: pos_integer,
           timeout_ms: pos_integer
         }
@@ -84,6 +87,7 @@ defmodule MaculaStorage.Config do
       mesh_zone: zone(:mesh_zone),
       mesh_class: one_of(:mesh_class, [:fast, :bulk]),
       mesh_copies: non_negative(:mesh_copies, 2),
+      mesh_transport: transport(:mesh_transport),
       usage_interval_ms: positive(:usage_interval_ms, 10_000),
       timeout_ms: positive(:timeout_ms, 15_000)
     }
@@ -152,6 +156,23 @@ defmodule MaculaStorage.Config do
 
       other ->
         raise ArgumentError, "expected #{name} to be a short string, got: #{inspect(other)}"
+    end
+  end
+
+  defp transport(name) do
+    case Application.get_env(:macula_storage, name) do
+      nil ->
+        nil
+
+      module when is_atom(module) and not is_boolean(module) ->
+        {module, nil}
+
+      {module, arg} when is_atom(module) and not is_boolean(module) and module != nil ->
+        {module, arg}
+
+      other ->
+        raise ArgumentError,
+              "expected #{name} to be a module or {module, arg}, got: #{inspect(other)}"
     end
   end
 

@@ -16,7 +16,8 @@ defmodule MaculaStorage.ConfigTest do
         try do
           config = MaculaStorage.Config.load()
           ^config = MaculaStorage.Config.get()
-          IO.puts(Enum.map_join(#{inspect(shown)}, " ", &Map.fetch!(config, &1)))
+          shown = &if is_tuple(&1), do: inspect(&1), else: &1
+          IO.puts(Enum.map_join(#{inspect(shown)}, " ", &shown.(Map.fetch!(config, &1))))
         rescue
           error in ArgumentError -> IO.puts(error.message)
         end
@@ -59,5 +60,16 @@ defmodule MaculaStorage.ConfigTest do
 
     for class <- [:slow, "bulk"], do: assert(mesh.(mesh_class: class) =~ "expected mesh_class")
     for copies <- [-1, "2"], do: assert(mesh.(mesh_copies: copies) =~ "expected mesh_copies")
+  end
+
+  test "who carries what replicated files ask of other members" do
+    mesh = &config("/b", [mesh_transport: &1], ~w(base_path mesh_transport)a)
+    assert mesh.(nil) == "/b "
+    assert mesh.(MyApp.Transport) == "/b {MyApp.Transport, nil}"
+    assert mesh.(:transport) == "/b {:transport, nil}"
+    assert mesh.({MyApp.Transport, [at: 1]}) == "/b {MyApp.Transport, [at: 1]}"
+
+    for other <- ["MyApp", true, {nil, 1}, {"MyApp", 1}, {MyApp, 1, 2}, [MyApp]],
+        do: assert(mesh.(other) =~ "expected mesh_transport to be a module or {module, arg}")
   end
 end

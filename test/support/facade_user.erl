@@ -322,6 +322,10 @@ chunks(App) ->
 
 mesh(App) ->
     ok = macula_storage:mesh_write(App, "a/b.txt", ["io", <<"data">>]),
+    {error, unsupported} = macula_storage:mesh_transport_up('b@host'),
+    {error, unsupported} = macula_storage:mesh_transport_down(<<"b@host">>),
+    {error, unsupported} = macula_storage:mesh_transport_answer('b@host', <<"request">>),
+    {error, unsupported} = macula_storage:mesh_transport_answer('b@host', <<>>, [{timeout, 1000}]),
     {ok, #{version := Version, replicas := 0}} = macula_storage:mesh_write(App, <<"c">>, "c", [{return, info}, {ack, all}]),
     {ok, <<"iodata">>} = macula_storage:mesh_read(App, <<"a/b.txt">>),
     {ok, <<"data">>} = macula_storage:mesh_read(App, "a/b.txt", [{range, {2, 4}}]),

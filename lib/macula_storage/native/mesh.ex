@@ -5,6 +5,8 @@ defmodule MaculaStorage.Native.Mesh do
 
   defmacro __using__(_options) do
     quote do
+      use MaculaStorage.Native.MeshCarrier
+
       # a name is `{app, path}`, a version `{stamp, replica}`, an ack `:local | n | :quorum | :all`, or `nil`: what is
       # usual; with how long to wait for it
       @type name :: {String.t(), binary}
@@ -12,9 +14,11 @@ defmodule MaculaStorage.Native.Mesh do
       @type path :: binary | nil
       @type ack :: {:local | non_neg_integer | :quorum | :all | nil, non_neg_integer}
 
-      @spec mesh_open(handle, handle, reference, String.t(), :fast | :bulk, non_neg_integer) ::
-              call
-      def mesh_open(_base, _state, _ref, _zone, _class, _copies), do: missing()
+      # how many copies, and whether by links
+      @type how :: {non_neg_integer, boolean}
+
+      @spec mesh_open(handle, handle, reference, String.t(), :fast | :bulk, how) :: call
+      def mesh_open(_base, _state, _ref, _zone, _class, _how), do: missing()
 
       @spec mesh_write(handle, reference, name, binary, ack) :: call
       def mesh_write(_mesh, _ref, _name, _content, _ack), do: missing()

@@ -83,6 +83,14 @@ pub enum MeshError {
     /// A link failed.
     #[error("a link: {0}")]
     Net(#[from] NetError),
+    /// The application's transport did not carry a request, or its answer.
+    #[error("the transport, to {to}: {why}")]
+    Carrier {
+        /// The member that was asked.
+        to: String,
+        /// What happened.
+        why: String,
+    },
     /// A defect of ours.
     #[error("{0}")]
     Internal(String),
@@ -92,7 +100,9 @@ impl Kinded for MeshError {
     fn kind(&self) -> Kind {
         match self {
             Self::NotFound { .. } => Kind::NotFound,
-            Self::Unreachable { .. } | Self::NotReplicated { .. } | Self::Net(_) => Kind::Unreachable,
+            Self::Unreachable { .. } | Self::NotReplicated { .. } | Self::Net(_) | Self::Carrier { .. } => {
+                Kind::Unreachable
+            }
             Self::Changed { .. } => Kind::Conflict,
             Self::TooLarge { .. } => Kind::TooLarge,
             Self::Malformed(_) | Self::Unruly(_) | Self::Rotten { .. } => Kind::Corrupt,

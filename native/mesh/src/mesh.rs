@@ -4,7 +4,7 @@
 //! our threads.
 
 use crate::care::Cared;
-use crate::carrier::{Carrier, Links};
+use crate::carrier::{Carrier, Links, MESSAGE_LEN_MAX};
 use crate::local::{Page, Stat, Writing};
 use crate::reading::Reading;
 use crate::record::{Dot, Record, Version};
@@ -148,6 +148,20 @@ impl Mesh {
             let (shared, from) = (self.shared.clone(), from.to_owned());
             runtime.spawn(async move { reply(shared.serve(&from, &request).await) });
         }
+    }
+
+    /// The same, of whoever `from` is by the word of an application that carries requests itself: an error is of one that
+    /// is no other member, or of a request that is too long. `reply` is called once, or dropped when the mesh is closed
+    /// meanwhile.
+    pub fn answer(&self, from: &str, request: Bytes, reply: impl FnOnce(Result<Vec<u8>, MeshError>) + Send + 'static) {
+        let members = &self.shared.members;
+        if from == members.own() || !members.members().iter().any(|member| member.name == from) {
+            return reply(Err(MeshError::Invalid(format!("{from} is no other member of this cluster"))));
+        }
+        if request.len() > MESSAGE_LEN_MAX {
+            return reply(Err(MeshError::Invalid(format!("a request of {} bytes", request.len()))));
+        }
+        self.serve(from, request, move |answer| reply(Ok(answer)));
     }
 
     /// Begin to write a file. Blocks.

@@ -7,6 +7,7 @@ use crate::base::{BaseHandle, Opened};
 use crate::error::Failure;
 use crate::files::{Bytes, Held};
 use crate::handle::{dispose, Handle};
+use crate::mesh_carrier::Carried;
 use crate::options::{app_name, rel_path};
 use crate::reply::Reply;
 use crate::state::{OpenState, StateHandle};
@@ -25,6 +26,8 @@ const PART_BYTES_MAX: usize = 1 << 20;
 pub struct OpenMesh {
     open: RwLock<Option<(Mesh, NodeDir)>>,
     is_linked: Mutex<bool>,
+    /// Instead of links, where an application has a transport of its own.
+    pub carried: Carried,
 }
 
 /// The replicated files, in Elixir's hands.
@@ -74,7 +77,7 @@ impl OpenMesh {
             chance: Arc::new(macula_core::SystemChance),
         };
         let mesh = Mesh::open(seams, options)?;
-        Ok(Self { open: RwLock::new(Some((mesh, dir))), is_linked: Mutex::new(false) })
+        Ok(Self { open: RwLock::new(Some((mesh, dir))), is_linked: Mutex::new(false), carried: Carried::default() })
     }
 
     /// Reach other members by the links of that state, and be reached, once it has some.
@@ -105,10 +108,19 @@ impl OpenMesh {
         let (mesh, _dir) = open.as_ref().ok_or_else(|| Failure::outcome(Kind::Closed))?;
         act(mesh)
     }
+
+    /// The same for who must not wait for who closes it.
+    pub fn now<T>(&self, act: impl FnOnce(&Mesh) -> Result<T, Failure>) -> Result<T, Failure> {
+        match self.open.try_read().as_deref() {
+            Some(Some((mesh, _dir))) => act(mesh),
+            _ => Err(Failure::outcome(Kind::Closed)),
+        }
+    }
 }
 
 /// own thread: open the replicated files, as a member of the cluster of a state, in a zone, on a disk of a class,
-/// with so many copies beside each file's first; link them to the others if the state is linked.
+/// with so many copies beside each file's first; link them to the others if the state is linked, unless somebody else
+/// carries what they ask of each other.
 #[rustler::nif]
 fn mesh_open<'a>(
     env: Env<'a>,
@@ -117,7 +129,7 @@ fn mesh_open<'a>(
     reference: Term<'a>,
     zone: String,
     class: Atom,
-    copies: usize,
+    (copies, is_linked): (usize, bool),
 ) -> Term<'a> {
     let (opened, state) = match base.get().and_then(|opened| Ok((opened, state.get()?))) {
         Ok(found) => found,
@@ -128,7 +140,9 @@ fn mesh_open<'a>(
     opened.runtime.io(env, reference, move |reply| {
         let open = || -> Result<_, Failure> {
             let mesh = of.mesh(&state, Options { zone, class, copies, ..Options::default() })?;
-            mesh.link(&state)?;
+            if is_linked {
+                mesh.link(&state)?;
+            }
             Ok(ResourceArc::new(MeshHandle::new(mesh)))
         };
         reply.send_result(open());
@@ -554,7 +568,7 @@ fn ack_of(term: Term) -> Option<Ack> {
 }
 
 /// A member's name: an atom, as of any node; one that would be none stays text.
-struct NodeName(String);
+pub struct NodeName(pub String);
 
 impl Encoder for NodeName {
     fn encode<'a>(&self, env: Env<'a>) -> Term<'a> {

@@ -121,7 +121,8 @@ impl Drop for Reply {
     }
 }
 
-fn on_scheduler_thread() -> bool {
+/// Whether this is a thread of the VM's, from which no message can be sent.
+pub fn on_scheduler_thread() -> bool {
     // SAFETY: no preconditions
     unsafe { rustler::sys::enif_thread_type() > 0 }
 }

@@ -5,10 +5,10 @@
 use crate::atoms;
 use crate::sqlite::row;
 use crate::sqlite3::{done, found, get, on_conn, Conn3};
-use crate::stop;
+use crate::stop::tell;
 use macula_sqlite::sqlite3::{set_log, Action, Change, Event, RowChange, Wants};
 use macula_sqlite::Value;
-use rustler::{Atom, Encoder, Env, LocalPid, OwnedEnv, ResourceArc, Term};
+use rustler::{Atom, Encoder, Env, LocalPid, ResourceArc, Term};
 
 /// own thread: tell a process `{action, database, table, rowid}` of each row that changes; one process at
 /// a time, `nil` for none.
@@ -127,11 +127,4 @@ pub fn action(action: Action) -> Atom {
         Action::Update => atoms::update(),
         Action::Delete => atoms::delete(),
     }
-}
-
-/// Whether the process is there to be told.
-fn tell(pid: &LocalPid, encode: impl for<'a> FnOnce(Env<'a>) -> Term<'a>) -> bool {
-    let mut there = true;
-    stop::unless_stopped(|| there = OwnedEnv::new().send_and_clear(pid, encode).is_ok());
-    there
 }

@@ -8,7 +8,7 @@ defmodule MaculaStorage.Scenario.World do
   alias MaculaStorage.{Authority, BeamNode, Khepri, Wait}
   alias MaculaStorage.Scenario.{Disks, Namespaces, Proxies}
 
-  @enforce_keys [:agent, :net, :disks, :dir, :port, :count, :clocks?]
+  @enforce_keys [:agent, :net, :disks, :dir, :port, :count, :clocks?, :config]
   defstruct @enforce_keys
 
   @type t :: %__MODULE__{}
@@ -49,7 +49,7 @@ defmodule MaculaStorage.Scenario.World do
   Places for `count` nodes, none of which runs; certificates for all.
 
   Options: `clocks?` that can be set, where there is libfaketime; `namespaces?: false`: behind proxies, as where the
-  machine has none.
+  machine has none; `config` of all nodes, beside what the world needs.
   """
   @spec make(Path.t(), pos_integer, keyword) :: t
   def make(dir, count, options \\ []) do
@@ -65,7 +65,8 @@ defmodule MaculaStorage.Scenario.World do
       dir: dir,
       port: BeamNode.port(),
       count: count,
-      clocks?: Keyword.get(options, :clocks?, false) and faketime() != nil
+      clocks?: Keyword.get(options, :clocks?, false) and faketime() != nil,
+      config: Keyword.get(options, :config, [])
     }
 
     world = %{world | net: net(world, Keyword.get(options, :namespaces?, true))}
@@ -196,7 +197,8 @@ defmodule MaculaStorage.Scenario.World do
     namespace = if is_binary(namespace), do: namespace
     File.mkdir_p!(base(world, n))
     %net{} = cables = world.net
-    config = [state_certificates: certificate(world, n)] ++ net.config(cables, n)
+    own = [state_certificates: certificate(world, n)] ++ net.config(cables, n)
+    config = own ++ world.config
     place = {ip(world, n), namespace, clock_env(world, n)}
     node = BeamNode.boot({n, world.port, base(world, n), config, place})
     update(world, &%{&1 | nodes: Map.put(&1.nodes, n, node)})
