@@ -91,8 +91,10 @@ defmodule MaculaStorage.Apps do
   defp mesh, do: lookup(:mesh, fn -> with_state(&open_mesh/1) end)
 
   defp open_mesh(state) do
-    %{mesh_zone: zone, mesh_class: class, mesh_copies: copies} = Config.get()
-    open = &Native.mesh_open(&1, state, &2, zone, class, copies)
+    config = Config.get()
+    place = {config.mesh_zone, config.mesh_class, config.mesh_copies}
+    scrub_every = if config.mesh_scrub_every != :never, do: config.mesh_scrub_every
+    open = &Native.mesh_open(&1, state, &2, place, {scrub_every, config.mesh_scrub_rate})
     with {:ok, base} <- base(), do: Call.run(&open.(base, &1), op: :open, timeout: @open_ms)
   end
 

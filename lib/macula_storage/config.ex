@@ -16,6 +16,8 @@ defmodule MaculaStorage.Config do
         mesh_zone: "rack-1",              # machines of one zone fail together; nil: each is a zone of its own
         mesh_class: :fast,                # what this node's disk is good for, or :bulk
         mesh_copies: 2,                   # of a replicated file, beside the one where it was written
+        mesh_scrub_every: 604_800_000,    # all that is here is read once in so many milliseconds, or :never
+        mesh_scrub_rate: 8_388_608,       # bytes of that in a second, at most; a file counts for 32 KiB at least
         usage_interval_ms: 10_000,        # how often files of other programs are counted at most
         timeout_ms: 15_000                # how long a call waits when it is not told
 
@@ -38,6 +40,8 @@ defmodule MaculaStorage.Config do
     :mesh_zone,
     :mesh_class,
     :mesh_copies,
+    :mesh_scrub_every,
+    :mesh_scrub_rate,
     :usage_interval_ms,
     :timeout_ms
   ]
@@ -57,6 +61,8 @@ defmodule MaculaStorage.Config do
           mesh_zone: String.t(),
           mesh_class: :fast | :bulk,
           mesh_copies: non_neg_integer,
+          mesh_scrub_every: pos_integer | :never,
+          mesh_scrub_rate: pos_integer,
           usage_interval_ms: pos_integer,
           timeout_ms: pos_integer
         }
@@ -84,6 +90,8 @@ defmodule MaculaStorage.Config do
       mesh_zone: zone(:mesh_zone),
       mesh_class: one_of(:mesh_class, [:fast, :bulk]),
       mesh_copies: non_negative(:mesh_copies, 2),
+      mesh_scrub_every: positive_or(:mesh_scrub_every, 7 * 24 * 3_600_000, :never),
+      mesh_scrub_rate: positive(:mesh_scrub_rate, 8 * 1024 * 1024),
       usage_interval_ms: positive(:usage_interval_ms, 10_000),
       timeout_ms: positive(:timeout_ms, 15_000)
     }
@@ -221,11 +229,25 @@ defmodule MaculaStorage.Config do
 
   defp positive(name, default) do
     case Application.get_env(:macula_storage, name, default) do
-      n when is_integer(n) and n > 0 ->
+      n when n in 1..0x7FFF_FFFF_FFFF_FFFF//1 ->
         n
 
       other ->
         raise ArgumentError, "expected #{name} to be a positive integer, got: #{inspect(other)}"
+    end
+  end
+
+  defp positive_or(name, default, word) do
+    case Application.get_env(:macula_storage, name, default) do
+      ^word ->
+        word
+
+      n when n in 1..0x7FFF_FFFF_FFFF_FFFF//1 ->
+        n
+
+      other ->
+        raise ArgumentError,
+              "expected #{name} to be a positive integer or #{inspect(word)}, got: #{inspect(other)}"
     end
   end
 end

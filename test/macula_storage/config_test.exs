@@ -60,4 +60,16 @@ defmodule MaculaStorage.ConfigTest do
     for class <- [:slow, "bulk"], do: assert(mesh.(mesh_class: class) =~ "expected mesh_class")
     for copies <- [-1, "2"], do: assert(mesh.(mesh_copies: copies) =~ "expected mesh_copies")
   end
+
+  test "what replicated files cost in the background" do
+    mesh = &config("/b", &1, ~w(mesh_scrub_every mesh_scrub_rate)a)
+    assert mesh.([]) == "604800000 8388608"
+    assert mesh.(mesh_scrub_every: :never, mesh_scrub_rate: 1) == "never 1"
+
+    for every <- [0, -1, :infinity, "1d", 0x8000_0000_0000_0000],
+        do: assert(mesh.(mesh_scrub_every: every) =~ "expected mesh_scrub_every")
+
+    for rate <- [0, :never, 1.5, 0x8000_0000_0000_0000],
+        do: assert(mesh.(mesh_scrub_rate: rate) =~ "expected mesh_scrub_rate")
+  end
 end

@@ -1,6 +1,6 @@
 defmodule MaculaStorage.Native.Mesh do
   @moduledoc false
-  # The stubs of native/nif/src/mesh.rs, which are compiled into `MaculaStorage.Native`: one library is one module,
+  # The stubs of native/nif/src/mesh*.rs, which are compiled into `MaculaStorage.Native`: one library is one module,
   # and that file is as long as a file may be. The same rules.
 
   defmacro __using__(_options) do
@@ -12,9 +12,12 @@ defmodule MaculaStorage.Native.Mesh do
       @type path :: binary | nil
       @type ack :: {:local | non_neg_integer | :quorum | :all | nil, non_neg_integer}
 
-      @spec mesh_open(handle, handle, reference, String.t(), :fast | :bulk, non_neg_integer) ::
-              call
-      def mesh_open(_base, _state, _ref, _zone, _class, _copies), do: missing()
+      # in which zone, on what disk, with how many copies; scrubbed once in how many ms, how many bytes in a second
+      @type mesh_place :: {String.t(), :fast | :bulk, non_neg_integer}
+      @type mesh_care :: {pos_integer | nil, pos_integer}
+
+      @spec mesh_open(handle, handle, reference, mesh_place, mesh_care) :: call
+      def mesh_open(_base, _state, _ref, _place, _care), do: missing()
 
       @spec mesh_write(handle, reference, name, binary, ack) :: call
       def mesh_write(_mesh, _ref, _name, _content, _ack), do: missing()

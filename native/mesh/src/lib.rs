@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+mod budget;
 mod care;
 mod carrier;
 mod early;
@@ -23,6 +24,7 @@ mod reading;
 mod reconcile;
 mod record;
 mod remote;
+mod rounds;
 mod row;
 mod scan;
 mod scrub;
@@ -45,8 +47,8 @@ pub use name::Name;
 pub use placement::{Card, Class};
 pub use reading::Reading;
 pub use record::{Claim, Content, Dot, Record, ReplicaId, Version};
+pub use rounds::{Ended, Round, Rounds, Scrubbed};
 pub use scan::Scanned;
-pub use scrub::Scrubbed;
 pub use serve::Door;
 pub use shared::{Options, Seams};
 pub use stamp::{Stamp, Stamps};

@@ -11,6 +11,7 @@ use crate::placement::{choose, Card, Class};
 use crate::ranges::Digest;
 use crate::reconcile::Fingerprints;
 use crate::record::{Dot, Record, ReplicaId, Version};
+use crate::rounds::Rounds;
 use crate::row::Row;
 use crate::tree::Trees;
 use crate::unsynced::Unsynced;
@@ -56,12 +57,17 @@ pub struct Options {
     pub grace: Duration,
     /// Between two looks for what other programs did to files.
     pub scan_every: Duration,
+    /// Between the beginnings of two scrubs of all that is here; `None`: nobody does that by itself.
+    pub scrub_every: Option<Duration>,
+    /// What such a scrub reads in a second at most, bytes; a file counts for 32 KiB at least.
+    pub scrub_rate: u64,
 }
 
 impl Default for Options {
     fn default() -> Self {
         let (grace, scan_every) = (Duration::from_secs(600), Duration::from_secs(600));
-        Self { zone: String::new(), class: Class::Fast, copies: 2, grace, scan_every }
+        let (scrub_every, scrub_rate) = (Some(Duration::from_secs(7 * 24 * 3600)), 8 << 20);
+        Self { zone: String::new(), class: Class::Fast, copies: 2, grace, scan_every, scrub_every, scrub_rate }
     }
 }
 
@@ -75,6 +81,7 @@ pub(crate) struct Shared {
     pub fetches: Fetches,
     pub waiters: Waiters,
     pub cared: Mutex<Cared>,
+    pub rounds: Mutex<Rounds>,
     pub unsynced: Unsynced,
     /// Names of contents that this process stages.
     pub staging: Mutex<BTreeSet<String>>,
@@ -94,6 +101,15 @@ impl Shared {
         let (index, stamped) = Index::open(seams.store, &*seams.chance)?;
         let cards = RwLock::new(index.cards()?);
         let unsynced = Unsynced::of_former(index.shorts()?);
+        let rounds = match index.rounds()? {
+            Some(rounds) => rounds,
+            None => {
+                // what was just written is read once in a while like the rest
+                let rounds = Rounds { since_ms: seams.clock.wall_ms(), ..Rounds::default() };
+                index.put_rounds(&rounds)?;
+                rounds
+            }
+        };
         let shared = Self {
             stamps: Stamps::after(stamped, seams.clock.clone()),
             reserved: Mutex::new(stamped),
@@ -108,6 +124,7 @@ impl Shared {
             fetches: Fetches::default(),
             waiters: Waiters::default(),
             cared: Mutex::default(),
+            rounds: Mutex::new(rounds),
             unsynced,
             staging: Mutex::default(),
             mending: Mutex::default(),

@@ -10,7 +10,7 @@ use crate::handle::{dispose, Handle};
 use crate::options::{app_name, rel_path};
 use crate::reply::Reply;
 use crate::state::{OpenState, StateHandle};
-use macula_core::{AppFiles, AppFilesError, AppName, Apps, Clock, Kind, RelPath};
+use macula_core::{AppFiles, AppFilesError, AppName, Apps, Kind, RelPath};
 use macula_mesh::{Ack, Class, Dot, Mesh, MeshError, Name, Options, Reading, Seams, Stamp, Version, Writing, Written};
 use macula_store::{AppFilesOf, Base, NodeDir};
 use parking_lot::{Mutex, RwLock};
@@ -100,7 +100,8 @@ impl OpenMesh {
         }
     }
 
-    fn with<T>(&self, act: impl FnOnce(&Mesh) -> Result<T, Failure>) -> Result<T, Failure> {
+    /// As long as it is open, which it stays meanwhile: for what is quick.
+    pub fn with<T>(&self, act: impl FnOnce(&Mesh) -> Result<T, Failure>) -> Result<T, Failure> {
         let open = self.open.read();
         let (mesh, _dir) = open.as_ref().ok_or_else(|| Failure::outcome(Kind::Closed))?;
         act(mesh)
@@ -108,26 +109,28 @@ impl OpenMesh {
 }
 
 /// own thread: open the replicated files, as a member of the cluster of a state, in a zone, on a disk of a class,
-/// with so many copies beside each file's first; link them to the others if the state is linked.
+/// with so many copies beside each file's first; link them to the others if the state is linked. In the background it
+/// reads all that is here once in so many milliseconds (`nil`: never), so many bytes in a second at most.
 #[rustler::nif]
 fn mesh_open<'a>(
     env: Env<'a>,
     base: ResourceArc<BaseHandle>,
     state: ResourceArc<StateHandle>,
     reference: Term<'a>,
-    zone: String,
-    class: Atom,
-    copies: usize,
+    (zone, class, copies): (String, Atom, usize),
+    (scrub_every_ms, scrub_rate): (Option<u64>, u64),
 ) -> Term<'a> {
     let (opened, state) = match base.get().and_then(|opened| Ok((opened, state.get()?))) {
         Ok(found) => found,
         Err(failure) => return failure.encode(env),
     };
     let class = if class == atoms::bulk() { Class::Bulk } else { Class::Fast };
+    let scrub_every = scrub_every_ms.map(Duration::from_millis);
+    let options = Options { zone, class, copies, scrub_every, scrub_rate, ..Options::default() };
     let of = opened.clone();
     opened.runtime.io(env, reference, move |reply| {
         let open = || -> Result<_, Failure> {
-            let mesh = of.mesh(&state, Options { zone, class, copies, ..Options::default() })?;
+            let mesh = of.mesh(&state, options)?;
             mesh.link(&state)?;
             Ok(ResourceArc::new(MeshHandle::new(mesh)))
         };
@@ -215,17 +218,6 @@ fn mesh_rename<'a>(
     let (ack, renamed) = (ack_of(ack), to.clone());
     changing_to(env, &mesh, reference, (name, to), (ack, timeout_ms), move |mesh, from| {
         Ok(mesh.rename(from, &renamed).map(|(made, _gone)| made)?)
-    })
-}
-
-/// own thread: read all files that are here and compare, a pause after each; answers what was found.
-#[rustler::nif]
-fn mesh_scrub<'a>(env: Env<'a>, mesh: ResourceArc<MeshHandle>, reference: Term<'a>, pause_us: u64) -> Term<'a> {
-    working(env, &mesh, reference, move |mesh, reply| {
-        let cancel = reply.call().cancel_token();
-        let pause = || macula_core::SystemClock.sleep(Duration::from_micros(pause_us));
-        let scrubbed = mesh.with(|mesh| Ok(mesh.scrub(&cancel, &pause)?));
-        reply.send_result(scrubbed.map(|told| (told.files, told.bytes, told.mended, told.rotten)));
     })
 }
 
@@ -329,39 +321,6 @@ fn mesh_list<'a>(
     })
 }
 
-/// own thread: how the replicated files are.
-#[rustler::nif]
-fn mesh_status<'a>(env: Env<'a>, mesh: ResourceArc<MeshHandle>, reference: Term<'a>) -> Term<'a> {
-    working(env, &mesh, reference, move |mesh, reply| {
-        let status = mesh.with(|mesh| Ok(mesh.status()));
-        let peers = |names: Vec<String>| names.into_iter().map(NodeName).collect::<Vec<_>>();
-        reply.send_result(status.map(|status| {
-            let here = (status.replica, peers(status.peers), status.untold, status.fetching);
-            (here, status.cared.files, status.cared.under_replicated)
-        }));
-    })
-}
-
-/// own thread: look for what other programs did to the files of an app; with `deletions`, what is missing was deleted.
-#[rustler::nif]
-fn mesh_scan<'a>(
-    env: Env<'a>,
-    mesh: ResourceArc<MeshHandle>,
-    reference: Term<'a>,
-    app: &'a str,
-    deletions: bool,
-) -> Term<'a> {
-    let app = match app_name(app) {
-        Ok(app) => app,
-        Err(failure) => return failure.encode(env),
-    };
-    working(env, &mesh, reference, move |mesh, reply| {
-        let cancel = reply.call().cancel_token();
-        let scanned = mesh.with(|mesh| Ok(mesh.scan(&app, deletions, &cancel)?));
-        reply.send_result(scanned.map(|told| (told.known, told.found, told.changed, told.deleted, told.lost)));
-    })
-}
-
 /// own thread: begin to write a file in chunks.
 #[rustler::nif]
 fn mesh_writer<'a>(
@@ -432,7 +391,7 @@ fn mesh_writer_abort(writer: ResourceArc<WritingHandle>) -> Atom {
 }
 
 /// On a thread of the mesh.
-fn working<'a>(
+pub fn working<'a>(
     env: Env<'a>,
     mesh: &ResourceArc<MeshHandle>,
     reference: Term<'a>,
@@ -554,7 +513,7 @@ fn ack_of(term: Term) -> Option<Ack> {
 }
 
 /// A member's name: an atom, as of any node; one that would be none stays text.
-struct NodeName(String);
+pub struct NodeName(pub String);
 
 impl Encoder for NodeName {
     fn encode<'a>(&self, env: Env<'a>) -> Term<'a> {
