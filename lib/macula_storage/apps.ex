@@ -93,8 +93,11 @@ defmodule MaculaStorage.Apps do
   defp open_mesh(state) do
     config = Config.get()
     place = {config.mesh_zone, config.mesh_class, config.mesh_copies}
-    scrub_every = if config.mesh_scrub_every != :never, do: config.mesh_scrub_every
-    open = &Native.mesh_open(&1, state, &2, place, {scrub_every, config.mesh_scrub_rate})
+    every = if config.mesh_scrub_every != :never, do: config.mesh_scrub_every
+    bandwidth = if config.mesh_bandwidth != :infinity, do: config.mesh_bandwidth
+    scrub = {every, config.mesh_scrub_rate}
+    rates = {bandwidth, config.mesh_repair_rate}
+    open = &Native.mesh_open(&1, state, &2, place, scrub, rates)
     with {:ok, base} <- base(), do: Call.run(&open.(base, &1), op: :open, timeout: @open_ms)
   end
 

@@ -428,8 +428,9 @@ defmodule MaculaStorage.MeshFS do
   @doc """
   How the replicated files of this node are: `:replica` (its number), `:peers` (members that can be asked now), `:untold`
   (changes that wait to be told to others), `:fetching` (files of which content is on its way here, or waits for somebody
-  who has it); and, as of the last look at all of them, `:files`, `:under_replicated` (fewer members have them than
-  shall), and `:bytes_here`.
+  who has it), `:failed` (of those the latter: tried again every three seconds, and when a member comes), `:sent_bytes` and
+  `:received_bytes` (messages to and from others, since it was opened); and, as of the last look at all of them, `:files`,
+  `:under_replicated` (fewer members have them than shall), and `:bytes_here`.
 
   `:scrub`: of those that go by themselves `:last`, a map as `scrub/1` gives it with `:began_ms` and `:ended_ms`
   (milliseconds since 1970), `:now`, the same of the one under way, each `nil` when there is none; and `:due_ms`, when the

@@ -585,7 +585,11 @@ defmodule MaculaStorage.MeshFSTest do
     assert %{replica: replica, peers: [], untold: 0, files: _, under_replicated: _} = status
     # those of apps that other tests removed wait for somebody who has them
     assert replica > 0 and status.fetching >= 0 and status.bytes_here >= 0
-    assert map_size(status) == 8
+    assert map_size(status) == 11
+
+    assert status.failed <= status.fetching and status.sent_bytes == 0 and
+             status.received_bytes == 0
+
     # a week after the first opening
     assert %{now: nil, last: nil, due_ms: due_ms} = status.scrub
     assert_in_delta due_ms, System.os_time(:millisecond) + 7 * 24 * 3_600_000, 3_600_000

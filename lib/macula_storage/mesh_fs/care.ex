@@ -36,11 +36,24 @@ defmodule MaculaStorage.MeshFS.Care do
   def status(options) do
     options = Options.validate!(options, timeout: {nil, :timeout})
 
-    with {:ok, {{replica, peers, untold, fetching}, {files, under, bytes_here}, rounds}} <-
+    with {:ok, {here, {failed, sent, received}, {files, under, bytes_here}, rounds}} <-
            on_all(:mesh_status, options, &Native.mesh_status/2) do
-      here = %{replica: replica, peers: peers, untold: untold, fetching: fetching}
-      all = %{files: files, under_replicated: under, bytes_here: bytes_here}
-      {:ok, here |> Map.merge(all) |> Map.put(:scrub, rounds(rounds))}
+      {replica, peers, untold, fetching} = here
+
+      {:ok,
+       %{
+         replica: replica,
+         peers: peers,
+         untold: untold,
+         fetching: fetching,
+         failed: failed,
+         sent_bytes: sent,
+         received_bytes: received,
+         files: files,
+         under_replicated: under,
+         bytes_here: bytes_here,
+         scrub: rounds(rounds)
+       }}
     end
   end
 

@@ -12,12 +12,14 @@ defmodule MaculaStorage.Native.Mesh do
       @type path :: binary | nil
       @type ack :: {:local | non_neg_integer | :quorum | :all | nil, non_neg_integer}
 
-      # in which zone, on what disk, with how many copies; scrubbed once in how many ms, how many bytes in a second
+      # in which zone, on what disk, with how many copies; once in how many ms, and how many bytes in a second; bytes in
+      # a second of copies, and of those that move
       @type mesh_place :: {String.t(), :fast | :bulk, non_neg_integer}
-      @type mesh_care :: {pos_integer | nil, pos_integer}
+      @type mesh_scrub :: {pos_integer | nil, pos_integer}
+      @type mesh_rates :: {pos_integer | nil, pos_integer}
 
-      @spec mesh_open(handle, handle, reference, mesh_place, mesh_care) :: call
-      def mesh_open(_base, _state, _ref, _place, _care), do: missing()
+      @spec mesh_open(handle, handle, reference, mesh_place, mesh_scrub, mesh_rates) :: call
+      def mesh_open(_base, _state, _ref, _place, _scrub, _rates), do: missing()
 
       @spec mesh_write(handle, reference, name, binary, ack) :: call
       def mesh_write(_mesh, _ref, _name, _content, _ack), do: missing()

@@ -9,6 +9,7 @@ use crate::peers::blocking;
 use crate::placement::Card;
 use crate::scan::Scanned;
 use crate::shared::Shared;
+use crate::wanted::Why;
 use crate::MeshError;
 use macula_core::{AppFiles, Cancel};
 use std::collections::BTreeSet;
@@ -92,7 +93,7 @@ impl Shared {
         for (name, row) in &rows {
             cared.bytes_here += row.here.placed.map_or(0, |placed| placed.content.len);
             if row.here.pending.is_none() && self.wanted(name, row).next().is_some() {
-                self.fetches.want(name.clone());
+                self.fetches.want(name.clone(), Why::Moved);
             }
             let Some(shown) = row.record.winner().filter(|winner| winner.content.is_some()) else { continue };
             let have = row.record.holders(shown.dot).filter(|replica| live.iter().any(|card| card.replica == *replica));

@@ -31,10 +31,12 @@ mod scrub;
 mod serve;
 mod shared;
 mod stamp;
+mod traffic;
 mod tree;
 mod turn;
 mod unsynced;
 mod waiters;
+mod wanted;
 pub mod wire;
 
 pub use care::Cared;

@@ -77,6 +77,12 @@ pub struct Status {
     pub untold: usize,
     /// Files of which content is on its way here, or waits for somebody who has it.
     pub fetching: usize,
+    /// Of those, files that nobody who is there could be had from; they are tried again.
+    pub failed: usize,
+    /// Bytes of messages since it was opened.
+    pub sent: u64,
+    /// And that came.
+    pub received: u64,
     /// As of the last look at all files.
     pub cared: Cared,
     /// Of scrubs that go by themselves.
@@ -306,9 +312,9 @@ impl Mesh {
     pub fn status(&self) -> Status {
         let Shared { peers, fetches, .. } = &*self.shared;
         let names = peers.here().iter().map(|peer| peer.name.clone()).collect();
-        let (untold, fetching, cared) = (peers.waiting(), fetches.waiting(), *self.shared.cared.lock());
-        let rounds = self.shared.rounds.lock().clone();
-        Status { replica: self.shared.own(), peers: names, untold, fetching, cared, rounds }
+        let (untold, cared, rounds) = (peers.waiting(), *self.shared.cared.lock(), self.shared.rounds.lock().clone());
+        let ((fetching, failed), (sent, received)) = (fetches.waiting(), self.shared.traffic.counts());
+        Status { replica: self.shared.own(), peers: names, untold, fetching, failed, sent, received, cared, rounds }
     }
 
     /// Stop, and make the index durable. Blocks.

@@ -12,6 +12,7 @@ use crate::reading::is_right;
 use crate::row::Row;
 use crate::shared::Shared;
 use crate::turn::CHUNK;
+use crate::wanted::Why;
 use crate::{Content, ContentId, MeshError, Name, BLOCK_LEN};
 use macula_core::Opened;
 use std::sync::Arc;
@@ -100,7 +101,7 @@ impl Shared {
         if sources.is_empty() {
             return Ok(false);
         }
-        match Transfer::new(self, name, content, sources).mend(&row).await {
+        match Transfer::new(self, name, (content, Why::New), sources).mend(&row).await {
             // nobody who is there has what is missing
             Err(MeshError::Unreachable { .. }) => Ok(false),
             mended => mended,

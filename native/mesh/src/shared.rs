@@ -4,7 +4,6 @@
 //! who wait for replicas, the peers and the fetches hear of it.
 
 use crate::care::Cared;
-use crate::fetch::Fetches;
 use crate::index::{Change, Index};
 use crate::peers::Peers;
 use crate::placement::{choose, Card, Class};
@@ -13,9 +12,11 @@ use crate::reconcile::Fingerprints;
 use crate::record::{Dot, Record, ReplicaId, Version};
 use crate::rounds::Rounds;
 use crate::row::Row;
+use crate::traffic::Traffic;
 use crate::tree::Trees;
 use crate::unsynced::Unsynced;
 use crate::waiters::Waiters;
+use crate::wanted::{Fetches, Why};
 use crate::{ContentId, MeshError, Name, Stamp, Stamps};
 use macula_core::{AppFiles, AppName, Apps, Chance, Clock, Members};
 use macula_kv::{Durability, Store};
@@ -61,13 +62,20 @@ pub struct Options {
     pub scrub_every: Option<Duration>,
     /// What such a scrub reads in a second at most, bytes; a file counts for 32 KiB at least.
     pub scrub_rate: u64,
+    /// Bytes of blocks in a second, at most: that are fetched to be kept here, and that are sent to those who do the
+    /// same. `None`: as many as there are.
+    pub bandwidth: Option<u64>,
+    /// Of those that are fetched because members came or went, bytes in a second.
+    pub repair_rate: u64,
 }
 
 impl Default for Options {
     fn default() -> Self {
         let (grace, scan_every) = (Duration::from_secs(600), Duration::from_secs(600));
         let (scrub_every, scrub_rate) = (Some(Duration::from_secs(7 * 24 * 3600)), 8 << 20);
-        Self { zone: String::new(), class: Class::Fast, copies: 2, grace, scan_every, scrub_every, scrub_rate }
+        let (zone, class, copies) = (String::new(), Class::Fast, 2);
+        let (bandwidth, repair_rate) = (None, 32 << 20);
+        Self { zone, class, copies, grace, scan_every, scrub_every, scrub_rate, bandwidth, repair_rate }
     }
 }
 
@@ -79,6 +87,7 @@ pub(crate) struct Shared {
     pub options: Options,
     pub peers: Peers,
     pub fetches: Fetches,
+    pub traffic: Arc<Traffic>,
     pub waiters: Waiters,
     pub cared: Mutex<Cared>,
     pub rounds: Mutex<Rounds>,
@@ -119,6 +128,7 @@ impl Shared {
             chance: seams.chance,
             members: seams.members,
             apps: seams.apps,
+            traffic: Arc::new(Traffic::new(options.bandwidth, options.repair_rate)),
             options,
             peers: Peers::default(),
             fetches: Fetches::default(),
@@ -133,7 +143,7 @@ impl Shared {
             locks: (0..LOCKS).map(|_| Mutex::new(())).collect(),
         };
         for name in shared.index.wanted()? {
-            shared.fetches.want(name);
+            shared.fetches.want(name, Why::Moved);
         }
         shared.meet(shared.card())?;
         Ok(Arc::new(shared))
@@ -209,7 +219,7 @@ impl Shared {
         self.fingerprints.lock().end(&self.index, &key, if written.is_ok() { now } else { told })?;
         written?;
         if is_wanted {
-            self.fetches.want(name.clone());
+            self.fetches.want(name.clone(), Why::New);
         }
         if now != told {
             self.waiters.wake(name);

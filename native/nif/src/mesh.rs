@@ -110,7 +110,8 @@ impl OpenMesh {
 
 /// own thread: open the replicated files, as a member of the cluster of a state, in a zone, on a disk of a class,
 /// with so many copies beside each file's first; link them to the others if the state is linked. In the background it
-/// reads all that is here once in so many milliseconds (`nil`: never), so many bytes in a second at most.
+/// reads all that is here once in so many milliseconds (`nil`: never), so many bytes in a second at most; sends and
+/// fetches copies at so many bytes in a second (`nil`: as fast as can be), those that move at so many.
 #[rustler::nif]
 fn mesh_open<'a>(
     env: Env<'a>,
@@ -119,6 +120,7 @@ fn mesh_open<'a>(
     reference: Term<'a>,
     (zone, class, copies): (String, Atom, usize),
     (scrub_every_ms, scrub_rate): (Option<u64>, u64),
+    (bandwidth, repair_rate): (Option<u64>, u64),
 ) -> Term<'a> {
     let (opened, state) = match base.get().and_then(|opened| Ok((opened, state.get()?))) {
         Ok(found) => found,
@@ -126,7 +128,8 @@ fn mesh_open<'a>(
     };
     let class = if class == atoms::bulk() { Class::Bulk } else { Class::Fast };
     let scrub_every = scrub_every_ms.map(Duration::from_millis);
-    let options = Options { zone, class, copies, scrub_every, scrub_rate, ..Options::default() };
+    let rates = Options { scrub_every, scrub_rate, bandwidth, repair_rate, ..Options::default() };
+    let options = Options { zone, class, copies, ..rates };
     let of = opened.clone();
     opened.runtime.io(env, reference, move |reply| {
         let open = || -> Result<_, Failure> {

@@ -49,7 +49,7 @@ fn mesh_status<'a>(env: Env<'a>, mesh: ResourceArc<MeshHandle>, reference: Term<
         reply.send_result(status.map(|status| {
             let here = (status.replica, peers(status.peers), status.untold, status.fetching);
             let cared = (status.cared.files, status.cared.under_replicated, status.cared.bytes_here);
-            (here, cared, Told(status.rounds))
+            (here, (status.failed, status.sent, status.received), cared, Told(status.rounds))
         }));
     })
 }
