@@ -51,7 +51,7 @@
 -export([state_cache_list/2, state_cache_list/3, state_cache_wait/1, state_cache_wait/2, state_cache_stats/1]).
 -export([authority_create/1, authority_create/2, authority_issue/2, authority_issue/3, authority_describe/1]).
 -export([mesh_write/3, mesh_write/4, mesh_read/2, mesh_read/3, mesh_delete/2, mesh_delete/3, mesh_list/1, mesh_list/2]).
--export([mesh_stat/2, mesh_stat/3, mesh_versions/2, mesh_versions/3, mesh_resolve/3, mesh_resolve/4, mesh_status/0]).
+-export([mesh_stat/2, mesh_stat/3, mesh_versions/2, mesh_versions/3, mesh_resolve/3, mesh_resolve/4, mesh_status/0, mesh_status/1]).
 -export([mesh_transport_up/1, mesh_transport_down/1, mesh_transport_answer/2, mesh_transport_answer/3]).
 -export([mesh_scan/1, mesh_scan/2, mesh_scrub/0, mesh_scrub/1, mesh_copy/3, mesh_copy/4, mesh_rename/3, mesh_rename/4]).
 -export([file_write/3, file_write/4, file_read/2, file_read/3, file_delete/2, file_delete/3, file_list/1, file_list/2, file_stat/2]).
@@ -344,6 +344,7 @@ mesh_versions(App, Name, Options) -> ?MESH:versions(App, Name, Options).
 mesh_resolve(App, Name, Version) -> ?MESH:resolve(App, Name, Version).
 mesh_resolve(App, Name, Version, Options) -> ?MESH:resolve(App, Name, Version, Options).
 mesh_status() -> ?MESH:status().
+mesh_status(Options) -> ?MESH:status(Options).
 mesh_copy(App, Name, To) -> ?MESH:copy(App, Name, To).
 mesh_copy(App, Name, To, Options) -> ?MESH:copy(App, Name, To, Options).
 mesh_rename(App, Name, To) -> ?MESH:rename(App, Name, To).

@@ -93,8 +93,13 @@ defmodule MaculaStorage.Apps do
 
   defp open_mesh(state) do
     config = Config.get()
-    how = {config.mesh_copies, config.mesh_transport == nil}
-    open = &Native.mesh_open(&1, state, &2, config.mesh_zone, config.mesh_class, how)
+    place = {config.mesh_zone, config.mesh_class, config.mesh_copies}
+    every = if config.mesh_scrub_every != :never, do: config.mesh_scrub_every
+    bandwidth = if config.mesh_bandwidth != :infinity, do: config.mesh_bandwidth
+    scrub = {every, config.mesh_scrub_rate}
+    rates = {bandwidth, config.mesh_repair_rate}
+    by_links? = config.mesh_transport == nil
+    open = &Native.mesh_open(&1, state, &2, place, {scrub, rates}, by_links?)
 
     with {:ok, base} <- base(),
          {:ok, mesh} <- Call.run(&open.(base, &1), op: :open, timeout: @open_ms) do

@@ -17,10 +17,19 @@ defmodule MaculaStorage.Config do
         mesh_class: :fast,                # what this node's disk is good for, or :bulk
         mesh_copies: 2,                   # of a replicated file, beside the one where it was written
         mesh_transport: MyApp.Transport,  # or {module, arg}, see MaculaStorage.MeshFS.Transport; nil: our links
+        mesh_bandwidth: :infinity,        # bytes in a second of copies that it sends, and that it fetches: below
+        mesh_repair_rate: 33_554_432,     # of copies that it fetches because members came or went
+        mesh_scrub_every: 604_800_000,    # all that is here is read once in so many milliseconds, or :never
+        mesh_scrub_rate: 8_388_608,       # bytes of that in a second, at most; a file counts for 32 KiB at least
         usage_interval_ms: 10_000,        # how often files of other programs are counted at most
         timeout_ms: 15_000                # how long a call waits when it is not told
 
   It is read once, when the application starts.
+
+  `:mesh_bandwidth` is of blocks: those that this node fetches to have them, and, by themselves, those that it sends to
+  nodes that do; in any span of time so much at most, and a burst of 1 MiB or a tenth of a second. What a caller reads does not
+  count, and waits for nothing; nor does a written content of up to 256 KiB that goes with the news of it to nodes that
+  are there. What a node that was away has missed counts.
   """
 
   @default_base "/var/lib/maculaos"
@@ -40,6 +49,10 @@ defmodule MaculaStorage.Config do
     :mesh_class,
     :mesh_copies,
     :mesh_transport,
+    :mesh_bandwidth,
+    :mesh_repair_rate,
+    :mesh_scrub_every,
+    :mesh_scrub_rate,
     :usage_interval_ms,
     :timeout_ms
   ]
@@ -60,6 +73,10 @@ defmodule MaculaStorage.Config do
           mesh_class: :fast | :bulk,
           mesh_copies: non_neg_integer,
           mesh_transport: {module, term} | nil,
+          mesh_bandwidth: pos_integer | :infinity,
+          mesh_repair_rate: pos_integer,
+          mesh_scrub_every: pos_integer | :never,
+          mesh_scrub_rate: pos_integer,
           usage_interval_ms: pos_integer,
           timeout_ms: pos_integer
         }
@@ -88,6 +105,10 @@ defmodule MaculaStorage.Config do
       mesh_class: one_of(:mesh_class, [:fast, :bulk]),
       mesh_copies: non_negative(:mesh_copies, 2),
       mesh_transport: transport(:mesh_transport),
+      mesh_bandwidth: positive_or(:mesh_bandwidth, :infinity, :infinity),
+      mesh_repair_rate: positive(:mesh_repair_rate, 32 * 1024 * 1024),
+      mesh_scrub_every: positive_or(:mesh_scrub_every, 7 * 24 * 3_600_000, :never),
+      mesh_scrub_rate: positive(:mesh_scrub_rate, 8 * 1024 * 1024),
       usage_interval_ms: positive(:usage_interval_ms, 10_000),
       timeout_ms: positive(:timeout_ms, 15_000)
     }
@@ -242,11 +263,25 @@ defmodule MaculaStorage.Config do
 
   defp positive(name, default) do
     case Application.get_env(:macula_storage, name, default) do
-      n when is_integer(n) and n > 0 ->
+      n when n in 1..0x7FFF_FFFF_FFFF_FFFF//1 ->
         n
 
       other ->
         raise ArgumentError, "expected #{name} to be a positive integer, got: #{inspect(other)}"
+    end
+  end
+
+  defp positive_or(name, default, word) do
+    case Application.get_env(:macula_storage, name, default) do
+      ^word ->
+        word
+
+      n when n in 1..0x7FFF_FFFF_FFFF_FFFF//1 ->
+        n
+
+      other ->
+        raise ArgumentError,
+              "expected #{name} to be a positive integer or #{inspect(word)}, got: #{inspect(other)}"
     end
   end
 end

@@ -23,7 +23,7 @@ defmodule MaculaStorage.MeshFS do
   """
 
   alias MaculaStorage.{Apps, Call, Error, Native, Options}
-  alias MaculaStorage.MeshFS.Stream
+  alias MaculaStorage.MeshFS.{Care, Stream}
 
   @type app :: atom | String.t()
   @type failure :: {:error, atom | Error.t()}
@@ -405,64 +405,41 @@ defmodule MaculaStorage.MeshFS do
       iex> {:ok, %{size: 1}} = MaculaStorage.MeshFS.stat(:mesh_scan_doc, "b")
   """
   @spec scan(app, keyword) :: {:ok, map} | failure
-  def scan(app, options \\ []) do
-    options =
-      Options.validate!(options, deletions: {false, :boolean}, timeout: {:infinity, :timeout})
-
-    start = &Native.mesh_scan(&1, &2, Options.app!(app), options.deletions)
-
-    with {:ok, {known, found, changed, deleted, lost}} <-
-           on_mesh(:mesh_scan, app, options, start) do
-      {:ok, %{known: known, found: found, changed: changed, deleted: deleted, lost: lost}}
-    end
-  end
+  defdelegate scan(app, options \\ []), to: Care
 
   @doc """
-  Reads all replicated files that are here, of all apps, and compares them with their hashes.
+  Reads all replicated files that are here, of all apps, and compares them with their hashes. Once a week it is done by
+  itself, at a pace (`:mesh_scrub_every` and `:mesh_scrub_rate` in `MaculaStorage.Config`), of apps that are open.
 
   One that rotted, though nobody touched it, is mended (`:mended`): of its blocks those that are right, and the others from
   members that have them. Where none that is there has them, it stays (`:rotten`), and reading it is an error of kind
-  `:corrupt`. What is read is compared at any time.
+  `:corrupt`. What is read is compared at any time. `:skipped`: of an app that cannot be opened.
 
-  `%{files: n, bytes: n, mended: n, rotten: n}`. Options: `:pause_us`, microseconds after each file (default 1,000);
-  `:timeout` (default `:infinity`). Durability: changes no content that is right. Cost: reads everything.
+  `%{files: n, bytes: n, mended: n, rotten: n, skipped: n}`. Options: `:pause_us`, microseconds after each file (default
+  1,000); `:progress`, a function of one argument, or a pid that gets `{:macula_progress, progress}`: maps of
+  `:entries_done`, `:bytes_done` and `:bytes_total` (0: not known yet); `:timeout` (default `:infinity`). Durability:
+  changes no content that is right. Cost: reads everything, a mebibyte at a time.
 
       iex> {:ok, %{rotten: 0}} = MaculaStorage.MeshFS.scrub(pause_us: 1)
   """
   @spec scrub(keyword) :: {:ok, map} | failure
-  def scrub(options \\ []) do
-    options =
-      Options.validate!(options, pause_us: {1_000, :positive}, timeout: {:infinity, :timeout})
-
-    scrub = fn mesh ->
-      Call.run(&Native.mesh_scrub(mesh, &1, options.pause_us),
-        op: :mesh_scrub,
-        timeout: options.timeout
-      )
-    end
-
-    with {:ok, {files, bytes, mended, rotten}} <- Apps.with_mesh(scrub),
-         do: {:ok, %{files: files, bytes: bytes, mended: mended, rotten: rotten}}
-  end
+  defdelegate scrub(options \\ []), to: Care
 
   @doc """
   How the replicated files of this node are: `:replica` (its number), `:peers` (members that can be asked now), `:untold`
   (changes that wait to be told to others), `:fetching` (files of which content is on its way here, or waits for somebody
-  who has it); and, as of the last look at all of them, `:files`, and `:under_replicated` (fewer members have them than
-  shall). Cost: memory, on a thread of ours.
+  who has it), `:failed` (of those the latter: tried again every three seconds, and when a member comes), `:sent_bytes` and
+  `:received_bytes` (messages to and from others, since it was opened); and, as of the last look at all of them, `:files`,
+  `:under_replicated` (fewer members have them than shall), and `:bytes_here`.
 
-      iex> {:ok, %{replica: _, peers: _, files: _}} = MaculaStorage.MeshFS.status()
+  `:scrub`: of those that go by themselves `:last`, a map as `scrub/1` gives it with `:began_ms` and `:ended_ms`
+  (milliseconds since 1970), `:now`, the same of the one under way, each `nil` when there is none; and `:due_ms`, when the
+  next begins: `nil` when never. Options: `:timeout`. Cost: memory, on a thread of ours.
+
+      iex> {:ok, %{replica: _, peers: _, files: _, scrub: %{now: _, last: _}}} = MaculaStorage.MeshFS.status()
   """
-  @spec status() :: {:ok, map} | failure
-  def status do
-    with {:ok, {{replica, peers, untold, fetching}, files, under_replicated}} <-
-           Apps.with_mesh(fn mesh ->
-             Call.run(&Native.mesh_status(mesh, &1), op: :mesh_status)
-           end) do
-      here = %{replica: replica, peers: peers, untold: untold, fetching: fetching}
-      {:ok, Map.merge(here, %{files: files, under_replicated: under_replicated})}
-    end
-  end
+  @spec status(keyword) :: {:ok, map} | failure
+  defdelegate status(options \\ []), to: Care
 
   ## What calls have in common
 

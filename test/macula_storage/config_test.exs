@@ -72,4 +72,25 @@ defmodule MaculaStorage.ConfigTest do
     for other <- ["MyApp", true, {nil, 1}, {"MyApp", 1}, {MyApp, 1, 2}, [MyApp]],
         do: assert(mesh.(other) =~ "expected mesh_transport to be a module or {module, arg}")
   end
+
+  test "what replicated files cost in the background" do
+    mesh = &config("/b", &1, ~w(mesh_scrub_every mesh_scrub_rate)a)
+    assert mesh.([]) == "604800000 8388608"
+    assert mesh.(mesh_scrub_every: :never, mesh_scrub_rate: 1) == "never 1"
+
+    rates = &config("/b", &1, ~w(mesh_bandwidth mesh_repair_rate)a)
+    assert rates.([]) == "infinity 33554432"
+    assert rates.(mesh_bandwidth: 5, mesh_repair_rate: 6) == "5 6"
+
+    for rate <- [0, :never, nil, 0.5] do
+      assert rates.(mesh_bandwidth: rate) =~ "expected mesh_bandwidth"
+      assert rates.(mesh_repair_rate: rate) =~ "expected mesh_repair_rate"
+    end
+
+    for every <- [0, -1, :infinity, "1d", 0x8000_0000_0000_0000],
+        do: assert(mesh.(mesh_scrub_every: every) =~ "expected mesh_scrub_every")
+
+    for rate <- [0, :never, 1.5, 0x8000_0000_0000_0000],
+        do: assert(mesh.(mesh_scrub_rate: rate) =~ "expected mesh_scrub_rate")
+  end
 end

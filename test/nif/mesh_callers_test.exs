@@ -73,6 +73,24 @@ defmodule MaculaStorage.Nif.MeshCallersTest do
         do: call
   end
 
+  # It kept the mesh open until its end, and every call that came behind the closing.
+  test "a scrub under way keeps nobody waiting, and ends with the state", %{app: app} do
+    for name <- ["a", "b"], do: assert(:ok = MeshFS.write(app, name, name))
+    {:ok, mesh} = Apps.with_mesh(&{:ok, &1})
+    test = self()
+
+    scrub =
+      Task.async(fn ->
+        Call.run(&Native.mesh_scrub(mesh, &1, 600_000_000), timeout: :infinity, progress: test)
+      end)
+
+    assert_receive {:macula_progress, _}, 60_000
+    assert {:ok, "a"} = MeshFS.read(app, "a")
+    assert :ok = Apps.close_state()
+    assert {:error, :closed} = Task.await(scrub, 60_000)
+    assert {:ok, "b"} = MeshFS.read(app, "b")
+  end
+
   defmodule Server do
     @moduledoc false
     use GenServer

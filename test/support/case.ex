@@ -24,12 +24,22 @@ defmodule MaculaStorage.Case do
     app = "#{prefix}-#{System.unique_integer([:positive])}"
 
     on_exit(fn ->
-      # closed first: engines that go on writing would put back what is removed
-      MaculaStorage.close_app(app)
-      File.rm_rf!(Path.join([base_path(), "apps", app]))
+      remove_app(app, Path.join([base_path(), "apps", app]), 5)
     end)
 
     app
+  end
+
+  # Closed first: engines that go on writing would put back what is removed. What looks after replicated files may have
+  # opened it again meanwhile.
+  defp remove_app(app, dir, tries) do
+    MaculaStorage.close_app(app)
+
+    case File.rm_rf(dir) do
+      {:ok, _} -> :ok
+      {:error, _, _} when tries > 1 -> remove_app(app, dir, tries - 1)
+      {:error, reason, path} -> raise File.Error, reason: reason, action: "remove", path: path
+    end
   end
 
   @doc "A directory outside the base, removed when the test ends."

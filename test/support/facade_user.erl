@@ -349,7 +349,8 @@ mesh(App) ->
     {ok, #{known := 3}} = macula_storage:mesh_scan(App, [{deletions, true}]),
     {ok, #{files := _, bytes := _, mended := _, rotten := _}} = macula_storage:mesh_scrub(),
     {ok, #{files := _}} = macula_storage:mesh_scrub([{pause_us, 1}]),
-    {ok, #{peers := []}} = macula_storage:mesh_status(),
+    {ok, #{peers := [], scrub := #{last := _}}} = macula_storage:mesh_status(),
+    {ok, #{peers := []}} = macula_storage:mesh_status([{timeout, 60000}]),
     ok.
 
 backups(App) ->

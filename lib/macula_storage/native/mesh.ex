@@ -1,11 +1,11 @@
 defmodule MaculaStorage.Native.Mesh do
   @moduledoc false
-  # The stubs of native/nif/src/mesh.rs, which are compiled into `MaculaStorage.Native`: one library is one module,
+  # The stubs of native/nif/src/mesh*.rs, which are compiled into `MaculaStorage.Native`: one library is one module,
   # and that file is as long as a file may be. The same rules.
 
   defmacro __using__(_options) do
     quote do
-      use MaculaStorage.Native.MeshCarrier
+      use MaculaStorage.Native.{MeshCare, MeshCarrier}
 
       # a name is `{app, path}`, a version `{stamp, replica}`, an ack `:local | n | :quorum | :all`, or `nil`: what is
       # usual; with how long to wait for it
@@ -14,11 +14,16 @@ defmodule MaculaStorage.Native.Mesh do
       @type path :: binary | nil
       @type ack :: {:local | non_neg_integer | :quorum | :all | nil, non_neg_integer}
 
-      # how many copies, and whether by links
-      @type how :: {non_neg_integer, boolean}
+      # in which zone, on what disk, with how many copies; once in how many ms, and how many bytes in a second; bytes in
+      # a second of copies, and of those that move
+      @type mesh_place :: {String.t(), :fast | :bulk, non_neg_integer}
+      @type mesh_scrub :: {pos_integer | nil, pos_integer}
+      @type mesh_rates :: {pos_integer | nil, pos_integer}
 
-      @spec mesh_open(handle, handle, reference, String.t(), :fast | :bulk, how) :: call
-      def mesh_open(_base, _state, _ref, _zone, _class, _how), do: missing()
+      # the last: whether by links
+      @spec mesh_open(handle, handle, reference, mesh_place, {mesh_scrub, mesh_rates}, boolean) ::
+              call
+      def mesh_open(_base, _state, _ref, _place, _background, _by_links), do: missing()
 
       @spec mesh_write(handle, reference, name, binary, ack) :: call
       def mesh_write(_mesh, _ref, _name, _content, _ack), do: missing()
@@ -35,9 +40,6 @@ defmodule MaculaStorage.Native.Mesh do
       @spec mesh_rename(handle, reference, name, binary, ack) :: call
       def mesh_rename(_mesh, _ref, _name, _to, _ack), do: missing()
 
-      @spec mesh_scrub(handle, reference, non_neg_integer) :: call
-      def mesh_scrub(_mesh, _ref, _pause_us), do: missing()
-
       @spec mesh_reader(handle, reference, name, version | nil) :: call
       def mesh_reader(_mesh, _ref, _name, _version), do: missing()
 
@@ -52,12 +54,6 @@ defmodule MaculaStorage.Native.Mesh do
 
       @spec mesh_list(handle, reference, String.t(), path, path, pos_integer) :: call
       def mesh_list(_mesh, _ref, _app, _prefix, _after, _limit), do: missing()
-
-      @spec mesh_status(handle, reference) :: call
-      def mesh_status(_mesh, _ref), do: missing()
-
-      @spec mesh_scan(handle, reference, String.t(), boolean) :: call
-      def mesh_scan(_mesh, _ref, _app, _deletions), do: missing()
 
       @spec mesh_writer(handle, reference, name) :: call
       def mesh_writer(_mesh, _ref, _name), do: missing()

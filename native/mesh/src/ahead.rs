@@ -30,6 +30,7 @@ type Done = std::sync::mpsc::Sender<()>;
 
 /// A content on its way to some members.
 pub(crate) struct Sending {
+    shared: Arc<Shared>,
     key: Vec<u8>,
     token: u64,
     /// Hashes of blocks that the file had before.
@@ -65,8 +66,8 @@ impl Sending {
             sender
         };
         let peers = peers.into_iter().map(send_to).collect();
-        let (key, known) = (name.key(), known(shared, name));
-        Some(Self { key, token, known, peers, is_over, done, piece: Vec::new(), head: 0, block: 0 })
+        let (key, known, shared) = (name.key(), known(shared, name), shared.clone());
+        Some(Self { shared, key, token, known, peers, is_over, done, piece: Vec::new(), head: 0, block: 0 })
     }
 
     /// The next bytes, of one block; its hash when they end it.
@@ -105,12 +106,22 @@ impl Sending {
 
     fn send(&mut self) {
         let piece = std::mem::take(&mut self.piece);
-        if piece.len() > self.head {
-            let piece = Bytes::from(piece);
-            // one that has no room for it now gets it later
-            self.peers
-                .retain(|peer| !matches!(peer.try_send(piece.clone()), Err(mpsc::error::TrySendError::Closed(_))));
+        if piece.len() <= self.head {
+            return;
         }
+        let (Shared { clock, traffic, .. }, len) = (&*self.shared, (piece.len() - self.head) as u64);
+        let piece = Bytes::from(piece);
+        // one that has no room for it now gets it later
+        self.peers.retain(|peer| match peer.try_reserve() {
+            Ok(room) => {
+                if traffic.may_send_along(&**clock, len) {
+                    room.send(piece.clone());
+                }
+                true
+            }
+            Err(mpsc::error::TrySendError::Full(())) => true,
+            Err(mpsc::error::TrySendError::Closed(())) => false,
+        });
     }
 }
 

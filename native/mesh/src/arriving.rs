@@ -105,6 +105,9 @@ impl Shared {
             if offset % BLOCK_LEN as u64 != 0 || piece.is_empty() {
                 return Err(MeshError::Malformed("a piece that is none of whole blocks".into()));
             }
+            if !shared.traffic.may_come_along(&*shared.clock, piece.len() as u64) {
+                return Ok(false);
+            }
             let arriving = shared.arriving((from, token), &name_of(&key)?)?;
             let now = shared.clock.monotonic();
             arriving.map_or(Ok(false), |arriving| arriving.take(offset, &piece, now))

@@ -1,5 +1,5 @@
-//! What a mesh does by itself: looks for what other programs did, sees to it that each file is where it shall be, reads
-//! what lies here once in a while.
+//! What a mesh does by itself: looks for what other programs did, sees to it that each file is where it shall be. What
+//! lies here is read once in a while by `rounds.rs`.
 //!
 //! Invariant: nothing here is needed for what was acknowledged to last; it is done at a pace, so that callers do not
 //! wait for it, and what could not be done now is done the next time.
@@ -8,6 +8,7 @@ use crate::peers::blocking;
 use crate::placement::Card;
 use crate::scan::Scanned;
 use crate::shared::Shared;
+use crate::wanted::Why;
 use crate::MeshError;
 use macula_core::Cancel;
 use std::ops::Bound;
@@ -31,6 +32,8 @@ pub struct Cared {
     pub files: u64,
     /// Those that fewer members have than shall.
     pub under_replicated: u64,
+    /// Bytes of files that lie here, under their names.
+    pub bytes_here: u64,
 }
 
 /// Until the mesh is closed.
@@ -74,6 +77,7 @@ async fn place_all(shared: &Arc<Shared>) -> Result<(), MeshError> {
         let piece = blocking(move || of.place_piece(&from)).await?;
         cared.files += piece.1.files;
         cared.under_replicated += piece.1.under_replicated;
+        cared.bytes_here += piece.1.bytes_here;
         match piece.0 {
             Some(last) => after = last,
             None => break,
@@ -90,8 +94,9 @@ impl Shared {
         let rows = self.index.page((Bound::Excluded(after), Bound::Unbounded), PIECE)?;
         let (live, mut cared) = (self.live(), Cared::default());
         for (name, row) in &rows {
+            cared.bytes_here += row.here.placed.map_or(0, |placed| placed.content.len);
             if row.here.pending.is_none() && self.wanted(name, row).next().is_some() {
-                self.fetches.want(name.clone());
+                self.fetches.want(name.clone(), Why::Moved);
             }
             let Some(shown) = row.record.winner().filter(|winner| winner.content.is_some()) else { continue };
             let have = row.record.holders(shown.dot).filter(|replica| live.iter().any(|card| card.replica == *replica));

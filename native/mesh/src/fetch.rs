@@ -7,119 +7,34 @@
 use crate::arriving::Arrived;
 use crate::early::EarlySync;
 use crate::in_hand::Held;
-use crate::peers::{blocking, Peer};
+use crate::peers::{blocking, Came, Peer};
 use crate::reading::is_right;
 use crate::record::Version;
 use crate::row::{aside, Row};
 use crate::shared::Shared;
 use crate::turn::{open_here, Turn};
 use crate::unsynced::SHORT_MAX;
+use crate::wanted::Why;
 use crate::wire::{Of, Request, BLOCKS_MAX};
 use crate::{Content, ContentId, Manifest, MeshError, Name};
 use bytes::Bytes;
 use macula_core::{AppFiles, Kind, Kinded, Opened, Staged};
 use parking_lot::Mutex;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::JoinSet;
 
 /// Files that are fetched at once.
 const WORKERS: usize = 16;
-/// Requests for blocks under way, of all files: each is of 1 MiB at most.
-const REQUESTS_MAX: usize = 24;
-/// Of one file.
+/// Requests for blocks of one file under way.
 const REQUESTS_OF_ONE_MAX: usize = 8;
 /// Until what failed is tried again, unless a member comes.
 const AGAIN: Duration = Duration::from_secs(3);
-
-/// What is to be fetched.
-pub(crate) struct Fetches {
-    queue: Mutex<Queue>,
-    wake: Notify,
-    requests: Arc<Semaphore>,
-}
-
-#[derive(Default)]
-struct Queue {
-    wanted: BTreeSet<Name>,
-    /// Being fetched; true: wanted again meanwhile.
-    under_way: BTreeMap<Name, bool>,
-    /// Failed, and waiting.
-    later: BTreeSet<Name>,
-}
-
-impl Default for Fetches {
-    fn default() -> Self {
-        Self { queue: Mutex::default(), wake: Notify::new(), requests: Arc::new(Semaphore::new(REQUESTS_MAX)) }
-    }
-}
-
-impl Fetches {
-    /// Content of a file is wanted here.
-    pub fn want(&self, name: Name) {
-        let mut queue = self.queue.lock();
-        match queue.under_way.get_mut(&name) {
-            Some(again) => *again = true,
-            None => drop(queue.wanted.insert(name)),
-        }
-        drop(queue);
-        self.wake.notify_one();
-    }
-
-    /// Somebody came: what failed may be had now.
-    pub fn look(&self) {
-        let mut queue = self.queue.lock();
-        let mut later = std::mem::take(&mut queue.later);
-        queue.wanted.append(&mut later);
-        drop(queue);
-        self.wake.notify_waiters();
-        self.wake.notify_one();
-    }
-
-    /// Files of which content is wanted here, whatever is being done for it.
-    pub fn waiting(&self) -> usize {
-        let queue = self.queue.lock();
-        queue.wanted.len() + queue.under_way.len() + queue.later.len()
-    }
-
-    /// All of them, if they are no more than that.
-    pub fn names(&self, max: usize) -> Option<Vec<Name>> {
-        let queue = self.queue.lock();
-        let Queue { wanted, under_way, later } = &*queue;
-        let is_few = wanted.len() + under_way.len() + later.len() <= max;
-        is_few.then(|| wanted.iter().chain(under_way.keys()).chain(later).cloned().collect())
-    }
-
-    async fn next(&self) -> Name {
-        loop {
-            let woken = self.wake.notified();
-            {
-                let mut queue = self.queue.lock();
-                if let Some(name) = queue.wanted.pop_first() {
-                    queue.under_way.insert(name.clone(), false);
-                    if !queue.wanted.is_empty() {
-                        self.wake.notify_one();
-                    }
-                    return name;
-                }
-            }
-            woken.await;
-        }
-    }
-
-    fn ended(&self, name: Name, is_done: bool) {
-        let mut queue = self.queue.lock();
-        let again = queue.under_way.remove(&name).unwrap_or_default();
-        if again {
-            queue.wanted.insert(name);
-            self.wake.notify_one();
-        } else if !is_done {
-            queue.later.insert(name);
-        }
-    }
-}
+/// For how long a member may put one request off before it counts as one that does not have it.
+const LATER_MAX: Duration = Duration::from_secs(120);
+const LATER_MIN: Duration = Duration::from_millis(20);
 
 /// Fetch what is wanted, for as long as there is a mesh.
 pub(crate) async fn keep(shared: Arc<Shared>) {
@@ -128,8 +43,8 @@ pub(crate) async fn keep(shared: Arc<Shared>) {
         let shared = shared.clone();
         workers.spawn(async move {
             loop {
-                let name = shared.fetches.next().await;
-                let is_done = matches!(fetch(&shared, &name).await, Ok(true));
+                let (name, why) = shared.fetches.next().await;
+                let is_done = matches!(fetch(&shared, &name, why).await, Ok(true));
                 shared.fetches.ended(name, is_done);
             }
         });
@@ -141,7 +56,7 @@ pub(crate) async fn keep(shared: Arc<Shared>) {
 }
 
 /// Everything of a file that is wanted here; whether it is here now.
-async fn fetch(shared: &Arc<Shared>, name: &Name) -> Result<bool, MeshError> {
+async fn fetch(shared: &Arc<Shared>, name: &Name, why: Why) -> Result<bool, MeshError> {
     let (of, at) = (shared.clone(), name.clone());
     let (row, wanted) = blocking(move || {
         let row = of.index.row(&at)?.unwrap_or_default();
@@ -161,10 +76,10 @@ async fn fetch(shared: &Arc<Shared>, name: &Name) -> Result<bool, MeshError> {
         }
         let is_shown = row.record.winner().map(|winner| winner.dot) == Some(version.dot);
         if is_shown && content.len <= SHORT_MAX as u64 {
-            fetch_short(shared, name, &row, content, &sources).await?;
+            fetch_short(shared, (name, &row), content, why, &sources).await?;
             continue;
         }
-        Transfer::new(shared, name, content, sources).run(&row).await?;
+        Transfer::new(shared, name, (content, why), sources).run(&row).await?;
     }
     Ok(true)
 }
@@ -172,14 +87,15 @@ async fn fetch(shared: &Arc<Shared>, name: &Name) -> Result<bool, MeshError> {
 /// A short content, which is not staged: it comes as if its record had brought it along.
 async fn fetch_short(
     shared: &Arc<Shared>,
-    name: &Name,
-    row: &Row,
+    (name, row): (&Name, &Row),
     content: Content,
+    why: Why,
     sources: &[Arc<Peer>],
 ) -> Result<(), MeshError> {
     for peer in sources {
         let of = Of { key: name.key(), id: content.id };
-        let Ok(Some(bytes)) = peer.ask_bytes(&Request::Blocks(of, 0, 1)).await else { continue };
+        let asked = ask_blocks(shared, peer, Request::Blocks(of, 0, 1), (content.len, why)).await;
+        let Some((bytes, _permit)) = asked else { continue };
         if ContentId::of_block(&bytes) == content.id {
             let (shared, name, record) = (shared.clone(), name.clone(), row.record.clone());
             // nobody but this replica makes news of it
@@ -187,6 +103,37 @@ async fn fetch_short(
         }
     }
     Err(MeshError::Unreachable { path: name.path.clone(), holders: String::new() })
+}
+
+/// Ask for so many bytes of blocks, when they may come, as often as a member says "later"; nothing when it does not have
+/// them. Others may ask when the permit is dropped.
+async fn ask_blocks(
+    shared: &Shared,
+    peer: &Peer,
+    request: Request,
+    (len, why): (u64, Why),
+) -> Option<(Bytes, OwnedSemaphorePermit)> {
+    let (traffic, clock) = (&shared.traffic, &*shared.clock);
+    let (mut is_booked, mut waited) = (false, Duration::ZERO);
+    traffic.pass_moved(clock, why, len).await;
+    loop {
+        let permit = shared.fetches.requests.clone().acquire_owned().await.ok()?;
+        if !is_booked {
+            traffic.pass_fetched(clock, len).await;
+            is_booked = true;
+        }
+        match peer.ask_blocks(&request).await.ok()? {
+            Came::Bytes(bytes) => return Some((bytes, permit)),
+            Came::NotHere => return None,
+            Came::Later(wait) if waited < LATER_MAX => {
+                drop(permit);
+                let wait = wait.clamp(LATER_MIN, LATER_MAX);
+                waited += wait;
+                tokio::time::sleep(wait).await;
+            }
+            Came::Later(_) => return None,
+        }
+    }
 }
 
 /// Blocks in a row: the first, and how many.
@@ -197,15 +144,22 @@ pub(crate) struct Transfer {
     shared: Arc<Shared>,
     name: Name,
     content: Content,
+    why: Why,
     /// Those that are asked; who sent something else is no more.
     sources: Mutex<Vec<Arc<Peer>>>,
     _staged: Held,
 }
 
 impl Transfer {
-    pub fn new(shared: &Arc<Shared>, name: &Name, content: Content, sources: Vec<Arc<Peer>>) -> Arc<Self> {
+    pub fn new(
+        shared: &Arc<Shared>,
+        name: &Name,
+        (content, why): (Content, Why),
+        sources: Vec<Arc<Peer>>,
+    ) -> Arc<Self> {
         let _staged = shared.in_hand.take(&aside(name, &content.id));
-        Arc::new(Self { shared: shared.clone(), name: name.clone(), content, sources: Mutex::new(sources), _staged })
+        let (shared, name, sources) = (shared.clone(), name.clone(), Mutex::new(sources));
+        Arc::new(Self { shared, name, content, why, sources, _staged })
     }
 
     async fn run(self: Arc<Self>, row: &Row) -> Result<(), MeshError> {
@@ -335,9 +289,10 @@ impl Transfer {
         staged: Arc<dyn Staged>,
         (first, count): Run,
     ) -> Result<bool, MeshError> {
-        let permit = self.shared.fetches.requests.clone().acquire_owned().await;
-        let asked = peer.ask_bytes(&Request::Blocks(self.of(), first as u64, count as u32)).await;
-        let Ok(Some(bytes)) = asked else {
+        let (at, last_len) = manifest.place(first + count - 1);
+        let len = at + last_len as u64 - manifest.place(first).0;
+        let request = Request::Blocks(self.of(), first as u64, count as u32);
+        let Some((bytes, permit)) = ask_blocks(&self.shared, peer, request, (len, self.why)).await else {
             self.drop_source(peer);
             return Ok(false);
         };

@@ -2,11 +2,12 @@
 //!
 //! Keys begin with a byte that says what they are of: `f` a file's row, `c` a long content that lies here, `d` a short
 //! content whose file is not synced yet, `m` a manifest, `p` a file whose change is pending, `w` a file of which content
-//! is wanted here, `r` a replica's card, `t` the mark of the directory of an app's files, `s` this replica itself.
+//! is wanted here, `r` a replica's card, `t` the mark of the directory of an app's files, `k` what became of scrubs, `s` this replica itself.
 //! Invariant: `c`, `p` and `w` are written in the batch that makes them true or ends it.
 
 use crate::id::Manifest;
 use crate::placement::Card;
+use crate::rounds::Rounds;
 use crate::row::Row;
 use crate::tree::TreeMark;
 use crate::{ContentId, Dot, MeshError, Name, ReplicaId, Stamp};
@@ -23,6 +24,7 @@ const PENDING: u8 = b'p';
 const WANTED: u8 = b'w';
 const CARD: u8 = b'r';
 const TREE: u8 = b't';
+const ROUNDS: &[u8] = b"k";
 const SELF: &[u8] = b"s";
 const SELF_VERSION: u8 = 1;
 /// Contents that are forgotten at once.
@@ -212,6 +214,19 @@ impl Index {
     /// It is this one from now on.
     pub fn put_tree(&self, app: &AppName, mark: &TreeMark) -> Result<(), MeshError> {
         self.store.write(Batch::put(key_of(TREE, app.as_str().as_bytes()), mark.to_vec()))?;
+        Ok(())
+    }
+
+    /// What became of scrubs.
+    pub fn rounds(&self) -> Result<Option<Rounds>, MeshError> {
+        self.store.get(ROUNDS)?.map(|bytes| decode(SELF_VERSION, &bytes)).transpose()
+    }
+
+    /// It is this from now on; durable soon.
+    pub fn put_rounds(&self, rounds: &Rounds) -> Result<(), MeshError> {
+        let mut batch = Batch::put(ROUNDS, encode(SELF_VERSION, rounds)?);
+        batch.durability = Some(Durability::Async);
+        self.store.write(batch)?;
         Ok(())
     }
 

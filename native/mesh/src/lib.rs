@@ -8,6 +8,7 @@
 
 mod ahead;
 mod arriving;
+mod budget;
 mod care;
 mod carrier;
 mod early;
@@ -27,16 +28,19 @@ mod reconcile;
 mod record;
 mod relay;
 mod remote;
+mod rounds;
 mod row;
 mod scan;
 mod scrub;
 mod serve;
 mod shared;
 mod stamp;
+mod traffic;
 mod tree;
 mod turn;
 mod unsynced;
 mod waiters;
+mod wanted;
 pub mod wire;
 
 pub use care::Cared;
@@ -50,8 +54,8 @@ pub use placement::{Card, Class};
 pub use reading::Reading;
 pub use record::{Claim, Content, Dot, Record, ReplicaId, Version};
 pub use relay::{Answered, Courier, Relay, UNDER_WAY_MAX};
+pub use rounds::{Ended, Round, Rounds, Scrubbed};
 pub use scan::Scanned;
-pub use scrub::Scrubbed;
 pub use serve::Door;
 pub use shared::{Options, Seams};
 pub use stamp::{Stamp, Stamps};

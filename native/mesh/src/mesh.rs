@@ -8,13 +8,13 @@ use crate::carrier::{Carrier, Links, MESSAGE_LEN_MAX};
 use crate::local::{Page, Stat, Writing};
 use crate::reading::Reading;
 use crate::record::{Dot, Record, Version};
+use crate::rounds::{Rounds, Scrubbed};
 use crate::scan::Scanned;
-use crate::scrub::Scrubbed;
 use crate::serve::Door;
 use crate::shared::{Options, Seams, Shared};
-use crate::{care, fetch, peers, unsynced, MeshError, Name, BLOCK_LEN};
+use crate::{care, fetch, peers, rounds, unsynced, MeshError, Name, BLOCK_LEN};
 use bytes::Bytes;
-use macula_core::{AppName, Cancel, RelPath};
+use macula_core::{AppName, Cancel, RelPath, Task};
 use macula_net::Net;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
@@ -77,8 +77,37 @@ pub struct Status {
     pub untold: usize,
     /// Files of which content is on its way here, or waits for somebody who has it.
     pub fetching: usize,
+    /// Of those, files that nobody who is there could be had from; they are tried again.
+    pub failed: usize,
+    /// Bytes of messages since it was opened.
+    pub sent: u64,
+    /// And that came.
+    pub received: u64,
     /// As of the last look at all files.
     pub cared: Cared,
+    /// Of scrubs that go by themselves.
+    pub rounds: Rounds,
+}
+
+/// An answer that is owed: closed, when its task is dropped.
+struct Owed<T>(Option<Answer<T>>);
+
+type Answer<T> = Box<dyn FnOnce(Result<T, MeshError>) + Send>;
+
+impl<T> Owed<T> {
+    fn pay(mut self, result: Result<T, MeshError>) {
+        if let Some(reply) = self.0.take() {
+            reply(result);
+        }
+    }
+}
+
+impl<T> Drop for Owed<T> {
+    fn drop(&mut self) {
+        if let Some(reply) = self.0.take() {
+            reply(Err(MeshError::Closed));
+        }
+    }
 }
 
 impl Mesh {
@@ -95,6 +124,7 @@ impl Mesh {
         runtime.spawn_blocking(move || of.finish_pending());
         runtime.spawn(fetch::keep(shared.clone()));
         runtime.spawn(care::keep(shared.clone()));
+        runtime.spawn(rounds::keep(shared.clone()));
         runtime.spawn(unsynced::keep(shared.clone()));
         Ok(Self { runtime: Some(runtime), shared, waiting: Arc::default() })
     }
@@ -233,10 +263,14 @@ impl Mesh {
         }
     }
 
-    /// Read all files that this replica has, and compare. `pause` is called after each. Blocks.
-    pub fn scrub(&self, cancel: &Cancel, pause: &dyn Fn()) -> Result<Scrubbed, MeshError> {
-        let runtime = self.handle().ok_or(MeshError::Closed)?;
-        self.shared.scrub(&runtime, cancel, pause)
+    /// Read all files that this replica has, and compare, with a pause after each. `reply` is called once, also when the
+    /// mesh is closed meanwhile.
+    pub fn scrub(&self, pause: Duration, task: Task, reply: impl FnOnce(Result<Scrubbed, MeshError>) + Send + 'static) {
+        let (shared, owed) = (self.shared.clone(), Owed(Some(Box::new(reply))));
+        match &self.runtime {
+            Some(runtime) => drop(runtime.spawn(async move { owed.pay(shared.scrub(pause, &task).await) })),
+            None => owed.pay(Err(MeshError::Closed)),
+        }
     }
 
     /// Look for what other programs did to the files of an app. With `deletions`, all that is missing was deleted. Blocks.
@@ -292,8 +326,9 @@ impl Mesh {
     pub fn status(&self) -> Status {
         let Shared { peers, fetches, .. } = &*self.shared;
         let names = peers.here().iter().map(|peer| peer.name.clone()).collect();
-        let (untold, fetching, cared) = (peers.waiting(), fetches.waiting(), *self.shared.cared.lock());
-        Status { replica: self.shared.own(), peers: names, untold, fetching, cared }
+        let (untold, cared, rounds) = (peers.waiting(), *self.shared.cared.lock(), self.shared.rounds.lock().clone());
+        let ((fetching, failed), (sent, received)) = (fetches.waiting(), self.shared.traffic.counts());
+        Status { replica: self.shared.own(), peers: names, untold, fetching, failed, sent, received, cared, rounds }
     }
 
     /// Stop, and make the index durable. Blocks.

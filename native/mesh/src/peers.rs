@@ -7,11 +7,12 @@ use crate::carrier::Carrier;
 use crate::reconcile;
 use crate::record::ReplicaId;
 use crate::shared::Shared;
+use crate::traffic::Traffic;
 use crate::wire::{answer, Answer, Pushed, Request, INLINE_MAX, PUSH_BYTES_MAX, PUSH_MAX};
 use crate::{MeshError, Name};
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,6 +31,9 @@ const PAUSE: Duration = Duration::from_millis(300);
 const OUTBOX_MAX: usize = 100_000;
 /// Requests with changes under way to one peer: what comes meanwhile goes with the next.
 const PUSHES_MAX: usize = 3;
+/// A file that a peer is to hear of, and whether something changed in it: it is not what a comparison found.
+type Told = (Name, bool);
+
 /// All others.
 #[derive(Default)]
 pub(crate) struct Peers {
@@ -40,6 +44,7 @@ pub(crate) struct Peers {
 pub(crate) struct Peer {
     pub name: String,
     pub carrier: Arc<dyn Carrier>,
+    traffic: Arc<Traffic>,
     /// Its replica's number, once it said so.
     replica: AtomicU64,
     is_here: AtomicBool,
@@ -54,9 +59,20 @@ pub(crate) struct Peer {
     pub found: AtomicU64,
 }
 
+/// What came of a question for bytes.
+pub(crate) enum Came {
+    /// They.
+    Bytes(Bytes),
+    /// It does not have them.
+    NotHere,
+    /// It is to be asked again after that time.
+    Later(Duration),
+}
+
 #[derive(Default)]
 struct Outbox {
-    names: BTreeSet<Name>,
+    /// Whether it is news of just now, which is told with its content when that is short.
+    names: BTreeMap<Name, bool>,
     /// Some were dropped.
     is_short: bool,
 }
@@ -119,7 +135,7 @@ pub(crate) async fn keep(shared: Arc<Shared>, carrier: Arc<dyn Carrier>) {
             for other in &others {
                 let mut open = shared.peers.open.write();
                 if !open.contains_key(&other.name) {
-                    let peer = Arc::new(Peer::new(&other.name, &carrier));
+                    let peer = Arc::new(Peer::new(&other.name, &carrier, &shared.traffic));
                     peer.hear(shared.clock.monotonic());
                     let task = tokio::spawn(peer.clone().talk(shared.clone()));
                     *peer.task.lock() = Some(task.abort_handle());
@@ -133,10 +149,11 @@ pub(crate) async fn keep(shared: Arc<Shared>, carrier: Arc<dyn Carrier>) {
 }
 
 impl Peer {
-    fn new(name: &str, carrier: &Arc<dyn Carrier>) -> Self {
+    fn new(name: &str, carrier: &Arc<dyn Carrier>, traffic: &Arc<Traffic>) -> Self {
         Self {
             name: name.to_owned(),
             carrier: carrier.clone(),
+            traffic: traffic.clone(),
             replica: AtomicU64::new(0),
             is_here: AtomicBool::new(false),
             heard_ms: AtomicU64::new(0),
@@ -164,16 +181,32 @@ impl Peer {
         self.heard_ms.store(now.as_millis() as u64, Ordering::Release);
     }
 
-    /// It is to hear of a file.
+    /// It is to hear of a change of a file.
     pub fn tell(&self, name: &Name) {
+        self.tell_of(name, self.is_here.load(Ordering::Acquire));
+    }
+
+    /// It is to hear of what may have changed long ago.
+    pub fn tell_again(&self, name: &Name) {
+        self.tell_of(name, false);
+    }
+
+    fn tell_of(&self, name: &Name, is_new: bool) {
         let mut outbox = self.outbox.lock();
         if outbox.names.len() < OUTBOX_MAX {
-            outbox.names.insert(name.clone());
+            *outbox.names.entry(name.clone()).or_default() |= is_new;
         } else {
             outbox.is_short = true;
         }
         drop(outbox);
         self.wake.notify_one();
+    }
+
+    async fn call(&self, request: Bytes) -> Result<Result<Answer, Bytes>, MeshError> {
+        self.traffic.count_sent(request.len());
+        let came = self.carrier.call(&self.name, request, ASK_WAIT).await?;
+        self.traffic.count_received(came.len());
+        answer(came)
     }
 
     /// Ask, and wait for words.
@@ -183,8 +216,7 @@ impl Peer {
 
     /// The same of a request that is encoded.
     pub async fn ask_encoded(&self, request: Bytes) -> Result<Answer, MeshError> {
-        let came = self.carrier.call(&self.name, request, ASK_WAIT).await?;
-        match answer(came)? {
+        match self.call(request).await? {
             Ok(Answer::Refused(why)) => Err(MeshError::Malformed(format!("{} refused: {why}", self.name))),
             Ok(words) => Ok(words),
             Err(_) => Err(MeshError::Malformed(format!("{} answered with bytes", self.name))),
@@ -193,10 +225,18 @@ impl Peer {
 
     /// Ask, and wait for bytes; none when it does not have them.
     pub async fn ask_bytes(&self, request: &Request) -> Result<Option<Bytes>, MeshError> {
-        let came = self.carrier.call(&self.name, request.encode()?, ASK_WAIT).await?;
-        match answer(came)? {
-            Err(bytes) => Ok(Some(bytes)),
-            Ok(Answer::NotHere) => Ok(None),
+        match self.ask_blocks(request).await? {
+            Came::Bytes(bytes) => Ok(Some(bytes)),
+            Came::NotHere | Came::Later(_) => Ok(None),
+        }
+    }
+
+    /// Ask for bytes that may be put off.
+    pub async fn ask_blocks(&self, request: &Request) -> Result<Came, MeshError> {
+        match self.call(request.encode()?).await? {
+            Err(bytes) => Ok(Came::Bytes(bytes)),
+            Ok(Answer::NotHere) => Ok(Came::NotHere),
+            Ok(Answer::Later(ms)) => Ok(Came::Later(Duration::from_millis(ms.into()))),
             Ok(Answer::Refused(why)) => Err(MeshError::Malformed(format!("{} refused: {why}", self.name))),
             Ok(_) => Err(MeshError::Malformed(format!("{} answered with words", self.name))),
         }
@@ -276,21 +316,21 @@ impl Peer {
         }
     }
 
-    fn take(&self) -> Vec<Name> {
+    fn take(&self) -> Vec<Told> {
         let mut outbox = self.outbox.lock();
         let mut names = Vec::new();
         while names.len() < PUSH_MAX {
-            let Some(name) = outbox.names.pop_first() else { break };
-            names.push(name);
+            let Some(told) = outbox.names.pop_first() else { break };
+            names.push(told);
         }
         self.sending.fetch_add(names.len(), Ordering::AcqRel);
         names
     }
 
-    async fn push(&self, shared: &Arc<Shared>, names: Vec<Name>) -> Result<(), MeshError> {
+    async fn push(&self, shared: &Arc<Shared>, names: Vec<Told>) -> Result<(), MeshError> {
         let (of, replica, again) = (shared.clone(), self.replica(), names.clone());
         let (changes, rest) = blocking(move || of.to_push(&names, replica)).await?;
-        rest.iter().for_each(|name| self.tell(name));
+        rest.iter().for_each(|(name, is_new)| self.tell_of(name, *is_new));
         if changes.is_empty() {
             return Ok(());
         }
@@ -300,7 +340,7 @@ impl Peer {
             Ok(_) => return Err(MeshError::Malformed(format!("{} took something else", self.name))),
             Err(error) => {
                 // it may be back soon; the comparison finds what is forgotten
-                again.iter().for_each(|name| self.tell(name));
+                again.iter().for_each(|(name, _)| self.tell_again(name));
                 return Err(error);
             }
         };
@@ -328,9 +368,9 @@ impl Drop for Sending {
 
 impl Shared {
     /// What a replica is to hear of these; and those that did not fit.
-    fn to_push(&self, names: &[Name], to: ReplicaId) -> Result<(Vec<Pushed>, Vec<Name>), MeshError> {
+    fn to_push(&self, names: &[Told], to: ReplicaId) -> Result<(Vec<Pushed>, Vec<Told>), MeshError> {
         let (mut changes, mut bytes) = (Vec::new(), 0);
-        for (at, name) in names.iter().enumerate() {
+        for (at, (name, is_new)) in names.iter().enumerate() {
             let Some(row) = self.index.row(name)? else { continue };
             if row.record.versions().is_empty() && row.record.last() == crate::Stamp::default() {
                 continue;
@@ -340,6 +380,8 @@ impl Shared {
                 let has = row.record.holders(version.dot).any(|replica| replica == to);
                 is_short && !has && self.holders(name, version).contains(&to)
             });
+            let may_go = |len| *is_new || self.traffic.may_send_along(&*self.clock, len);
+            let content = content.filter(|version| version.content.is_some_and(|content| may_go(content.len)));
             let content = match content.and_then(|version| version.content) {
                 Some(content) => self.whole(name, &content)?,
                 None => None,

@@ -175,7 +175,7 @@ async fn read_blocks(
     let mut bytes = Vec::with_capacity((end - offset) as usize);
     for block in first..=last {
         let of = Of { key: name.key(), id: content.id };
-        let Some(came) = peer.ask_bytes(&Request::Blocks(of, block as u64, 1)).await? else { return Ok(None) };
+        let Some(came) = peer.ask_bytes(&Request::Read(of, block as u64, 1)).await? else { return Ok(None) };
         let (at, len) = manifest.place(block);
         if !is_right(manifest, block, block, &came) {
             return Ok(None);

@@ -131,6 +131,6 @@ async fn settle(shared: &Arc<Shared>, peer: &Arc<Peer>, differences: Vec<Differe
             merged.map_err(|error| MeshError::Internal(format!("work ended: {error}")))??;
         }
     }
-    ours.iter().for_each(|name| peer.tell(name));
+    ours.iter().for_each(|name| peer.tell_again(name));
     Ok(())
 }

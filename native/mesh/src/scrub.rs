@@ -1,5 +1,5 @@
 //! Files whose bytes are not those that were put there, though nobody touched them: found when they are read, and by
-//! reading all once in a while.
+//! reading all once in a while (`rounds.rs`).
 //!
 //! Invariant: such a file is replaced only by one whose every byte is right: what of it is right still, and the rest
 //! from other members, of which each may be rotten elsewhere. Else it stays, and is told. What somebody changed is a
@@ -12,32 +12,14 @@ use crate::reading::is_right;
 use crate::row::Row;
 use crate::shared::Shared;
 use crate::turn::CHUNK;
+use crate::wanted::Why;
 use crate::{Content, ContentId, MeshError, Name, BLOCK_LEN};
-use macula_core::{Cancel, Opened};
-use std::collections::BTreeMap;
-use std::ops::Bound;
+use macula_core::Opened;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::runtime::Handle;
 
 /// Between two looks whether a file that somebody mends is mended.
 const MENDING_PAUSE: Duration = Duration::from_millis(5);
-/// Rows at once.
-const PAGE: usize = 1_000;
-
-/// What reading all files of this replica found.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Scrubbed {
-    /// Files that were read.
-    pub files: u64,
-    /// Their bytes.
-    pub bytes: u64,
-    /// Of those, files that were rotten, and are right now.
-    pub mended: u64,
-    /// Files that are rotten, and of which no other member that is there has what is missing.
-    pub rotten: u64,
-}
-
 /// A file that is being mended: by one at a time.
 struct Mending<'a>(&'a Shared, &'a Name);
 
@@ -50,6 +32,45 @@ impl<'a> Mending<'a> {
 impl Drop for Mending<'_> {
     fn drop(&mut self) {
         self.0.mending.lock().remove(self.1);
+    }
+}
+
+/// A content that is here, in pieces of [`CHUNK`] bytes. A piece is some blocks: the first, and the one behind the last.
+pub(crate) struct Pieces {
+    opened: Arc<dyn Opened>,
+    /// None when what is here has another length, or nobody knows its blocks: then no piece of it is right.
+    manifest: Option<Arc<Manifest>>,
+}
+
+impl Pieces {
+    /// Where the piece ends that begins with this block; none behind the last.
+    pub fn end(&self, block: usize) -> Option<usize> {
+        let blocks = self.manifest.as_ref()?.blocks().len();
+        (block < blocks).then(|| (block + CHUNK / BLOCK_LEN).min(blocks))
+    }
+
+    /// Bytes of a piece.
+    pub fn len(&self, block: usize, end: usize) -> u64 {
+        let Some(manifest) = &self.manifest else { return 0 };
+        let (at, len) = manifest.place(end - 1);
+        at + len as u64 - manifest.place(block).0
+    }
+
+    /// Whether there are any.
+    pub fn is_whole(&self) -> bool {
+        self.manifest.is_some()
+    }
+
+    /// Whether the bytes of a piece are what they shall be.
+    pub async fn are_right(&self, block: usize, end: usize) -> Result<bool, MeshError> {
+        let Some(manifest) = self.manifest.clone() else { return Ok(false) };
+        let (opened, len) = (self.opened.clone(), self.len(block, end) as usize);
+        blocking(move || {
+            let mut bytes = vec![0; len];
+            let read = opened.read_at(&mut bytes, manifest.place(block).0)?;
+            Ok(is_right(&manifest, block, end - 1, &bytes[..read]))
+        })
+        .await
     }
 }
 
@@ -71,25 +92,48 @@ impl Shared {
                 None => tokio::time::sleep(MENDING_PAUSE).await,
             }
         };
-        let (of, at) = (self.clone(), name.clone());
-        let (row, is_right) = blocking(move || {
-            let opened = of.open_content(&at, &content.id)?;
-            let is_right = opened.map_or(Ok(false), |opened| of.is_right_opened(&*opened, &content.id))?;
-            Ok((of.row(&at)?, is_right))
-        })
-        .await?;
-        if is_right {
+        if self.is_right_here(name, content.id).await? {
             return Ok(true);
         }
+        let (of, at) = (self.clone(), name.clone());
+        let row = blocking(move || of.row(&at)).await?;
         let sources = self.others_with(&row, content);
         if sources.is_empty() {
             return Ok(false);
         }
-        match Transfer::new(self, name, content, sources).mend(&row).await {
+        match Transfer::new(self, name, (content, Why::New), sources).mend(&row).await {
             // nobody who is there has what is missing
             Err(MeshError::Unreachable { .. }) => Ok(false),
             mended => mended,
         }
+    }
+
+    async fn is_right_here(self: &Arc<Self>, name: &Name, id: ContentId) -> Result<bool, MeshError> {
+        let Some(pieces) = self.pieces(name, id).await? else { return Ok(false) };
+        let mut block = 0;
+        while let Some(end) = pieces.end(block) {
+            if !pieces.are_right(block, end).await? {
+                return Ok(false);
+            }
+            block = end;
+        }
+        Ok(pieces.is_whole())
+    }
+
+    /// A content that is here, to be read in pieces.
+    pub(crate) async fn pieces(self: &Arc<Self>, name: &Name, id: ContentId) -> Result<Option<Pieces>, MeshError> {
+        let (of, at) = (self.clone(), name.clone());
+        blocking(move || {
+            let Some(opened) = of.open_content(&at, &id)? else { return Ok(None) };
+            let len = opened.look().len;
+            let manifest = match Manifest::of_one(len, &id) {
+                Some(manifest) => Some(manifest),
+                None => of.index.manifest(&id)?,
+            };
+            let manifest = manifest.filter(|manifest| manifest.len() == len).map(Arc::new);
+            Ok(Some(Pieces { opened: Arc::from(opened), manifest }))
+        })
+        .await
     }
 
     /// Members that can be asked and say that they have a content of a file.
@@ -97,65 +141,5 @@ impl Shared {
         let is_it = |version: &&crate::Version| version.content == Some(content);
         let holders = row.record.versions().iter().filter(is_it).flat_map(|version| row.record.holders(version.dot));
         holders.filter(|replica| *replica != self.own()).filter_map(|replica| self.peers.of(replica)).collect()
-    }
-
-    /// Read all files that this replica has. Not on a task of `runtime`.
-    pub fn scrub(self: &Arc<Self>, runtime: &Handle, cancel: &Cancel, pause: &dyn Fn()) -> Result<Scrubbed, MeshError> {
-        let (mut scrubbed, mut after) = (Scrubbed::default(), Vec::new());
-        loop {
-            let rows = self.index.page((Bound::Excluded(&after[..]), Bound::Unbounded), PAGE)?;
-            let Some((last, _)) = rows.last() else { return Ok(scrubbed) };
-            after = last.key();
-            for (name, row) in rows {
-                if cancel.is_cancelled() {
-                    return Err(MeshError::Cancelled);
-                }
-                if row.here.placed.is_some() || !row.here.kept.is_empty() {
-                    // of an app that cannot be opened now, the next time
-                    let _ = self.scrub_one(runtime, &name, &mut scrubbed);
-                    pause();
-                }
-            }
-        }
-    }
-
-    fn scrub_one(self: &Arc<Self>, runtime: &Handle, name: &Name, scrubbed: &mut Scrubbed) -> Result<(), MeshError> {
-        let row = self.index.row(name)?.unwrap_or_default();
-        let is_here = |content: &Content| row.has_content(&content.id);
-        let contents: BTreeMap<ContentId, Content> = (row.record.versions().iter())
-            .filter_map(|version| version.content.filter(is_here))
-            .map(|content| (content.id, content))
-            .collect();
-        for (id, content) in contents {
-            let Some(opened) = self.open_content(name, &id)? else { continue };
-            scrubbed.files += 1;
-            scrubbed.bytes += opened.look().len;
-            if !self.is_right_opened(&*opened, &id)? {
-                match runtime.block_on(self.mend(name, content)) {
-                    Ok(true) => scrubbed.mended += 1,
-                    _ => scrubbed.rotten += 1,
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn is_right_opened(&self, opened: &dyn Opened, id: &ContentId) -> Result<bool, MeshError> {
-        let len = opened.look().len;
-        let manifest = match Manifest::of_one(len, id) {
-            Some(manifest) => Some(manifest),
-            None => self.index.manifest(id)?,
-        };
-        let Some(manifest) = manifest.filter(|manifest| manifest.len() == len) else { return Ok(false) };
-        let (mut bytes, mut block) = (vec![0; CHUNK], 0);
-        while block < manifest.blocks().len() {
-            let last = (block + CHUNK / BLOCK_LEN).min(manifest.blocks().len()) - 1;
-            let read = opened.read_at(&mut bytes, manifest.place(block).0)?;
-            if !is_right(&manifest, block, last, &bytes[..read]) {
-                return Ok(false);
-            }
-            block = last + 1;
-        }
-        Ok(true)
     }
 }

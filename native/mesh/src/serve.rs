@@ -8,18 +8,25 @@ use crate::shared::Shared;
 use crate::wire::{name_of, Answer, Of, Pushed, Reply, Request, BLOCKS_MAX, MANIFEST_PART};
 use crate::{reconcile, MeshError, Record, BLOCK_LEN};
 use bytes::Bytes;
+use macula_core::Opened;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::task::JoinSet;
+
+const NOT_HERE: Reply = Reply::Answer(Answer::NotHere);
 
 impl Shared {
     /// Answer a request of the member `from`.
     pub async fn serve(self: &Arc<Self>, from: &str, request: &Bytes) -> Vec<u8> {
+        self.traffic.count_received(request.len());
         let reply = match Request::decode(request) {
             Ok((Request::Ahead(ahead), piece)) => self.arrives(from, ahead, piece).await,
             Ok((request, _)) => self.answer(from, request).await,
             Err(error) => Err(error),
         };
-        reply.unwrap_or_else(|error| Reply::Answer(Answer::Refused(error.to_string()))).encode()
+        let reply = reply.unwrap_or_else(|error| Reply::Answer(Answer::Refused(error.to_string()))).encode();
+        self.traffic.count_sent(reply.len());
+        reply
     }
 
     async fn answer(self: &Arc<Self>, from: &str, request: Request) -> Result<Reply, MeshError> {
@@ -36,7 +43,10 @@ impl Shared {
             Request::Compare(question) => blocking(move || reconcile::answer(&shared, &question)).await,
             Request::Records(keys) => blocking(move || shared.records(&keys)).await,
             Request::Manifest(of, from) => blocking(move || shared.manifest_part(&of, from)).await,
-            Request::Blocks(of, first, count) => blocking(move || shared.blocks(&of, first, count)).await,
+            Request::Blocks(of, first, count) => self.send_blocks(of, first, count).await,
+            Request::Read(of, first, count) => {
+                blocking(move || shared.find(&of, first, count)?.map_or(Ok(NOT_HERE), Found::read)).await
+            }
             Request::Ahead(ahead) => self.arrives(from, ahead, Bytes::new()).await,
         }
     }
@@ -80,18 +90,51 @@ impl Shared {
         Ok(Reply::Bytes(bytes))
     }
 
-    /// Not compared with their hashes: who asks does that, and whatever it gets from whomever.
-    fn blocks(&self, of: &Of, first: u64, count: u32) -> Result<Reply, MeshError> {
+    /// To a member that wants to have them: as fast as that may go.
+    async fn send_blocks(self: &Arc<Self>, of: Of, first: u64, count: u32) -> Result<Reply, MeshError> {
+        let shared = self.clone();
+        let reply = blocking(move || {
+            let Some(found) = shared.find(&of, first, count)? else { return Ok(Ok(NOT_HERE)) };
+            match shared.traffic.may_send(&*shared.clock, found.len as u64) {
+                Ok(Duration::ZERO) => found.read().map(Ok),
+                Ok(wait) => Ok(Err((found, wait))),
+                Err(wait) => Ok(Ok(Reply::Answer(Answer::Later(u32::try_from(wait.as_millis()).unwrap_or(u32::MAX))))),
+            }
+        });
+        match reply.await? {
+            Ok(reply) => Ok(reply),
+            Err((found, wait)) => {
+                tokio::time::sleep(wait).await;
+                blocking(move || found.read()).await
+            }
+        }
+    }
+
+    fn find(&self, of: &Of, first: u64, count: u32) -> Result<Option<Found>, MeshError> {
         let name = name_of(&of.key)?;
-        let Some(opened) = self.open_content(&name, &of.id)? else { return Ok(Reply::Answer(Answer::NotHere)) };
+        let Some(opened) = self.open_content(&name, &of.id)? else { return Ok(None) };
         let offset = first.checked_mul(BLOCK_LEN as u64).filter(|offset| *offset <= opened.look().len);
         let Some(offset) = offset else { return Err(MeshError::Invalid("no such block".into())) };
         let len = (opened.look().len - offset).min(u64::from(count.min(BLOCKS_MAX)) * BLOCK_LEN as u64) as usize;
-        let mut bytes = Reply::bytes(len);
-        bytes.resize(1 + len, 0);
-        match opened.read_at(&mut bytes[1..], offset)? {
-            read if read == len => Ok(Reply::Bytes(bytes)),
-            _ => Ok(Reply::Answer(Answer::NotHere)),
+        Ok(Some(Found { opened, offset, len }))
+    }
+}
+
+/// Blocks that are here.
+struct Found {
+    opened: Box<dyn Opened>,
+    offset: u64,
+    len: usize,
+}
+
+impl Found {
+    /// Not compared with their hashes: who asks does that, and whatever it gets from whomever.
+    fn read(self) -> Result<Reply, MeshError> {
+        let mut bytes = Reply::bytes(self.len);
+        bytes.resize(1 + self.len, 0);
+        match self.opened.read_at(&mut bytes[1..], self.offset)? {
+            read if read == self.len => Ok(Reply::Bytes(bytes)),
+            _ => Ok(NOT_HERE),
         }
     }
 }

@@ -5,7 +5,6 @@
 
 use crate::arriving::Arrivals;
 use crate::care::Cared;
-use crate::fetch::Fetches;
 use crate::in_hand::InHand;
 use crate::index::{Change, Index};
 use crate::peers::Peers;
@@ -13,10 +12,13 @@ use crate::placement::{choose, Card, Class};
 use crate::ranges::Digest;
 use crate::reconcile::Fingerprints;
 use crate::record::{Dot, Record, ReplicaId, Version};
+use crate::rounds::Rounds;
 use crate::row::Row;
+use crate::traffic::Traffic;
 use crate::tree::Trees;
 use crate::unsynced::Unsynced;
 use crate::waiters::Waiters;
+use crate::wanted::{Fetches, Why};
 use crate::{ContentId, MeshError, Name, Stamp, Stamps};
 use macula_core::{AppFiles, AppName, Apps, Chance, Clock, Members};
 use macula_kv::{Durability, Store};
@@ -58,12 +60,24 @@ pub struct Options {
     pub grace: Duration,
     /// Between two looks for what other programs did to files.
     pub scan_every: Duration,
+    /// Between the beginnings of two scrubs of all that is here; `None`: nobody does that by itself.
+    pub scrub_every: Option<Duration>,
+    /// What such a scrub reads in a second at most, bytes; a file counts for 32 KiB at least.
+    pub scrub_rate: u64,
+    /// Bytes of blocks in a second, at most: that are fetched to be kept here, and that are sent to those who do the
+    /// same. `None`: as many as there are.
+    pub bandwidth: Option<u64>,
+    /// Of those that are fetched because members came or went, bytes in a second.
+    pub repair_rate: u64,
 }
 
 impl Default for Options {
     fn default() -> Self {
         let (grace, scan_every) = (Duration::from_secs(600), Duration::from_secs(600));
-        Self { zone: String::new(), class: Class::Fast, copies: 2, grace, scan_every }
+        let (scrub_every, scrub_rate) = (Some(Duration::from_secs(7 * 24 * 3600)), 8 << 20);
+        let (zone, class, copies) = (String::new(), Class::Fast, 2);
+        let (bandwidth, repair_rate) = (None, 32 << 20);
+        Self { zone, class, copies, grace, scan_every, scrub_every, scrub_rate, bandwidth, repair_rate }
     }
 }
 
@@ -75,8 +89,10 @@ pub(crate) struct Shared {
     pub options: Options,
     pub peers: Peers,
     pub fetches: Fetches,
+    pub traffic: Arc<Traffic>,
     pub waiters: Waiters,
     pub cared: Mutex<Cared>,
+    pub rounds: Mutex<Rounds>,
     pub unsynced: Unsynced,
     pub in_hand: InHand,
     /// Files of which a content is being replaced because it rotted.
@@ -96,6 +112,15 @@ impl Shared {
         let (index, stamped) = Index::open(seams.store, &*seams.chance)?;
         let cards = RwLock::new(index.cards()?);
         let unsynced = Unsynced::of_former(index.shorts()?);
+        let rounds = match index.rounds()? {
+            Some(rounds) => rounds,
+            None => {
+                // what was just written is read once in a while like the rest
+                let rounds = Rounds { since_ms: seams.clock.wall_ms(), ..Rounds::default() };
+                index.put_rounds(&rounds)?;
+                rounds
+            }
+        };
         let shared = Self {
             stamps: Stamps::after(stamped, seams.clock.clone()),
             reserved: Mutex::new(stamped),
@@ -105,11 +130,13 @@ impl Shared {
             chance: seams.chance,
             members: seams.members,
             apps: seams.apps,
+            traffic: Arc::new(Traffic::new(options.bandwidth, options.repair_rate)),
             options,
             peers: Peers::default(),
             fetches: Fetches::default(),
             waiters: Waiters::default(),
             cared: Mutex::default(),
+            rounds: Mutex::new(rounds),
             unsynced,
             in_hand: InHand::default(),
             mending: Mutex::default(),
@@ -119,7 +146,7 @@ impl Shared {
             locks: (0..LOCKS).map(|_| Mutex::new(())).collect(),
         };
         for name in shared.index.wanted()? {
-            shared.fetches.want(name);
+            shared.fetches.want(name, Why::Moved);
         }
         shared.meet(shared.card())?;
         Ok(Arc::new(shared))
@@ -195,7 +222,7 @@ impl Shared {
         self.fingerprints.lock().end(&self.index, &key, if written.is_ok() { now } else { told })?;
         written?;
         if is_wanted {
-            self.fetches.want(name.clone());
+            self.fetches.want(name.clone(), Why::New);
         }
         if now != told {
             self.waiters.wake(name);

@@ -42,6 +42,8 @@ pub enum Request {
     Manifest(Of, u64),
     /// Some blocks of it, [`BLOCKS_MAX`] at most.
     Blocks(Of, u64, u32),
+    /// The same, for a caller who reads: they are not put off.
+    Read(Of, u64, u32),
     /// Of a content that is being written: it will be wanted here. The bytes of a piece are behind the request.
     Ahead(Ahead),
 }
@@ -101,6 +103,8 @@ pub enum Answer {
     NotHere,
     /// It could not be done; why.
     Refused(String),
+    /// Ask again after so many milliseconds.
+    Later(u32),
 }
 
 /// An answer on its way.

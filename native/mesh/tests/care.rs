@@ -175,17 +175,6 @@ fn files_of_a_member_that_stays_away_get_other_copies() {
     drop(dir);
 }
 
-/// A byte changes on the disk, and nothing says so.
-fn rot(node: &Node, path: &str) {
-    let path = RelPath::new(format!("data/files/{path}")).expect("a path");
-    let file = node.disk.open(&path, Open::ReadWrite).expect("opens");
-    let before = file.stat().expect("stat");
-    let mut byte = [0];
-    file.read_exact_at(&mut byte, before.len - 1).expect("reads");
-    file.write_all_at(&[byte[0] ^ 1], before.len - 1).expect("writes");
-    file.set_mtime(before.mtime_ns).expect("set");
-}
-
 #[test]
 fn rot_is_never_read_and_comes_from_others_again() {
     let (net, nodes) = cluster(&["a", "b"]);
@@ -194,10 +183,10 @@ fn rot_is_never_read_and_comes_from_others_again() {
         nodes[0].write(path, content, Ack::All).expect("written");
     }
     settled(&nodes);
-    rot(&nodes[1], "long");
-    rot(&nodes[1], "short");
+    nodes[1].rot("long");
+    nodes[1].rot("short");
     assert_eq!(nodes[1].read("long").expect("from a"), content);
-    let scrubbed = nodes[1].mesh.scrub(&Cancel::new(), &|| {}).expect("scrubs");
+    let scrubbed = nodes[1].scrub().expect("scrubs");
     assert_eq!((scrubbed.mended >= 1, scrubbed.rotten), (true, 0), "{scrubbed:?}");
     until("it is mended", || nodes[1].tree().get("long") == Some(&content));
     until("so is the other", || nodes[1].tree().get("short").is_some_and(|bytes| bytes == b"short"));
@@ -206,9 +195,9 @@ fn rot_is_never_read_and_comes_from_others_again() {
     net.cut("a", "b");
     until("alone", || nodes[1].mesh.status().peers.is_empty());
     let alone = nodes[1].write("alone", b"only here", Ack::Local).expect("written");
-    rot(&nodes[1], "alone");
+    nodes[1].rot("alone");
     assert_eq!(nodes[1].read("alone").expect_err("rotten").kind(), Kind::Corrupt);
-    assert_eq!(nodes[1].mesh.scrub(&Cancel::new(), &|| {}).expect("scrubs").rotten, 1);
+    assert_eq!(nodes[1].scrub().expect("scrubs").rotten, 1);
     assert_eq!(nodes[1].mesh.stat(&name("alone")).expect("known").version.dot, alone.dot);
 }
 

@@ -129,7 +129,7 @@ pub fn with_progress_to<T>(reply: Reply, work: impl FnOnce(&Task) -> T, send: im
 }
 
 /// `%{entries_done, bytes_done, bytes_total}` on the way to the caller.
-fn tell(reply: &Reply, progress: Progress) {
+pub fn tell(reply: &Reply, progress: Progress) {
     reply.send_progress(|env| {
         map(
             env,

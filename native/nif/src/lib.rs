@@ -20,6 +20,7 @@ mod handle;
 mod heap;
 mod kv;
 mod mesh;
+mod mesh_care;
 mod mesh_carrier;
 mod options;
 mod probe;

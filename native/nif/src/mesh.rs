@@ -11,7 +11,7 @@ use crate::mesh_carrier::Carried;
 use crate::options::{app_name, rel_path};
 use crate::reply::Reply;
 use crate::state::{OpenState, StateHandle};
-use macula_core::{AppFiles, AppFilesError, AppName, Apps, Clock, Kind, RelPath};
+use macula_core::{AppFiles, AppFilesError, AppName, Apps, Kind, RelPath};
 use macula_mesh::{Ack, Class, Dot, Mesh, MeshError, Name, Options, Reading, Seams, Stamp, Version, Writing, Written};
 use macula_store::{AppFilesOf, Base, NodeDir};
 use parking_lot::{Mutex, RwLock};
@@ -103,7 +103,8 @@ impl OpenMesh {
         }
     }
 
-    fn with<T>(&self, act: impl FnOnce(&Mesh) -> Result<T, Failure>) -> Result<T, Failure> {
+    /// As long as it is open, which it stays meanwhile: for what is quick.
+    pub fn with<T>(&self, act: impl FnOnce(&Mesh) -> Result<T, Failure>) -> Result<T, Failure> {
         let open = self.open.read();
         let (mesh, _dir) = open.as_ref().ok_or_else(|| Failure::outcome(Kind::Closed))?;
         act(mesh)
@@ -120,27 +121,32 @@ impl OpenMesh {
 
 /// own thread: open the replicated files, as a member of the cluster of a state, in a zone, on a disk of a class,
 /// with so many copies beside each file's first; link them to the others if the state is linked, unless somebody else
-/// carries what they ask of each other.
+/// carries what they ask of each other. In the background it reads all that is here once in so many milliseconds (`nil`:
+/// never), so many bytes in a second at most; sends and fetches copies at so many bytes in a second (`nil`: as fast as
+/// can be), those that move at so many.
 #[rustler::nif]
 fn mesh_open<'a>(
     env: Env<'a>,
     base: ResourceArc<BaseHandle>,
     state: ResourceArc<StateHandle>,
     reference: Term<'a>,
-    zone: String,
-    class: Atom,
-    (copies, is_linked): (usize, bool),
+    (zone, class, copies): (String, Atom, usize),
+    ((scrub_every_ms, scrub_rate), (bandwidth, repair_rate)): ((Option<u64>, u64), (Option<u64>, u64)),
+    by_links: bool,
 ) -> Term<'a> {
     let (opened, state) = match base.get().and_then(|opened| Ok((opened, state.get()?))) {
         Ok(found) => found,
         Err(failure) => return failure.encode(env),
     };
     let class = if class == atoms::bulk() { Class::Bulk } else { Class::Fast };
+    let scrub_every = scrub_every_ms.map(Duration::from_millis);
+    let rates = Options { scrub_every, scrub_rate, bandwidth, repair_rate, ..Options::default() };
+    let options = Options { zone, class, copies, ..rates };
     let of = opened.clone();
     opened.runtime.io(env, reference, move |reply| {
         let open = || -> Result<_, Failure> {
-            let mesh = of.mesh(&state, Options { zone, class, copies, ..Options::default() })?;
-            if is_linked {
+            let mesh = of.mesh(&state, options)?;
+            if by_links {
                 mesh.link(&state)?;
             }
             Ok(ResourceArc::new(MeshHandle::new(mesh)))
@@ -229,17 +235,6 @@ fn mesh_rename<'a>(
     let (ack, renamed) = (ack_of(ack), to.clone());
     changing_to(env, &mesh, reference, (name, to), (ack, timeout_ms), move |mesh, from| {
         Ok(mesh.rename(from, &renamed).map(|(made, _gone)| made)?)
-    })
-}
-
-/// own thread: read all files that are here and compare, a pause after each; answers what was found.
-#[rustler::nif]
-fn mesh_scrub<'a>(env: Env<'a>, mesh: ResourceArc<MeshHandle>, reference: Term<'a>, pause_us: u64) -> Term<'a> {
-    working(env, &mesh, reference, move |mesh, reply| {
-        let cancel = reply.call().cancel_token();
-        let pause = || macula_core::SystemClock.sleep(Duration::from_micros(pause_us));
-        let scrubbed = mesh.with(|mesh| Ok(mesh.scrub(&cancel, &pause)?));
-        reply.send_result(scrubbed.map(|told| (told.files, told.bytes, told.mended, told.rotten)));
     })
 }
 
@@ -343,39 +338,6 @@ fn mesh_list<'a>(
     })
 }
 
-/// own thread: how the replicated files are.
-#[rustler::nif]
-fn mesh_status<'a>(env: Env<'a>, mesh: ResourceArc<MeshHandle>, reference: Term<'a>) -> Term<'a> {
-    working(env, &mesh, reference, move |mesh, reply| {
-        let status = mesh.with(|mesh| Ok(mesh.status()));
-        let peers = |names: Vec<String>| names.into_iter().map(NodeName).collect::<Vec<_>>();
-        reply.send_result(status.map(|status| {
-            let here = (status.replica, peers(status.peers), status.untold, status.fetching);
-            (here, status.cared.files, status.cared.under_replicated)
-        }));
-    })
-}
-
-/// own thread: look for what other programs did to the files of an app; with `deletions`, what is missing was deleted.
-#[rustler::nif]
-fn mesh_scan<'a>(
-    env: Env<'a>,
-    mesh: ResourceArc<MeshHandle>,
-    reference: Term<'a>,
-    app: &'a str,
-    deletions: bool,
-) -> Term<'a> {
-    let app = match app_name(app) {
-        Ok(app) => app,
-        Err(failure) => return failure.encode(env),
-    };
-    working(env, &mesh, reference, move |mesh, reply| {
-        let cancel = reply.call().cancel_token();
-        let scanned = mesh.with(|mesh| Ok(mesh.scan(&app, deletions, &cancel)?));
-        reply.send_result(scanned.map(|told| (told.known, told.found, told.changed, told.deleted, told.lost)));
-    })
-}
-
 /// own thread: begin to write a file in chunks.
 #[rustler::nif]
 fn mesh_writer<'a>(
@@ -446,7 +408,7 @@ fn mesh_writer_abort(writer: ResourceArc<WritingHandle>) -> Atom {
 }
 
 /// On a thread of the mesh.
-fn working<'a>(
+pub fn working<'a>(
     env: Env<'a>,
     mesh: &ResourceArc<MeshHandle>,
     reference: Term<'a>,

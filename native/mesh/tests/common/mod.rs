@@ -5,12 +5,12 @@
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use macula_core::{
-    create_dir_all, AppFiles, AppFilesError, AppName, Apps, Disk, Gate, Ledger, MemberAt, Members, RealDisk, RelPath,
-    SystemChance, SystemClock,
+    create_dir_all, AppFiles, AppFilesError, AppName, Apps, Disk, Gate, Ledger, MemberAt, Members, Open, RealDisk,
+    RelPath, SystemChance, SystemClock, Task,
 };
 use macula_files::Files;
 use macula_kv::{Seams as KvSeams, Store, Threads};
-use macula_mesh::{Ack, Carrier, Content, Dot, Mesh, MeshError, Name, Options, Seams, Written};
+use macula_mesh::{Ack, Carrier, Content, Dot, Mesh, MeshError, Name, Options, Scrubbed, Seams, Written};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -245,6 +245,22 @@ impl Node {
 
     pub fn content(&self, path: &str) -> Option<Content> {
         self.mesh.stat(&name(path)).ok().map(|stat| stat.content)
+    }
+
+    /// A byte changes on the disk, and nothing says so.
+    pub fn rot(&self, path: &str) {
+        let path = RelPath::new(format!("data/files/{path}")).expect("a path");
+        let file = self.disk.open(&path, Open::ReadWrite).expect("opens");
+        let before = file.stat().expect("stat");
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, before.len - 1).expect("reads");
+        file.write_all_at(&[byte[0] ^ 1], before.len - 1).expect("writes");
+        file.set_mtime(before.mtime_ns).expect("set");
+    }
+
+    /// Read all that is here, and mend it.
+    pub fn scrub(&self) -> Result<Scrubbed, MeshError> {
+        wait(|reply| self.mesh.scrub(Duration::ZERO, Task::quiet(), reply))
     }
 
     /// What lies in its tree, as any program sees it.

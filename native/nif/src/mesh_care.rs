@@ -1,0 +1,97 @@
+//! Replicated files: how they are, and what is done about them by hand that is else done by itself.
+
+use crate::archive::tell;
+use crate::mesh::{working, MeshHandle, NodeName};
+use crate::options::app_name;
+use crate::reply::Reply;
+use macula_core::Task;
+use macula_mesh::{Rounds, Scrubbed};
+use parking_lot::Mutex;
+use rustler::{Encoder, Env, ResourceArc, Term};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// own thread: read all files that are here and compare, a pause after each; answers what was found, and tells how far
+/// it is.
+#[rustler::nif]
+fn mesh_scrub<'a>(env: Env<'a>, mesh: ResourceArc<MeshHandle>, reference: Term<'a>, pause_us: u64) -> Term<'a> {
+    let mesh = match mesh.get() {
+        Ok(mesh) => mesh,
+        Err(failure) => return failure.encode(env),
+    };
+    crate::runtime::owe(env, reference, move |reply| {
+        let cancel = reply.call().cancel_token();
+        let reply: Arc<Mutex<Option<Reply>>> = Arc::new(Mutex::new(Some(reply)));
+        let teller = reply.clone();
+        let task = Task::new(cancel, move |progress| {
+            if let Some(reply) = teller.lock().as_ref() {
+                tell(reply, progress);
+            }
+        });
+        mesh.with(|mesh| {
+            mesh.scrub(Duration::from_micros(pause_us), task, move |scrubbed| {
+                let owed = reply.lock().take();
+                if let Some(owed) = owed {
+                    owed.send_result(scrubbed.map(Found));
+                }
+            });
+            Ok(())
+        })
+    })
+}
+
+/// own thread: how the replicated files are.
+#[rustler::nif]
+fn mesh_status<'a>(env: Env<'a>, mesh: ResourceArc<MeshHandle>, reference: Term<'a>) -> Term<'a> {
+    working(env, &mesh, reference, move |mesh, reply| {
+        let status = mesh.with(|mesh| Ok(mesh.status()));
+        let peers = |names: Vec<String>| names.into_iter().map(NodeName).collect::<Vec<_>>();
+        reply.send_result(status.map(|status| {
+            let here = (status.replica, peers(status.peers), status.untold, status.fetching);
+            let cared = (status.cared.files, status.cared.under_replicated, status.cared.bytes_here);
+            (here, (status.failed, status.sent, status.received), cared, Told(status.rounds))
+        }));
+    })
+}
+
+/// own thread: look for what other programs did to the files of an app; with `deletions`, what is missing was deleted.
+#[rustler::nif]
+fn mesh_scan<'a>(
+    env: Env<'a>,
+    mesh: ResourceArc<MeshHandle>,
+    reference: Term<'a>,
+    app: &'a str,
+    deletions: bool,
+) -> Term<'a> {
+    let app = match app_name(app) {
+        Ok(app) => app,
+        Err(failure) => return failure.encode(env),
+    };
+    working(env, &mesh, reference, move |mesh, reply| {
+        let cancel = reply.call().cancel_token();
+        let scanned = mesh.with(|mesh| Ok(mesh.scan(&app, deletions, &cancel)?));
+        reply.send_result(scanned.map(|told| (told.known, told.found, told.changed, told.deleted, told.lost)));
+    })
+}
+
+/// `{files, bytes, mended, rotten, skipped}`.
+struct Found(Scrubbed);
+
+impl Encoder for Found {
+    fn encode<'a>(&self, env: Env<'a>) -> Term<'a> {
+        let Scrubbed { files, bytes, mended, rotten, skipped } = self.0;
+        (files, bytes, mended, rotten, skipped).encode(env)
+    }
+}
+
+/// `{since_ms, {begun_ms, found} | nil, {begun_ms, ended_ms, found} | nil}`.
+struct Told(Rounds);
+
+impl Encoder for Told {
+    fn encode<'a>(&self, env: Env<'a>) -> Term<'a> {
+        let Rounds { since_ms, present, last } = &self.0;
+        let present = present.as_ref().map(|round| (round.begun_ms, Found(round.found)));
+        let last = last.map(|ended| (ended.begun_ms, ended.ended_ms, Found(ended.found)));
+        (since_ms, present, last).encode(env)
+    }
+}
