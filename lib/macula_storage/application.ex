@@ -13,6 +13,7 @@ defmodule MaculaStorage.Application do
       {Registry, keys: :unique, name: MaculaStorage.Stores},
       MaculaStorage.Apps,
       MaculaStorage.Khepri.Supervisor,
+      MaculaStorage.MeshFS.Feeds,
       MaculaStorage.Mnesia.Supervisor
     ]
 

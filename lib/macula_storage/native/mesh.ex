@@ -1,10 +1,12 @@
 defmodule MaculaStorage.Native.Mesh do
   @moduledoc false
-  # The stubs of native/nif/src/mesh*.rs, which are compiled into `MaculaStorage.Native`: one library is one module,
+  # The stubs of native/nif/src/mesh.rs, which are compiled into `MaculaStorage.Native`: one library is one module,
   # and that file is as long as a file may be. The same rules.
 
   defmacro __using__(_options) do
     quote do
+      use MaculaStorage.Native.MeshCare
+
       # a name is `{app, path}`, a version `{stamp, replica}`, an ack `:local | n | :quorum | :all`, or `nil`: what is
       # usual; with how long to wait for it
       @type name :: {String.t(), binary}
@@ -36,9 +38,6 @@ defmodule MaculaStorage.Native.Mesh do
       @spec mesh_rename(handle, reference, name, binary, ack) :: call
       def mesh_rename(_mesh, _ref, _name, _to, _ack), do: missing()
 
-      @spec mesh_scrub(handle, reference, non_neg_integer) :: call
-      def mesh_scrub(_mesh, _ref, _pause_us), do: missing()
-
       @spec mesh_reader(handle, reference, name, version | nil) :: call
       def mesh_reader(_mesh, _ref, _name, _version), do: missing()
 
@@ -50,15 +49,6 @@ defmodule MaculaStorage.Native.Mesh do
 
       @spec mesh_versions(handle, reference, name) :: call
       def mesh_versions(_mesh, _ref, _name), do: missing()
-
-      @spec mesh_list(handle, reference, String.t(), path, path, pos_integer) :: call
-      def mesh_list(_mesh, _ref, _app, _prefix, _after, _limit), do: missing()
-
-      @spec mesh_status(handle, reference) :: call
-      def mesh_status(_mesh, _ref), do: missing()
-
-      @spec mesh_scan(handle, reference, String.t(), boolean) :: call
-      def mesh_scan(_mesh, _ref, _app, _deletions), do: missing()
 
       @spec mesh_writer(handle, reference, name) :: call
       def mesh_writer(_mesh, _ref, _name), do: missing()

@@ -31,6 +31,10 @@ const PAUSE: Duration = Duration::from_millis(300);
 const OUTBOX_MAX: usize = 100_000;
 /// Requests with changes under way to one peer: what comes meanwhile goes with the next.
 const PUSHES_MAX: usize = 3;
+
+/// A file of which a peer is to hear, and whether it changed just now: then a short content goes along.
+type News = (Name, bool);
+
 /// All others.
 #[derive(Default)]
 pub(crate) struct Peers {
@@ -68,7 +72,7 @@ pub(crate) enum Came {
 
 #[derive(Default)]
 struct Outbox {
-    /// Whether it is news of just now, which is told with its content when that is short.
+    /// See [`News`].
     names: BTreeMap<Name, bool>,
     /// Some were dropped.
     is_short: bool,
@@ -309,7 +313,7 @@ impl Peer {
         }
     }
 
-    fn take(&self) -> Vec<(Name, bool)> {
+    fn take(&self) -> Vec<News> {
         let mut outbox = self.outbox.lock();
         let mut names = Vec::new();
         while names.len() < PUSH_MAX {
@@ -320,7 +324,7 @@ impl Peer {
         names
     }
 
-    async fn push(&self, shared: &Arc<Shared>, names: Vec<(Name, bool)>) -> Result<(), MeshError> {
+    async fn push(&self, shared: &Arc<Shared>, names: Vec<News>) -> Result<(), MeshError> {
         let (of, replica, again) = (shared.clone(), self.replica(), names.clone());
         let (changes, rest) = blocking(move || of.to_push(&names, replica)).await?;
         rest.iter().for_each(|(name, is_new)| self.tell_of(name, *is_new));
@@ -361,7 +365,7 @@ impl Drop for Sending {
 
 impl Shared {
     /// What a replica is to hear of these; and those that did not fit.
-    fn to_push(&self, names: &[(Name, bool)], to: ReplicaId) -> Result<(Vec<Pushed>, Vec<(Name, bool)>), MeshError> {
+    fn to_push(&self, names: &[News], to: ReplicaId) -> Result<(Vec<Pushed>, Vec<News>), MeshError> {
         let (mut changes, mut bytes) = (Vec::new(), 0);
         for (at, (name, is_new)) in names.iter().enumerate() {
             let Some(row) = self.index.row(name)? else { continue };

@@ -4,6 +4,7 @@
 //! who wait for replicas, the peers and the fetches hear of it.
 
 use crate::care::Cared;
+use crate::events::Listeners;
 use crate::index::{Change, Index};
 use crate::peers::Peers;
 use crate::placement::{choose, Card, Class};
@@ -89,6 +90,7 @@ pub(crate) struct Shared {
     pub fetches: Fetches,
     pub traffic: Arc<Traffic>,
     pub waiters: Waiters,
+    pub listeners: Arc<Listeners>,
     pub cared: Mutex<Cared>,
     pub rounds: Mutex<Rounds>,
     pub unsynced: Unsynced,
@@ -133,6 +135,7 @@ impl Shared {
             peers: Peers::default(),
             fetches: Fetches::default(),
             waiters: Waiters::default(),
+            listeners: Arc::default(),
             cared: Mutex::default(),
             rounds: Mutex::new(rounds),
             unsynced,

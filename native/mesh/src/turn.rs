@@ -4,6 +4,7 @@
 //! nobody is told of a change before the file is durable, and one that had begun is finished by the next turn,
 //! also by that of another process; so after a crash file and index say the same, without a walk.
 
+use crate::events::Seen;
 use crate::record::{Content, Dot, Record};
 use crate::row::{aside, Pending, Placed, Row};
 use crate::shared::Shared;
@@ -29,6 +30,8 @@ pub(crate) struct Turn<'a> {
     told: Option<crate::ranges::Digest>,
     /// What the index says lies under the name.
     placed: Option<ContentId>,
+    /// What those know who listen.
+    seen: Option<Seen>,
     _alone: MutexGuard<'a, ()>,
 }
 
@@ -41,7 +44,8 @@ impl<'a> Turn<'a> {
         let row = shared.index.row(name)?.unwrap_or_default();
         let told = shared.digest(name, &row.record);
         let placed = content_of(&row);
-        let mut turn = Self { shared, name, files, row, from: None, told, placed, _alone: alone };
+        let seen = Seen::of(shared, &row);
+        let mut turn = Self { shared, name, files, row, from: None, told, placed, seen, _alone: alone };
         turn.put_again(shared)?;
         if let Some(pending) = turn.row.here.pending.clone() {
             turn.go_on(pending)?;
@@ -250,6 +254,10 @@ impl<'a> Turn<'a> {
         self.placed = content_of(&self.row);
         if self.told != told {
             self.shared.peers.tell(self.name, self.from.as_deref());
+        }
+        if let (None, Some(seen)) = (&self.row.here.pending, &self.seen) {
+            seen.tell(self.shared, self.name, &self.row);
+            self.seen = Seen::of(self.shared, &self.row);
         }
         Ok(())
     }

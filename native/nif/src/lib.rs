@@ -21,6 +21,7 @@ mod heap;
 mod kv;
 mod mesh;
 mod mesh_care;
+mod mesh_events;
 mod options;
 mod probe;
 mod reply;
