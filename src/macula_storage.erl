@@ -54,6 +54,7 @@
 -export([mesh_stat/2, mesh_stat/3, mesh_versions/2, mesh_versions/3, mesh_resolve/3, mesh_resolve/4, mesh_status/0, mesh_status/1]).
 -export([mesh_transport_up/1, mesh_transport_down/1, mesh_transport_answer/2, mesh_transport_answer/3]).
 -export([mesh_scan/1, mesh_scan/2, mesh_scrub/0, mesh_scrub/1, mesh_copy/3, mesh_copy/4, mesh_rename/3, mesh_rename/4]).
+-export([mesh_conflicts/1, mesh_conflicts/2, mesh_subscribe/1, mesh_subscribe/2, mesh_unsubscribe/1]).
 -export([file_write/3, file_write/4, file_read/2, file_read/3, file_delete/2, file_delete/3, file_list/1, file_list/2, file_stat/2]).
 -export([file_fold/4, file_fold/5, file_unfold/4]).
 -export([archive/2, archive/3, restore/2, restore/3]).
@@ -337,6 +338,11 @@ mesh_delete(App, Name) -> ?MESH:delete(App, Name).
 mesh_delete(App, Name, Options) -> ?MESH:delete(App, Name, Options).
 mesh_list(App) -> ?MESH:list(App).
 mesh_list(App, Options) -> ?MESH:list(App, Options).
+mesh_conflicts(App) -> ?MESH:conflicts(App).
+mesh_conflicts(App, Options) -> ?MESH:conflicts(App, Options).
+mesh_subscribe(App) -> ?MESH:subscribe(App).
+mesh_subscribe(App, Options) -> ?MESH:subscribe(App, Options).
+mesh_unsubscribe(Ref) -> ?MESH:unsubscribe(Ref).
 mesh_stat(App, Name) -> ?MESH:stat(App, Name).
 mesh_stat(App, Name, Options) -> ?MESH:stat(App, Name, Options).
 mesh_versions(App, Name) -> ?MESH:versions(App, Name).

@@ -14,6 +14,7 @@ defmodule MaculaStorage.Application do
       MaculaStorage.Apps,
       MaculaStorage.MeshFS.Supervisor,
       MaculaStorage.Khepri.Supervisor,
+      MaculaStorage.MeshFS.Feeds,
       MaculaStorage.Mnesia.Supervisor
     ]
 

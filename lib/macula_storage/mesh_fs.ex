@@ -23,7 +23,7 @@ defmodule MaculaStorage.MeshFS do
   """
 
   alias MaculaStorage.{Apps, Call, Error, Native, Options}
-  alias MaculaStorage.MeshFS.{Care, Stream}
+  alias MaculaStorage.MeshFS.{Care, Feeds, Names, Stream}
 
   @type app :: atom | String.t()
   @type failure :: {:error, atom | Error.t()}
@@ -333,35 +333,19 @@ defmodule MaculaStorage.MeshFS do
       {:ok, ["b/1", "b/2"]}
   """
   @spec list(app, keyword) :: {:ok, [String.t()]} | failure
-  def list(app, options \\ []) do
-    options =
-      Options.validate!(options,
-        prefix: {nil, :path},
-        after: {nil, :path},
-        limit: {1_000_000_000, :positive},
-        timeout: {nil, :timeout}
-      )
+  def list(app, options \\ []), do: Names.list(:mesh_list, app, options)
 
-    options = Map.update!(options, :prefix, &(&1 && String.trim_trailing(&1, "/")))
-    pages(Options.app!(app), options, options.after, options.limit, [])
-  end
+  @doc """
+  Names of the app's files with more than one of `versions/3`, deleted ones among them, sorted by bytes: each waits for
+  `resolve/4`.
 
-  @page 1_000
+  Options: as `list/2`. Cost: reads the index of all of the app's files.
 
-  defp pages(app, options, from, left, pages) do
-    page = &Native.mesh_list(&1, &2, app, options.prefix, from, min(left, @page))
-
-    case on_mesh(:mesh_list, app, options, page) do
-      {:ok, {names, more?}} when more? and length(names) < left ->
-        pages(app, options, List.last(names), left - length(names), [names | pages])
-
-      {:ok, {names, _more?}} ->
-        {:ok, [names | pages] |> Enum.reverse() |> Enum.concat()}
-
-      {:error, _} = error ->
-        error
-    end
-  end
+      iex> MaculaStorage.MeshFS.conflicts(:mesh_conflicts_doc)
+      {:ok, []}
+  """
+  @spec conflicts(app, keyword) :: {:ok, [String.t()]} | failure
+  def conflicts(app, options \\ []), do: Names.list(:mesh_conflicts, app, options)
 
   @doc """
   A stream of chunks of the file, and something to collect chunks into: constant memory both ways.
@@ -440,6 +424,37 @@ defmodule MaculaStorage.MeshFS do
   """
   @spec status(keyword) :: {:ok, map} | failure
   defdelegate status(options \\ []), to: Care
+
+  @doc """
+  Sends the calling process what happens to files of an app without the doing of this node's callers, as
+  `{MaculaStorage.MeshFS, ref, event}`, from now on. An event is a map with `:kind`, `:name`, and more:
+
+  | kind | what happened | more |
+  |---|---|---|
+  | `:changed` | the name shows a version from elsewhere | `:version`, `:size`, `:here`: whether its content is here, or need not be |
+  | `:deleted` | it was deleted elsewhere | `:version` |
+  | `:conflict` | a version is not shown, though nothing replaced it: see `versions/3` | `:winner`, `:loser` |
+  | `:rotten` | a content here was found to be not what it was, each time that it is | |
+  | `:mended` | it is again, by others' blocks | |
+
+  Of changes that follow each other the last one is told at least. Who leaves 1,000 messages unread is sent no more; 1,000
+  further events wait, and in the place of what is lost behind them comes `{MaculaStorage.MeshFS, ref, {:missed, count}}`:
+  look anew (`list/2`, `conflicts/2`). `{MaculaStorage.MeshFS, ref, :closed}` is the last message, when the state was
+  closed. It ends with `unsubscribe/1` or its process.
+
+  Options: `:prefix`, a directory, or a file; `:kinds`, a list of those (default: all). Durability: what is told is synced
+  here; what happens while nobody subscribes is told to nobody. Cost: a process; files cost no more while it waits.
+
+      iex> {:ok, ref} = MaculaStorage.MeshFS.subscribe(:mesh_events_doc, kinds: [:conflict, :rotten])
+      iex> MaculaStorage.MeshFS.unsubscribe(ref)
+      :ok
+  """
+  @spec subscribe(app, keyword) :: {:ok, reference} | failure
+  defdelegate subscribe(app, options \\ []), to: Feeds
+
+  @doc "Ends a subscription; the caller's mailbox has no message of it afterwards. Again is fine. Cost: a message."
+  @spec unsubscribe(reference) :: :ok
+  defdelegate unsubscribe(ref), to: Feeds
 
   ## What calls have in common
 

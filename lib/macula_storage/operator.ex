@@ -6,9 +6,9 @@ defmodule MaculaStorage.Operator do
       bin/my_app rpc  'MaculaStorage.Operator.usage()'
 
   and what stands behind `mix macula.backup`, `mix macula.restore`, `mix macula.backups`,
-  `mix macula.usage`, `mix macula.import.cubdb` and `mix macula.cluster.*`. Each function starts `:macula_storage` when it is not running, prints what it did
+  `mix macula.usage`, `mix macula.import.cubdb`, `mix macula.cluster.*` and `mix macula.mesh.*`. Each function starts `:macula_storage` when it is not running, prints what it did
   and returns `:ok`. They work while another OS process owns the app (that process does it; not an import) and
-  when nobody does.
+  when nobody does. Replicated files are those of a node that runs: what is of them is asked by `rpc` only.
 
   A failure is printed to standard error and the caller exits with `{:shutdown, code}`, which Elixir's
   command line, Mix and `eval` of a release make their exit code: 1, it failed; 2, the call was wrong.
@@ -18,7 +18,7 @@ defmodule MaculaStorage.Operator do
   """
 
   alias MaculaStorage.{Config, Error, Options}
-  alias MaculaStorage.Operator.{Certificates, Import, JSON, Text}
+  alias MaculaStorage.Operator.{Certificates, Import, JSON, Mesh, Text}
 
   @type app :: MaculaStorage.app()
 
@@ -217,6 +217,53 @@ defmodule MaculaStorage.Operator do
   @spec cluster_show(Path.t(), keyword) :: :ok
   def cluster_show(dir, options \\ []) do
     perform("cluster.show", nil, options, &Certificates.show(dir, &1))
+  end
+
+  @doc """
+  Prints how the replicated files of this node are. Options: those of `MaculaStorage.MeshFS.status/1`, and `:json`.
+
+  Durability: nothing is written. Cost: memory.
+  """
+  @spec mesh_status(keyword) :: :ok
+  def mesh_status(options \\ []), do: of_node("mesh.status", nil, options, &Mesh.status/1)
+
+  @doc """
+  Reads all replicated files of this node and mends what rotted. Options: those of `MaculaStorage.MeshFS.scrub/1`, and
+  `:json`. It failed (1) when something is rotten that nobody who is there can mend.
+
+  Durability: what is right is not changed. Cost: reads everything.
+  """
+  @spec mesh_scrub(keyword) :: :ok
+  def mesh_scrub(options \\ []),
+    do: of_node("mesh.scrub", nil, with_progress("scrub", options), &Mesh.scrub/1)
+
+  @doc """
+  Looks for what other programs did to an app's replicated files. Options: those of `MaculaStorage.MeshFS.scan/2`, and
+  `:json`.
+
+  Durability: what was found is synced in the index. Cost: looks at each file, reads what looks different.
+  """
+  @spec mesh_scan(app, keyword) :: :ok
+  def mesh_scan(app, options \\ []) do
+    of_node("mesh.scan", app, options, fn options ->
+      with :ok <- known(app), do: Mesh.scan(name(app), options)
+    end)
+  end
+
+  @doc """
+  Lists the names of an app's replicated files with more than one version. Options: those of
+  `MaculaStorage.MeshFS.conflicts/2`, and `:json`.
+
+  Durability: nothing is written. Cost: reads the index of all of the app's files.
+  """
+  @spec mesh_conflicts(app, keyword) :: :ok
+  def mesh_conflicts(app, options \\ []),
+    do: of_node("mesh.conflicts", app, options, &Mesh.conflicts(name(app), &1))
+
+  # In a VM of its own, which has another name, it would be another member of the cluster on the same directory.
+  defp of_node(command, app, options, work) do
+    runs? = List.keymember?(Application.started_applications(), :macula_storage, 0)
+    perform(command, app, options, &if(runs?, do: work.(&1), else: {:error, Mesh.elsewhere()}))
   end
 
   @doc false

@@ -61,7 +61,7 @@ defmodule MaculaStorage.Nif.MeshCallersTest do
           fn -> Call.run(&Native.mesh_read_part(reader, &1, 0, 100), timeout: ms) end,
           fn -> run.(&Native.mesh_stat(&1, &2, b), ms) end,
           fn -> run.(&Native.mesh_versions(&1, &2, b), ms) end,
-          fn -> run.(&Native.mesh_list(&1, &2, app, nil, nil, 10), ms) end,
+          fn -> run.(&Native.mesh_list(&1, &2, app, {nil, nil}, 10, false), ms) end,
           fn -> run.(&Native.mesh_status/2, ms) end,
           fn -> run.(&Native.mesh_writer(&1, &2, {app, "s"}), ms) end,
           fn -> MeshFS.write(app, "b", "b", timeout: 1) end,

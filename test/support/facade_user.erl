@@ -349,6 +349,12 @@ mesh(App) ->
     {ok, #{known := 3}} = macula_storage:mesh_scan(App, [{deletions, true}]),
     {ok, #{files := _, bytes := _, mended := _, rotten := _}} = macula_storage:mesh_scrub(),
     {ok, #{files := _}} = macula_storage:mesh_scrub([{pause_us, 1}]),
+    {ok, []} = macula_storage:mesh_conflicts(App),
+    {ok, []} = macula_storage:mesh_conflicts(App, [{prefix, <<"a">>}]),
+    {ok, Ref} = macula_storage:mesh_subscribe(App),
+    ok = macula_storage:mesh_unsubscribe(Ref),
+    {ok, Other} = macula_storage:mesh_subscribe(App, [{kinds, [conflict]}, {prefix, <<"a">>}]),
+    ok = macula_storage:mesh_unsubscribe(Other),
     {ok, #{peers := [], scrub := #{last := _}}} = macula_storage:mesh_status(),
     {ok, #{peers := []}} = macula_storage:mesh_status([{timeout, 60000}]),
     ok.

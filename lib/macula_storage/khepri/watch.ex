@@ -24,7 +24,7 @@ defmodule MaculaStorage.Khepri.Watch do
   def start_link(arguments), do: GenServer.start_link(__MODULE__, arguments)
 
   @impl true
-  def init({owner, ref, wire, from, caller}) do
+  def init({owner, ref, {wire, from}, caller}) do
     # so that the owner is told when the application stops
     Process.flag(:trap_exit, true)
     Process.monitor(owner)
@@ -71,7 +71,7 @@ defmodule MaculaStorage.Khepri.Watch do
 
   @impl true
   def terminate(reason, state) do
-    # otherwise it was told why, or MaculaStorage.Khepri.Watches tells it
+    # otherwise it was told why, or MaculaStorage.Feeders tells it
     if reason == :shutdown, do: tell(state, :closed)
   end
 

@@ -1,6 +1,6 @@
 defmodule MaculaStorage.Native.Mesh do
   @moduledoc false
-  # The stubs of native/nif/src/mesh*.rs, which are compiled into `MaculaStorage.Native`: one library is one module,
+  # The stubs of native/nif/src/mesh.rs, which are compiled into `MaculaStorage.Native`: one library is one module,
   # and that file is as long as a file may be. The same rules.
 
   defmacro __using__(_options) do
@@ -51,9 +51,6 @@ defmodule MaculaStorage.Native.Mesh do
 
       @spec mesh_versions(handle, reference, name) :: call
       def mesh_versions(_mesh, _ref, _name), do: missing()
-
-      @spec mesh_list(handle, reference, String.t(), path, path, pos_integer) :: call
-      def mesh_list(_mesh, _ref, _app, _prefix, _after, _limit), do: missing()
 
       @spec mesh_writer(handle, reference, name) :: call
       def mesh_writer(_mesh, _ref, _name), do: missing()

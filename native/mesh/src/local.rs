@@ -287,13 +287,13 @@ impl Shared {
         }
     }
 
-    /// Files of an app at or below `prefix` whose names come after `after`, at most `limit`.
+    /// Names of an app at or below `prefix` that come after `after`, at most `limit`, only those with such records.
     pub fn list(
         &self,
         app: &AppName,
-        prefix: Option<&RelPath>,
-        after: Option<&RelPath>,
+        (prefix, after): (Option<&RelPath>, Option<&RelPath>),
         limit: usize,
+        only: impl Fn(&Record) -> bool,
     ) -> Result<Page, MeshError> {
         let of = |path: &RelPath| Name { app: app.clone(), path: path.clone() }.key();
         let all = [app.as_str().as_bytes(), b"\0"].concat();
@@ -308,7 +308,7 @@ impl Shared {
             }
             match Name::of_key(key) {
                 Ok(name) if prefix.is_none_or(|prefix| name.path.is_within(prefix)) => {
-                    if row.record.winner().is_some_and(|version| version.content.is_some()) {
+                    if only(&row.record) {
                         page.paths.push(name.path);
                     }
                 }

@@ -5,6 +5,7 @@
 
 use crate::care::Cared;
 use crate::carrier::{Carrier, Links, MESSAGE_LEN_MAX};
+use crate::events::{Listening, Wish};
 use crate::local::{Page, Stat, Writing};
 use crate::reading::Reading;
 use crate::record::{Dot, Record, Version};
@@ -250,7 +251,20 @@ impl Mesh {
         after: Option<&RelPath>,
         limit: usize,
     ) -> Result<Page, MeshError> {
-        self.shared.list(app, prefix, after, limit)
+        let is_shown = |record: &Record| record.winner().is_some_and(|version| version.content.is_some());
+        self.shared.list(app, (prefix, after), limit, is_shown)
+    }
+
+    /// As [`Mesh::list`], names of more than one version: contents that nothing replaced and the name does not show.
+    /// Blocks.
+    pub fn conflicts(
+        &self,
+        app: &AppName,
+        prefix: Option<&RelPath>,
+        after: Option<&RelPath>,
+        limit: usize,
+    ) -> Result<Page, MeshError> {
+        self.shared.list(app, (prefix, after), limit, |record| record.losers().next().is_some())
     }
 
     /// One other, where there are others.
@@ -276,6 +290,12 @@ impl Mesh {
     /// Look for what other programs did to the files of an app. With `deletions`, all that is missing was deleted. Blocks.
     pub fn scan(&self, app: &AppName, deletions: bool, cancel: &Cancel) -> Result<Scanned, MeshError> {
         self.shared.scan(app, deletions, cancel)
+    }
+
+    /// Hear of what happens to files without their doing; `wake` is called when there is something to read, and must be
+    /// quick.
+    pub fn listen(&self, wish: Wish, wake: impl Fn() + Send + Sync + 'static) -> Listening {
+        self.shared.listeners.listen(wish, wake)
     }
 
     /// Wait until so many others have a version. `reply` is called once.
@@ -339,6 +359,7 @@ impl Mesh {
             self.shared.peers.close();
         }
         runtime.shutdown_timeout(CLOSE_WAIT);
+        self.shared.listeners.close();
         // what is not synced now is put again by the next process, if need be
         let _ = self.shared.sync_short();
         self.shared.index.close();

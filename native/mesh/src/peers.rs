@@ -31,8 +31,9 @@ const PAUSE: Duration = Duration::from_millis(300);
 const OUTBOX_MAX: usize = 100_000;
 /// Requests with changes under way to one peer: what comes meanwhile goes with the next.
 const PUSHES_MAX: usize = 3;
-/// A file that a peer is to hear of, and whether something changed in it: it is not what a comparison found.
-type Told = (Name, bool);
+
+/// A file of which a peer is to hear, and whether it changed just now: then a short content goes along.
+type News = (Name, bool);
 
 /// All others.
 #[derive(Default)]
@@ -71,7 +72,7 @@ pub(crate) enum Came {
 
 #[derive(Default)]
 struct Outbox {
-    /// Whether it is news of just now, which is told with its content when that is short.
+    /// See [`News`].
     names: BTreeMap<Name, bool>,
     /// Some were dropped.
     is_short: bool,
@@ -316,7 +317,7 @@ impl Peer {
         }
     }
 
-    fn take(&self) -> Vec<Told> {
+    fn take(&self) -> Vec<News> {
         let mut outbox = self.outbox.lock();
         let mut names = Vec::new();
         while names.len() < PUSH_MAX {
@@ -327,7 +328,7 @@ impl Peer {
         names
     }
 
-    async fn push(&self, shared: &Arc<Shared>, names: Vec<Told>) -> Result<(), MeshError> {
+    async fn push(&self, shared: &Arc<Shared>, names: Vec<News>) -> Result<(), MeshError> {
         let (of, replica, again) = (shared.clone(), self.replica(), names.clone());
         let (changes, rest) = blocking(move || of.to_push(&names, replica)).await?;
         rest.iter().for_each(|(name, is_new)| self.tell_of(name, *is_new));
@@ -368,7 +369,7 @@ impl Drop for Sending {
 
 impl Shared {
     /// What a replica is to hear of these; and those that did not fit.
-    fn to_push(&self, names: &[Told], to: ReplicaId) -> Result<(Vec<Pushed>, Vec<Told>), MeshError> {
+    fn to_push(&self, names: &[News], to: ReplicaId) -> Result<(Vec<Pushed>, Vec<News>), MeshError> {
         let (mut changes, mut bytes) = (Vec::new(), 0);
         for (at, (name, is_new)) in names.iter().enumerate() {
             let Some(row) = self.index.row(name)? else { continue };

@@ -5,6 +5,7 @@
 //! from other members, of which each may be rotten elsewhere. Else it stays, and is told. What somebody changed is a
 //! version, not rot.
 
+use crate::events::What;
 use crate::fetch::Transfer;
 use crate::id::Manifest;
 use crate::peers::{blocking, Peer};
@@ -95,6 +96,7 @@ impl Shared {
         if self.is_right_here(name, content.id).await? {
             return Ok(true);
         }
+        self.listeners.tell(name, What::Rotten);
         let (of, at) = (self.clone(), name.clone());
         let row = blocking(move || of.row(&at)).await?;
         let sources = self.others_with(&row, content);
@@ -104,7 +106,11 @@ impl Shared {
         match Transfer::new(self, name, (content, Why::New), sources).mend(&row).await {
             // nobody who is there has what is missing
             Err(MeshError::Unreachable { .. }) => Ok(false),
-            mended => mended,
+            Ok(true) => {
+                self.listeners.tell(name, What::Mended);
+                Ok(true)
+            }
+            ended => ended,
         }
     }
 

@@ -5,6 +5,7 @@
 
 use crate::arriving::Arrivals;
 use crate::care::Cared;
+use crate::events::Listeners;
 use crate::in_hand::InHand;
 use crate::index::{Change, Index};
 use crate::peers::Peers;
@@ -91,6 +92,7 @@ pub(crate) struct Shared {
     pub fetches: Fetches,
     pub traffic: Arc<Traffic>,
     pub waiters: Waiters,
+    pub listeners: Arc<Listeners>,
     pub cared: Mutex<Cared>,
     pub rounds: Mutex<Rounds>,
     pub unsynced: Unsynced,
@@ -135,6 +137,7 @@ impl Shared {
             peers: Peers::default(),
             fetches: Fetches::default(),
             waiters: Waiters::default(),
+            listeners: Arc::default(),
             cared: Mutex::default(),
             rounds: Mutex::new(rounds),
             unsynced,

@@ -4,6 +4,7 @@
 //! nobody is told of a change before the file is durable, and one that had begun is finished by the next turn,
 //! also by that of another process; so after a crash file and index say the same, without a walk.
 
+use crate::events::Seen;
 use crate::in_hand::Held;
 use crate::record::{Content, Dot, Record};
 use crate::row::{aside, Pending, Placed, Row};
@@ -32,6 +33,8 @@ pub(crate) struct Turn<'a> {
     placed: Option<ContentId>,
     /// What it stages or keeps.
     in_hand: Vec<Held>,
+    /// What those know who listen.
+    seen: Option<Seen>,
     _alone: MutexGuard<'a, ()>,
 }
 
@@ -44,8 +47,8 @@ impl<'a> Turn<'a> {
         let row = shared.index.row(name)?.unwrap_or_default();
         let told = shared.digest(name, &row.record);
         let placed = content_of(&row);
-        let (from, in_hand) = (None, Vec::new());
-        let mut turn = Self { shared, name, files, row, from, told, placed, in_hand, _alone: alone };
+        let (from, in_hand, seen) = (None, Vec::new(), Seen::of(shared, &row));
+        let mut turn = Self { shared, name, files, row, from, told, placed, in_hand, seen, _alone: alone };
         turn.put_again(shared)?;
         if let Some(pending) = turn.row.here.pending.clone() {
             turn.go_on(pending)?;
@@ -270,6 +273,10 @@ impl<'a> Turn<'a> {
         self.placed = content_of(&self.row);
         if self.told != told {
             self.shared.peers.tell(self.name, self.from.as_deref());
+        }
+        if let (None, Some(seen)) = (&self.row.here.pending, &self.seen) {
+            seen.tell(self.shared, self.name, &self.row);
+            self.seen = Seen::of(self.shared, &self.row);
         }
         Ok(())
     }

@@ -37,7 +37,7 @@ rustler::atoms! {
     count, list, history, status, refused, lease_unknown, lease_without_end, keep_while_not_met, time_ms, leases,
     history_first, history_bytes, state_changed,
     // replicated files
-    bulk, fast, quorum, carry, call_back,
+    bulk, fast, quorum, carry, call_back, mesh_events, deleted, rotten, mended,
     // certificates
     authority, certificate, cluster, id, has_key, role, member, client, issued_by, trusts, from_ms, until_ms,
     infinity, neg_infinity, name, path, bytes, at_us, verified, entries, blocks, bytes_in, changed, left_out,

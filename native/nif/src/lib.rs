@@ -22,6 +22,7 @@ mod kv;
 mod mesh;
 mod mesh_care;
 mod mesh_carrier;
+mod mesh_events;
 mod options;
 mod probe;
 mod reply;

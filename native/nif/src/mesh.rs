@@ -311,33 +311,6 @@ fn mesh_versions<'a>(
     })
 }
 
-/// own thread: a page of names, and whether there are more.
-#[rustler::nif]
-fn mesh_list<'a>(
-    env: Env<'a>,
-    mesh: ResourceArc<MeshHandle>,
-    reference: Term<'a>,
-    app: &'a str,
-    prefix: Option<Binary<'a>>,
-    after: Option<Binary<'a>>,
-    limit: usize,
-) -> Term<'a> {
-    let path = |path: Option<Binary>| path.map(|path| rel_path(&path)).transpose();
-    let decoded = || Ok((app_name(app)?, path(prefix)?, path(after)?));
-    let (app, prefix, after) = match decoded() {
-        Ok(found) => found,
-        Err(failure) => return Failure::encode(&failure, env),
-    };
-    working(env, &mesh, reference, move |mesh, reply| {
-        let page = mesh.with(|mesh| Ok(mesh.list(&app, prefix.as_ref(), after.as_ref(), limit)?));
-        let told = |page: macula_mesh::Page| {
-            let paths = page.paths.iter().map(|path| Bytes(path.as_bytes().to_vec())).collect::<Vec<_>>();
-            (paths, page.more)
-        };
-        reply.send_result(page.map(told));
-    })
-}
-
 /// own thread: begin to write a file in chunks.
 #[rustler::nif]
 fn mesh_writer<'a>(

@@ -1,13 +1,15 @@
-//! Replicated files: how they are, and what is done about them by hand that is else done by itself.
+//! Replicated files: which there are, how they are, and what is done about them by hand that is else done by itself.
 
 use crate::archive::tell;
+use crate::error::Failure;
+use crate::files::Bytes;
 use crate::mesh::{working, MeshHandle, NodeName};
-use crate::options::app_name;
+use crate::options::{app_name, rel_path};
 use crate::reply::Reply;
 use macula_core::Task;
-use macula_mesh::{Rounds, Scrubbed};
+use macula_mesh::{Mesh, Page, Rounds, Scrubbed};
 use parking_lot::Mutex;
-use rustler::{Encoder, Env, ResourceArc, Term};
+use rustler::{Binary, Encoder, Env, ResourceArc, Term};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -71,6 +73,34 @@ fn mesh_scan<'a>(
         let cancel = reply.call().cancel_token();
         let scanned = mesh.with(|mesh| Ok(mesh.scan(&app, deletions, &cancel)?));
         reply.send_result(scanned.map(|told| (told.known, told.found, told.changed, told.deleted, told.lost)));
+    })
+}
+
+/// own thread: a page of names, and whether there are more; with `conflicts`, of those of more than one version.
+#[rustler::nif]
+fn mesh_list<'a>(
+    env: Env<'a>,
+    mesh: ResourceArc<MeshHandle>,
+    reference: Term<'a>,
+    app: &'a str,
+    (prefix, after): (Option<Binary<'a>>, Option<Binary<'a>>),
+    limit: usize,
+    conflicts: bool,
+) -> Term<'a> {
+    let path = |path: Option<Binary>| path.map(|path| rel_path(&path)).transpose();
+    let decoded = || Ok((app_name(app)?, path(prefix)?, path(after)?));
+    let (app, prefix, after) = match decoded() {
+        Ok(found) => found,
+        Err(failure) => return Failure::encode(&failure, env),
+    };
+    working(env, &mesh, reference, move |mesh, reply| {
+        let list = if conflicts { Mesh::conflicts } else { Mesh::list };
+        let page = mesh.with(|mesh| Ok(list(mesh, &app, prefix.as_ref(), after.as_ref(), limit)?));
+        let told = |page: Page| {
+            let paths = page.paths.iter().map(|path| Bytes(path.as_bytes().to_vec())).collect::<Vec<_>>();
+            (paths, page.more)
+        };
+        reply.send_result(page.map(told));
     })
 }
 
