@@ -303,7 +303,8 @@ impl Peer {
         blocking(move || {
             for (key, record) in sent.iter().zip(took) {
                 if let Some(record) = record {
-                    of.merge(&Name::of_key(key)?, &record, None, &from)?;
+                    // what cannot be merged now is found by the next comparison
+                    let _ = of.merge(&Name::of_key(key)?, &record, None, &from);
                 }
             }
             Ok(())
@@ -336,10 +337,11 @@ impl Shared {
                 is_short && !has && self.holders(name, version).contains(&to)
             });
             let content = match content.and_then(|version| version.content) {
-                Some(content) => self.whole(name, &content)?,
+                // one that cannot be read now is fetched later, and keeps no other change from being told
+                Some(content) => self.whole(name, &content).unwrap_or_default(),
                 None => None,
             };
-            let len = name.path.as_bytes().len() + 300 + content.as_ref().map_or(0, Bytes::len);
+            let len = name.path.as_bytes().len() + 100 + row.record.len_max() + content.as_ref().map_or(0, Bytes::len);
             if bytes > 0 && bytes + len > PUSH_BYTES_MAX {
                 return Ok((changes, names[at..].to_vec()));
             }
