@@ -96,7 +96,7 @@ async fn fetch_short(
         let of = Of { key: name.key(), id: content.id };
         let asked = ask_blocks(shared, peer, Request::Blocks(of, 0, 1), (content.len, why)).await;
         let Some((bytes, _permit)) = asked else { continue };
-        if ContentId::of_block(&bytes) == content.id {
+        if bytes.len() as u64 == content.len && ContentId::of_block(&bytes) == content.id {
             let (shared, name, record) = (shared.clone(), name.clone(), row.record.clone());
             // nobody but this replica makes news of it
             return blocking(move || shared.merge(&name, &record, Some(&bytes), "").map(drop)).await;

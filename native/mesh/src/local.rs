@@ -338,11 +338,18 @@ impl Shared {
     /// Merge what the member `from` knows; with the content of what it shows, when that came along. Gives what is
     /// known then, of which `from` is not told: it gets that as an answer, or knows it.
     pub fn merge(&self, name: &Name, record: &Record, content: Option<&[u8]>, from: &str) -> Result<Record, MeshError> {
+        if !self.may_be_known(record) {
+            return Err(MeshError::Malformed(format!("{from} knows of {name} what this replica did not say yet")));
+        }
         self.observe(record);
         let mut turn = Turn::of(self, name)?;
         turn.from = Some(from.to_owned());
         let mut merged = turn.row.record.clone();
         let is_news = merged.merge(record);
+        if is_news && !merged.has_room() {
+            // else nobody would take it, nor what goes with it
+            return Err(MeshError::Malformed(format!("{name} has more versions than can be")));
+        }
         let inline = content.filter(|_| self.lacks_shown(name, &turn.row, &merged));
         if !is_news && inline.is_none() {
             return Ok(turn.row.record.clone());
@@ -387,7 +394,8 @@ impl Shared {
         if turn.row.here.kept.contains(&content.id) {
             return turn.bring(record, None, false);
         }
-        let whole = inline.filter(|bytes| ContentId::of_block(bytes) == content.id);
+        let is_it = |bytes: &&[u8]| bytes.len() as u64 == content.len && ContentId::of_block(bytes) == content.id;
+        let whole = inline.filter(is_it);
         let Some(bytes) = whole else { return turn.know(record) };
         turn.bring_short(record, bytes, false)
     }

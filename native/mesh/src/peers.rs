@@ -349,7 +349,8 @@ impl Peer {
         blocking(move || {
             for (key, record) in sent.iter().zip(took) {
                 if let Some(record) = record {
-                    of.merge(&Name::of_key(key)?, &record, None, &from)?;
+                    // what cannot be merged now is found by the next comparison
+                    let _ = of.merge(&Name::of_key(key)?, &record, None, &from);
                 }
             }
             Ok(())
@@ -384,10 +385,11 @@ impl Shared {
             let may_go = |len| *is_new || self.traffic.may_send_along(&*self.clock, len);
             let content = content.filter(|version| version.content.is_some_and(|content| may_go(content.len)));
             let content = match content.and_then(|version| version.content) {
-                Some(content) => self.whole(name, &content)?,
+                // one that cannot be read now is fetched later, and keeps no other change from being told
+                Some(content) => self.whole(name, &content).unwrap_or_default(),
                 None => None,
             };
-            let len = name.path.as_bytes().len() + 300 + content.as_ref().map_or(0, Bytes::len);
+            let len = name.path.as_bytes().len() + 100 + row.record.len_max() + content.as_ref().map_or(0, Bytes::len);
             if bytes > 0 && bytes + len > PUSH_BYTES_MAX {
                 return Ok((changes, names[at..].to_vec()));
             }

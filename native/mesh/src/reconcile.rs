@@ -128,7 +128,8 @@ async fn settle(shared: &Arc<Shared>, peer: &Arc<Peer>, differences: Vec<Differe
             }
         }
         while let Some(merged) = merges.join_next().await {
-            merged.map_err(|error| MeshError::Internal(format!("work ended: {error}")))??;
+            // of a name that cannot be changed now the next comparison is told; the others go on
+            let _ = merged.map_err(|error| MeshError::Internal(format!("work ended: {error}")))?;
         }
     }
     ours.iter().for_each(|name| peer.tell_again(name));

@@ -99,6 +99,24 @@ impl Record {
         self.seen.get(&replica).copied()
     }
 
+    /// The last stamp of a replica in it.
+    pub fn last_stamp_of(&self, replica: ReplicaId) -> Stamp {
+        let claimed = self.claims.get(&replica).map(|claim| claim.at);
+        self.last_of(replica).max(claimed).unwrap_or_default()
+    }
+
+    /// Bytes that it takes when it is sent, at most.
+    pub fn len_max(&self) -> usize {
+        let of_versions = self.versions.iter().map(|version| 80 + 20 * version.over.len());
+        let of_claims = self.claims.values().map(|claim| 40 + 20 * claim.of.len());
+        40 + 20 * self.seen.len() + of_versions.chain(of_claims).sum::<usize>()
+    }
+
+    /// Whether it stays sound with what a few writers add.
+    pub fn has_room(&self) -> bool {
+        self.versions.len() + LOSERS_MAX <= VERSIONS_MAX && self.is_sound()
+    }
+
     /// A version of this name, made here and now: it replaces the one that the name shows. Contents beside it stay, the
     /// latest [`LOSERS_MAX`] of them.
     pub fn write(&mut self, dot: Dot, content: Option<Content>) {

@@ -5,7 +5,7 @@
 
 use crate::peers::blocking;
 use crate::shared::Shared;
-use crate::wire::{name_of, Answer, Of, Pushed, Reply, Request, BLOCKS_MAX, MANIFEST_PART};
+use crate::wire::{fitting, name_of, Answer, Of, Pushed, Reply, Request, BLOCKS_MAX, MANIFEST_PART};
 use crate::{reconcile, MeshError, Record, BLOCK_LEN};
 use bytes::Bytes;
 use macula_core::Opened;
@@ -71,13 +71,13 @@ impl Shared {
             let (at, known) = take.map_err(|error| MeshError::Internal(format!("work ended: {error}")))??;
             taken[at] = known;
         }
-        Ok(taken)
+        Ok(fitting(taken))
     }
 
     fn records(&self, keys: &[Vec<u8>]) -> Result<Reply, MeshError> {
         let record = |key: &Vec<u8>| Ok(self.index.row_of_key(key)?.map(|row| row.record));
         let records = keys.iter().take(crate::wire::PUSH_MAX).map(record).collect::<Result<_, MeshError>>()?;
-        Ok(Reply::Answer(Answer::Records(records)))
+        Ok(Reply::Answer(Answer::Records(fitting(records))))
     }
 
     fn manifest_part(&self, of: &Of, from: u64) -> Result<Reply, MeshError> {

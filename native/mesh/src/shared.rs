@@ -198,6 +198,11 @@ impl Shared {
         Ok(Dot { stamp: self.stamp()?, replica: self.own() })
     }
 
+    /// Whether what somebody else knows of this replica can be.
+    pub fn may_be_known(&self, record: &Record) -> bool {
+        self.stamps.may_have_given(record.last_stamp_of(self.own()))
+    }
+
     /// What came from another replica was stamped there.
     pub fn observe(&self, record: &Record) {
         self.stamps.observe(record.last());

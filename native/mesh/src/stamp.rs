@@ -49,6 +49,12 @@ impl Stamps {
         *last
     }
 
+    /// Whether this replica can have given it: who says that it gave a later one would have what it writes taken for
+    /// seen already.
+    pub fn may_have_given(&self, stamp: Stamp) -> bool {
+        stamp.wall_ms() <= self.clock.wall_ms().saturating_add(AHEAD_MS_MAX) || stamp <= *self.last.lock()
+    }
+
     /// Another replica's: what is stamped from now on is later, unless its clock is far ahead.
     pub fn observe(&self, other: Stamp) {
         if other.wall_ms() <= self.clock.wall_ms().saturating_add(AHEAD_MS_MAX) {

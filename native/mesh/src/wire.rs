@@ -130,7 +130,7 @@ impl Request {
     /// # Errors
     /// [`MeshError::Malformed`].
     pub fn decode(bytes: &Bytes) -> Result<(Self, Bytes), MeshError> {
-        refuse_long_comparison(bytes)?;
+        refuse_long(bytes)?;
         let (request, rest): (Self, usize) = decode_first(VERSION, bytes)?;
         let behind = bytes.slice(bytes.len() - rest..);
         match &request {
@@ -172,10 +172,10 @@ fn refusal(error: &MeshError) -> Vec<u8> {
 /// # Errors
 /// [`MeshError::Malformed`].
 pub fn answer(bytes: Bytes) -> Result<Result<Answer, Bytes>, MeshError> {
+    refuse_long(&bytes)?;
     if bytes.first() == Some(&IS_BYTES) {
         return Ok(Err(bytes.slice(1..)));
     }
-    refuse_long_comparison(&bytes)?;
     let answer: Answer = decode(IS_ANSWER, &bytes)?;
     let records = match &answer {
         Answer::Took(records) | Answer::Records(records) => &records[..],
@@ -189,15 +189,35 @@ pub fn answer(bytes: Bytes) -> Result<Result<Answer, Bytes>, MeshError> {
 
 /// The place of [`Request::Compare`] among the requests, and of [`Answer::Compared`] among the answers.
 const COMPARISON: u8 = 2;
+/// Those of [`Request::Push`] and [`Answer::Took`], of [`Request::Records`] and [`Answer::Records`]: each begins with
+/// how many there are.
+const CHANGES: u8 = 1;
+const RECORDS: u8 = 3;
 
-/// A comparison unfolds to more than it takes on its way.
-fn refuse_long_comparison(bytes: &[u8]) -> Result<(), MeshError> {
+/// What came may unfold to more than it took on its way.
+fn refuse_long(bytes: &[u8]) -> Result<(), MeshError> {
+    let refuse = |what: String| Err(MeshError::Malformed(format!("a message of files: {what}")));
     match bytes {
-        [_, COMPARISON, rest @ ..] if rest.len() > ranges::MESSAGE_BYTES_MAX => {
-            Err(MeshError::Malformed(format!("a comparison of {} bytes", rest.len())))
+        _ if bytes.len() > MESSAGE_LEN_MAX => refuse(format!("{} bytes", bytes.len())),
+        [VERSION, COMPARISON, rest @ ..] if rest.len() > ranges::MESSAGE_BYTES_MAX => {
+            refuse(format!("a comparison of {} bytes", rest.len()))
         }
+        [VERSION, CHANGES | RECORDS, rest @ ..] => match postcard::take_from_bytes::<u64>(rest) {
+            Ok((many, _)) if many > PUSH_MAX as u64 => refuse(format!("{many} records")),
+            _ => Ok(()),
+        },
         _ => Ok(()),
     }
+}
+
+/// As many of these as fit into an answer, in their places; nothing of the others: a later comparison finds them.
+pub fn fitting(records: Vec<Option<Record>>) -> Vec<Option<Record>> {
+    let mut bytes = 0;
+    let mut fits = |record: &Record| {
+        bytes += record.len_max();
+        bytes <= PUSH_BYTES_MAX || bytes == record.len_max()
+    };
+    records.into_iter().map(|record| record.filter(&mut fits)).collect()
 }
 
 /// The name of a key that came from elsewhere.

@@ -5,15 +5,15 @@
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use macula_core::{
-    create_dir_all, AppFiles, AppFilesError, AppName, Apps, Disk, Gate, Ledger, MemberAt, Members, Open, RealDisk,
-    RelPath, SystemChance, SystemClock, Task,
+    create_dir_all, AppFiles, AppFilesError, AppName, Apps, Disk, Gate, Kind, Ledger, MemberAt, Members, Open,
+    RealDisk, RelPath, SystemChance, SystemClock, Task,
 };
 use macula_files::Files;
 use macula_kv::{Seams as KvSeams, Store, Threads};
 use macula_mesh::{Ack, Carrier, Content, Dot, Mesh, MeshError, Name, Options, Scrubbed, Seams, Written};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{mpsc, Arc};
 use std::time::{Duration, Instant};
 
@@ -115,11 +115,15 @@ impl Members for Known {
     }
 }
 
+/// Every app has the same files; one that is called `locked` cannot be opened while it is so.
 #[derive(Debug)]
-struct OneApp(Files);
+struct OneApp(Files, Arc<AtomicBool>);
 
 impl Apps for OneApp {
-    fn files_of(&self, _app: &AppName) -> Result<Arc<dyn AppFiles>, AppFilesError> {
+    fn files_of(&self, app: &AppName) -> Result<Arc<dyn AppFiles>, AppFilesError> {
+        if app.as_str() == "locked" && self.1.load(Ordering::Acquire) {
+            return Err(AppFilesError { kind: Kind::Locked, message: "another process has it".into() });
+        }
         Ok(Arc::new(self.0.clone()))
     }
 
@@ -134,6 +138,8 @@ pub struct Node {
     pub disk: Arc<dyn Disk>,
     pub mesh: Arc<Mesh>,
     pub files: Files,
+    /// Whether the app `locked` cannot be opened.
+    pub is_locked: Arc<AtomicBool>,
     net: Arc<Network>,
     _dir: Option<tempfile::TempDir>,
 }
@@ -173,7 +179,8 @@ impl Node {
             threads: threads(),
         };
         let store = Store::open(kv, macula_kv::Options::default())?;
-        let apps = Arc::new(OneApp(files.clone()));
+        let is_locked = Arc::<AtomicBool>::default();
+        let apps = Arc::new(OneApp(files.clone(), is_locked.clone()));
         let members = Arc::new(Known(net.clone(), name.to_owned()));
         let mesh = Arc::new(Mesh::open(Seams { store, apps, members, clock, chance }, options)?);
         {
@@ -184,7 +191,7 @@ impl Node {
         }
         net.meshes.lock().insert(name.to_owned(), mesh.clone());
         mesh.carry(Arc::new(Loopback { net: net.clone(), from: name.to_owned() }));
-        Ok(Self { name: name.to_owned(), disk, mesh, files, net: net.clone(), _dir: None })
+        Ok(Self { name: name.to_owned(), disk, mesh, files, is_locked, net: net.clone(), _dir: None })
     }
 
     /// Gone; its disk stays with who has it.
