@@ -17,7 +17,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{mpsc, Arc};
 use std::time::{Duration, Instant};
 
-pub const SOON: Duration = Duration::from_secs(20);
+/// What a member could not take, because its disk was full, it gets with a comparison: one each 15 s.
+pub const SOON: Duration = Duration::from_secs(45);
 
 /// Who lies, what it was asked, and what it would say.
 type Lie = Box<dyn Fn(&str, &[u8], Vec<u8>) -> Vec<u8> + Send>;
