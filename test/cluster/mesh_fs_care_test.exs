@@ -8,6 +8,7 @@ defmodule MaculaStorage.Cluster.MeshFSCareTest do
   import MaculaStorage.BeamNode
   import MaculaStorage.Cluster.Meshes
   alias MaculaStorage.{Error, Wait}
+  alias MaculaStorage.Cluster.MeshProcess
 
   @moduletag timeout: 300_000
 
@@ -118,6 +119,51 @@ defmodule MaculaStorage.Cluster.MeshFSCareTest do
              mesh(b, :scrub, [[pause_us: 1]])
 
     assert bytes == content |> Map.values() |> Enum.map(&byte_size/1) |> Enum.sum()
+  end
+
+  test "what rotted is found and mended without anybody, but of apps that are closed" do
+    [a, b] = cluster(2, mesh_scrub_every: 20)
+    content = fill(a, 4, 50_000)
+    for node <- [a, b], do: Wait.until("the first look", fn -> looked?(node, 4) end)
+    rot(file(b, "d/2"), 70_000)
+    Wait.until("it is mended", fn -> tree(b) == content end)
+    bytes = content |> Map.values() |> Enum.map(&byte_size/1) |> Enum.sum()
+
+    last = fn ->
+      {:ok, %{scrub: %{last: last}}} = mesh(b, :status)
+      last && Map.drop(last, [:began_ms, :ended_ms])
+    end
+
+    whole = %{files: 4, bytes: bytes, mended: 0, rotten: 0, skipped: 0}
+    Wait.until("all that is right", fn -> last.() == whole end)
+
+    assert :ok = call(b, MaculaStorage, :close_app, [app()])
+    none = %{files: 0, bytes: 0, mended: 0, rotten: 0, skipped: 4}
+    Wait.until("a round that opens nothing", fn -> last.() == none end)
+    assert {:ok, nil} = call(b, MaculaStorage, :app_owner, [app()])
+    # by hand it is opened
+    assert {:ok, %{files: 4, skipped: 0}} = mesh(b, :scrub)
+  end
+
+  test "a narrow line has room for who waits" do
+    [a, b] = cluster(2, mesh_bandwidth: 131_072)
+    assert :ok = call(a, MeshProcess, :write, [app(), "large", 40, 7, [ack: :local]])
+
+    Wait.until("a part of it", fn ->
+      {:ok, %{received_bytes: received}} = mesh(b, :status)
+      received > 1_000_000
+    end)
+
+    for n <- 1..20 do
+      content = :crypto.strong_rand_bytes(n * 10_000)
+      assert :ok = mesh(a, :write, ["d/#{n}", content, [ack: :all]])
+      assert {:ok, ^content} = mesh(b, :read, ["d/#{n}"])
+    end
+
+    # from the other, as fast as can be: as a copy it takes five minutes
+    assert call(b, MeshProcess, :read, [app(), "large"]) == MeshProcess.digest(40, 7)
+    assert {:ok, %{fetching: 1, failed: 0}} = mesh(b, :status)
+    refute Map.has_key?(tree(b), "large")
   end
 
   test "what rotted on all stays, and is told" do

@@ -12,6 +12,11 @@ defmodule MaculaStorage.MeshFSTest do
 
   @block 262_144
 
+  # the first look opens each app once more, also one that a test has just closed to remove it
+  setup_all do
+    MaculaStorage.Cluster.Meshes.look()
+  end
+
   setup do
     %{app: unique_app()}
   end

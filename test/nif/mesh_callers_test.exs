@@ -4,6 +4,7 @@ defmodule MaculaStorage.Nif.MeshCallersTest do
   use MaculaStorage.NifCase, async: false
 
   alias MaculaStorage.{Apps, MeshFS}
+  alias MaculaStorage.Cluster.Meshes
 
   @rounds if System.get_env("MACULA_TORTURE"), do: 50_000, else: 1_500
 
@@ -89,6 +90,8 @@ defmodule MaculaStorage.Nif.MeshCallersTest do
     assert :ok = Apps.close_state()
     assert {:error, :closed} = Task.await(scrub, 60_000)
     assert {:ok, "b"} = MeshFS.read(app, "b")
+    # the first look of what was opened again opens each app, those too that another test closed
+    assert :ok = Meshes.look()
   end
 
   defmodule Server do

@@ -176,9 +176,7 @@ impl Shared {
     }
 
     async fn read_file(self: &Arc<Self>, name: &Name, round: &mut Round, way: &mut Way<'_>) -> Result<(), MeshError> {
-        if way.is_own && self.opened(&name.app).is_none() {
-            return Err(MeshError::Closed);
-        }
+        self.may_open(name, way)?;
         let (of, at) = (self.clone(), name.clone());
         let contents = blocking(move || of.contents_here(&at)).await?;
         for (id, content) in contents {
@@ -191,6 +189,13 @@ impl Shared {
             self.read_content(name, (content, begin), round, way).await?;
         }
         Ok(())
+    }
+
+    fn may_open(&self, name: &Name, way: &Way<'_>) -> Result<(), MeshError> {
+        match way.is_own && self.opened(&name.app).is_none() {
+            true => Err(MeshError::Closed),
+            false => Ok(()),
+        }
     }
 
     fn contents_here(&self, name: &Name) -> Result<BTreeMap<ContentId, Content>, MeshError> {
@@ -208,6 +213,8 @@ impl Shared {
         way: &mut Way<'_>,
     ) -> Result<(), MeshError> {
         way.pass(self, FILE_COST.saturating_sub(content.len)).await?;
+        // it may have been closed while this waited
+        self.may_open(name, way)?;
         let Some(pieces) = self.pieces(name, content.id).await? else { return Ok(()) };
         round.found.files += u64::from(block == 0);
         let mut is_right = pieces.is_whole();

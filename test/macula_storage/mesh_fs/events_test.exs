@@ -81,6 +81,8 @@ defmodule MaculaStorage.MeshFS.EventsTest do
     assert {:ok, ref} = MeshFS.subscribe(app)
     rot(app, "a")
     assert_receive {MeshFS, ^ref, %{kind: :rotten, name: "a"}}, 60_000
+    # the first look of what was opened again opens each app, those too that another test closed
+    assert :ok = Meshes.look()
   end
 
   test "misuse", %{app: app} do

@@ -24,7 +24,8 @@ defmodule MaculaStorage.Cluster.MeshProcess do
   end
 
   @doc false
-  def write(app, name, mebibytes, seed), do: MeshFS.write(app, name, chunks(mebibytes, seed))
+  def write(app, name, mebibytes, seed, options \\ []),
+    do: MeshFS.write(app, name, chunks(mebibytes, seed), options)
 
   @doc false
   def read(app, name), do: app |> MeshFS.stream!(name) |> hashed()
