@@ -360,11 +360,15 @@ impl Shared {
             match self.show(&mut turn, merged, inline) {
                 // somebody else changed the file: a version of its own, beside the one that comes
                 Err(error) if error.kind() == Kind::Conflict => drop(turn.adopt()?),
-                // it is known, and fetched when there is room
-                Err(error) if error.kind() == Kind::DiskFull => {
+                Err(error) if error.kind() != Kind::UnknownResult => {
                     let mut merged = turn.row.record.clone();
                     merged.merge(record);
-                    return turn.know(merged).map(|()| turn.row.record.clone());
+                    let content = merged.winner().and_then(|winner| winner.content);
+                    // it is known, and fetched when there is room for it, and nothing else in its place
+                    return match content.is_some_and(|content| !turn.row.has_content(&content.id)) {
+                        true => turn.know(merged).map(|()| turn.row.record.clone()),
+                        false => Err(error),
+                    };
                 }
                 shown => return shown.map(|()| turn.row.record.clone()),
             }

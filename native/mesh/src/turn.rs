@@ -300,7 +300,8 @@ impl<'a> Turn<'a> {
                 self.files.put_kept(path, &aside(self.name, &content.id), keep, expected).map(Some)
             }
             (None, _) => match self.files.remove(path, keep, expected) {
-                Err(error) if error.kind == Kind::NotFound => Ok(None),
+                // a directory is no file, and not ours to remove
+                Err(error) if matches!(error.kind, Kind::NotFound | Kind::Invalid) => Ok(None),
                 removed => removed.map(|()| None),
             },
         }
