@@ -154,7 +154,9 @@ defmodule MaculaStorage.MeshFS.Courier do
     if state.carrying, do: Native.mesh_carry_tell(state.carrying, name, up?)
     change = if up?, do: &MapSet.put/2, else: &MapSet.delete/2
     told = if state.asker, do: Map.put(state.told, name, up?), else: state.told
-    %{state | up: change.(state.up, name), told: told}
+    # whom it comes back to may fail anew
+    failing = if up?, do: state.failing, else: MapSet.delete(state.failing, name)
+    %{state | up: change.(state.up, name), told: told, failing: failing}
   end
 
   ## Who is reachable
@@ -207,24 +209,24 @@ defmodule MaculaStorage.MeshFS.Courier do
   end
 
   defp ended(state, _number, node, :normal),
-    do: %{state | failing: MapSet.delete(state.failing, node)}
+    do: %{state | failing: MapSet.delete(state.failing, to_string(node))}
 
   # also when it was killed by something of the transport's: nobody waits for it until the deadline
   defp ended(state, number, node, reason) do
     why = why(reason)
     Native.mesh_carry_answer(state.carrying, number, {:error, why})
 
-    cond do
-      # of one that is gone it is no wonder
-      not MapSet.member?(state.up, to_string(node)) -> state
-      MapSet.member?(state.failing, node) -> state
-      true -> failing(state, node, why)
-    end
+    failing(state, to_string(node), why)
   end
 
-  defp failing(state, node, why) do
-    log("to #{node}", why)
-    %{state | failing: MapSet.put(state.failing, node)}
+  defp failing(state, name, why) do
+    # of one that is gone it is no wonder
+    if MapSet.member?(state.failing, name) or not MapSet.member?(state.up, name) do
+      state
+    else
+      log("to #{name}", why)
+      %{state | failing: MapSet.put(state.failing, name)}
+    end
   end
 
   defp why({:shutdown, why}) when is_binary(why), do: why

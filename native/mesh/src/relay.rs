@@ -9,7 +9,7 @@ use crate::MeshError;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use macula_core::MemberAt;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Arc;
@@ -67,7 +67,7 @@ impl Relay {
     pub fn attach(&self, courier: Arc<dyn Courier>) -> u64 {
         let (number, mut table) = (number(), self.0.table.lock());
         table.courier = Some((number, courier));
-        self.forget_all(table);
+        self.end_all(table);
         number
     }
 
@@ -76,11 +76,12 @@ impl Relay {
         let mut table = self.0.table.lock();
         if table.courier.as_ref().is_some_and(|(number, _)| *number == courier) {
             table.courier = None;
-            self.forget_all(table);
+            self.end_all(table);
         }
     }
 
-    fn forget_all(&self, mut table: parking_lot::MutexGuard<'_, Table>) {
+    /// Not by `up` alone: who is told again at once was never seen to be gone.
+    fn end_all(&self, mut table: MutexGuard<'_, Table>) {
         let ended = std::mem::take(&mut table.under_way);
         self.0.up.send_modify(BTreeSet::clear);
         drop(table);

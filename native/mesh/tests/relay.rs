@@ -42,12 +42,15 @@ impl Courier for Taker {
 impl Taker {
     /// The number of what was taken as the n-th, once that is.
     async fn nth(&self, n: usize) -> u64 {
-        loop {
-            if let Some((number, _, _)) = self.taken.lock().get(n) {
-                return *number;
+        let taken = async {
+            loop {
+                if let Some((number, _, _)) = self.taken.lock().get(n) {
+                    return *number;
+                }
+                tokio::task::yield_now().await;
             }
-            tokio::task::yield_now().await;
-        }
+        };
+        ends(taken).await
     }
 
     fn is_called_back(&self, number: u64) -> bool {
@@ -70,8 +73,13 @@ fn words(bytes: &'static [u8]) -> Answered {
     Ok(Box::new(move || Ok(Bytes::from_static(bytes))))
 }
 
+/// What ends, or the test does.
+async fn ends<T>(future: impl std::future::Future<Output = T>) -> T {
+    tokio::time::timeout(common::SOON, future).await.expect("ends")
+}
+
 async fn why(call: Call) -> String {
-    let error = call.await.expect("ends").expect_err("no answer");
+    let error = ends(call).await.expect("ends").expect_err("no answer");
     assert_eq!(error.kind(), Kind::Unreachable);
     error.to_string()
 }
@@ -139,11 +147,11 @@ async fn nothing_is_handed_over_for_who_is_not_there() {
     let lost = tokio::spawn(relay.lost("c"));
     relay.tell(courier, "c", false);
     assert!(why(asked).await.contains("cannot be reached"));
-    lost.await.expect("ends");
+    ends(lost).await.expect("ends");
     assert!(taker.is_called_back(number));
     let there = tokio::spawn(relay.reachable("c"));
     relay.tell(courier, "c", true);
-    there.await.expect("ends");
+    ends(there).await.expect("ends");
 }
 
 #[tokio::test]
@@ -154,7 +162,7 @@ async fn all_ends_with_the_courier_and_the_next_one_begins_with_nobody() {
     relay.detach(first);
     assert!(why(asked).await.starts_with("the transport, to b: "));
     assert!(!relay.answered(number, words(b"late")));
-    relay.lost("b").await;
+    ends(relay.lost("b")).await;
 
     let second = relay.attach(taker.clone());
     // the former's word counts no more, and its end is no end of this one
@@ -167,10 +175,10 @@ async fn all_ends_with_the_courier_and_the_next_one_begins_with_nobody() {
 
     // taken over by another one
     let third = relay.attach(taker.clone());
-    assert!(why(asked).await.starts_with("the transport, to b: "));
+    relay.tell(third, "b", true);
+    assert!(why(asked).await.contains("who carried it is gone"));
     assert!(!relay.answered(third_number, words(b"late")));
 
-    relay.tell(third, "b", true);
     taker.is_deaf.store(true, Ordering::SeqCst);
     assert!(why(call(&relay, "b", LONG)).await.contains("gone"));
     assert_eq!(relay.under_way(), 0);
@@ -201,7 +209,10 @@ async fn one_that_does_not_answer_takes_only_its_own_places() {
     let last = call(&relay, "b", LONG);
     taker.nth(UNDER_WAY_MAX + 2).await;
     relay.learn(&[MemberAt { name: "c".to_owned(), address: String::new() }]);
-    let ended = tokio::select! { ended = waits => ended, ended = last => ended };
+    let ended = ends(async {
+        tokio::select! { ended = waits => ended, ended = last => ended }
+    })
+    .await;
     assert!(ended.expect("ends").expect_err("no member").to_string().contains("no member"));
 }
 
