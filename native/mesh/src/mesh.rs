@@ -17,6 +17,7 @@ use crate::{care, fetch, peers, rounds, unsynced, MeshError, Name, BLOCK_LEN};
 use bytes::Bytes;
 use macula_core::{AppName, Cancel, RelPath, Task};
 use macula_net::Net;
+use parking_lot::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,7 +45,8 @@ pub enum Ack {
 
 /// Replicated files.
 pub struct Mesh {
-    runtime: Option<Runtime>,
+    /// Nothing from the moment on when it is closed.
+    runtime: Mutex<Option<Runtime>>,
     shared: Arc<Shared>,
     waiting: Arc<AtomicUsize>,
 }
@@ -127,7 +129,7 @@ impl Mesh {
         runtime.spawn(care::keep(shared.clone()));
         runtime.spawn(rounds::keep(shared.clone()));
         runtime.spawn(unsynced::keep(shared.clone()));
-        Ok(Self { runtime: Some(runtime), shared, waiting: Arc::default() })
+        Ok(Self { runtime: Mutex::new(Some(runtime)), shared, waiting: Arc::default() })
     }
 
     /// Do something that blocks, on a thread for that.
@@ -135,7 +137,7 @@ impl Mesh {
     /// # Errors
     /// [`MeshError::Busy`], [`MeshError::Closed`]: it is not done.
     pub fn work(&self, job: impl FnOnce() + Send + 'static) -> Result<(), MeshError> {
-        let Some(runtime) = &self.runtime else { return Err(MeshError::Closed) };
+        let runtime = self.handle().ok_or(MeshError::Closed)?;
         let waiting = self.waiting.fetch_add(1, Ordering::AcqRel);
         let place = Place(self.waiting.clone());
         if waiting >= WORK_MAX {
@@ -150,20 +152,20 @@ impl Mesh {
 
     /// Where its tasks run.
     pub fn handle(&self) -> Option<Handle> {
-        self.runtime.as_ref().map(|runtime| runtime.handle().clone())
+        self.runtime.lock().as_ref().map(|runtime| runtime.handle().clone())
     }
 
     /// Reach the others by this carrier from now on. Once.
     pub fn carry(&self, carrier: Arc<dyn Carrier>) {
-        if let Some(runtime) = &self.runtime {
+        if let Some(runtime) = self.handle() {
             runtime.spawn(peers::keep(self.shared.clone(), carrier));
         }
     }
 
     /// Reach the others by links of this net.
     pub fn link(&self, net: Net) {
-        if let Some(runtime) = &self.runtime {
-            self.carry(Arc::new(Links::new(Net { runtime: runtime.handle().clone(), ..net })));
+        if let Some(runtime) = self.handle() {
+            self.carry(Arc::new(Links::new(Net { runtime, ..net })));
         }
     }
 
@@ -175,7 +177,7 @@ impl Mesh {
 
     /// Answer a request of the member `from`, which came by a carrier.
     pub fn serve(&self, from: &str, request: Bytes, reply: impl FnOnce(Vec<u8>) + Send + 'static) {
-        if let Some(runtime) = &self.runtime {
+        if let Some(runtime) = self.handle() {
             let (shared, from) = (self.shared.clone(), from.to_owned());
             runtime.spawn(async move { reply(shared.serve(&from, &request).await) });
         }
@@ -281,7 +283,7 @@ impl Mesh {
     /// mesh is closed meanwhile.
     pub fn scrub(&self, pause: Duration, task: Task, reply: impl FnOnce(Result<Scrubbed, MeshError>) + Send + 'static) {
         let (shared, owed) = (self.shared.clone(), Owed(Some(Box::new(reply))));
-        match &self.runtime {
+        match self.handle() {
             Some(runtime) => drop(runtime.spawn(async move { owed.pay(shared.scrub(pause, &task).await) })),
             None => owed.pay(Err(MeshError::Closed)),
         }
@@ -311,7 +313,7 @@ impl Mesh {
             return reply(Ok(Written { dot, replicas: 0 }));
         }
         let (shared, name) = (self.shared.clone(), name.clone());
-        match &self.runtime {
+        match self.handle() {
             Some(runtime) => {
                 drop(runtime.spawn(async move { reply(shared.acknowledged(&name, dot, ack, deadline).await) }))
             }
@@ -333,7 +335,7 @@ impl Mesh {
         reply: impl FnOnce(Result<Vec<u8>, MeshError>) + Send + 'static,
     ) {
         let (shared, reading) = (self.shared.clone(), reading.clone());
-        match &self.runtime {
+        match self.handle() {
             Some(runtime) => {
                 let len = len.min(4 * BLOCK_LEN);
                 drop(runtime.spawn(async move { reply(shared.read_part(&reading, offset, len).await) }));
@@ -352,8 +354,9 @@ impl Mesh {
     }
 
     /// Stop, and make the index durable. Blocks.
-    pub fn close(&mut self) {
-        let Some(runtime) = self.runtime.take() else { return };
+    pub fn close(&self) {
+        let taken = self.runtime.lock().take();
+        let Some(runtime) = taken else { return };
         {
             let _entered = runtime.enter();
             self.shared.peers.close();

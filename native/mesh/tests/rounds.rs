@@ -102,7 +102,7 @@ fn closing_does_not_wait_for_a_scrub() {
     until("calls go on", || node.read("7").is_ok());
     let mesh = node.mesh.clone();
     drop(node.leave());
-    let mut mesh = Arc::into_inner(mesh).expect("the last");
+    let mesh = Arc::into_inner(mesh).expect("the last");
     mesh.close();
     let ended = answered.recv().expect("an answer");
     assert_eq!(ended.expect_err("closed").kind(), Kind::Closed);

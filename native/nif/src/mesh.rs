@@ -14,7 +14,7 @@ use crate::state::{OpenState, StateHandle};
 use macula_core::{AppFiles, AppFilesError, AppName, Apps, Kind, RelPath};
 use macula_mesh::{Ack, Class, Dot, Mesh, MeshError, Name, Options, Reading, Seams, Stamp, Version, Writing, Written};
 use macula_store::{AppFilesOf, Base, NodeDir};
-use parking_lot::{Mutex, RwLock};
+use parking_lot::Mutex;
 use rustler::{Atom, Binary, Encoder, Env, Resource, ResourceArc, Term};
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,7 +24,7 @@ const PART_BYTES_MAX: usize = 1 << 20;
 
 /// The replicated files that this VM has opened, until its state is closed.
 pub struct OpenMesh {
-    open: RwLock<Option<(Mesh, NodeDir)>>,
+    open: Mutex<Option<(Arc<Mesh>, NodeDir)>>,
     is_linked: Mutex<bool>,
     /// Instead of links, where an application has a transport of its own.
     pub carried: Carried,
@@ -77,7 +77,11 @@ impl OpenMesh {
             chance: Arc::new(macula_core::SystemChance),
         };
         let mesh = Mesh::open(seams, options)?;
-        Ok(Self { open: RwLock::new(Some((mesh, dir))), is_linked: Mutex::new(false), carried: Carried::default() })
+        Ok(Self {
+            open: Mutex::new(Some((Arc::new(mesh), dir))),
+            is_linked: Mutex::new(false),
+            carried: Carried::default(),
+        })
     }
 
     /// Reach other members by the links of that state, and be reached, once it has some.
@@ -96,26 +100,17 @@ impl OpenMesh {
 
     /// Stop its threads, then let go of its directory.
     pub fn close(&self) {
-        let taken = self.open.write().take();
-        if let Some((mut mesh, dir)) = taken {
+        let taken = self.open.lock().take();
+        if let Some((mesh, dir)) = taken {
             mesh.close();
             drop(dir);
         }
     }
 
-    /// As long as it is open, which it stays meanwhile: for what is quick.
+    /// If it is open. It may be closed meanwhile: nobody waits for nobody here, and what is asked of it then is refused.
     pub fn with<T>(&self, act: impl FnOnce(&Mesh) -> Result<T, Failure>) -> Result<T, Failure> {
-        let open = self.open.read();
-        let (mesh, _dir) = open.as_ref().ok_or_else(|| Failure::outcome(Kind::Closed))?;
-        act(mesh)
-    }
-
-    /// The same for who must not wait for who closes it.
-    pub fn now<T>(&self, act: impl FnOnce(&Mesh) -> Result<T, Failure>) -> Result<T, Failure> {
-        match self.open.try_read().as_deref() {
-            Some(Some((mesh, _dir))) => act(mesh),
-            _ => Err(Failure::outcome(Kind::Closed)),
-        }
+        let mesh = self.open.lock().as_ref().map(|(mesh, _dir)| mesh.clone());
+        act(&*mesh.ok_or_else(|| Failure::outcome(Kind::Closed))?)
     }
 }
 

@@ -85,7 +85,7 @@ impl Carried {
 /// memory: have the calling process carry what this node asks of others, instead of links.
 #[rustler::nif]
 fn mesh_carry<'a>(env: Env<'a>, mesh: ResourceArc<MeshHandle>) -> Term<'a> {
-    let carried = mesh.get().and_then(|open| open.now(|mesh| Ok(open.carried.by_caller(env, mesh))));
+    let carried = mesh.get().and_then(|open| open.with(|mesh| Ok(open.carried.by_caller(env, mesh))));
     error::result(env, carried)
 }
 
@@ -140,7 +140,7 @@ fn mesh_answer<'a>(
     let (request, of) = (Held::new(request.encode(env)), open.clone());
     crate::runtime::owe(env, reference, |reply| {
         let owed = Owed(Some((reply, place)));
-        open.now(|mesh| Ok(mesh.work(move || owed.answer(&of, &from, &request))?))
+        open.with(|mesh| Ok(mesh.work(move || owed.answer(&of, &from, &request))?))
     })
 }
 
@@ -172,7 +172,7 @@ impl Owed {
             Err(failure) => return self.send(Err(failure)),
         };
         // of one that is closed meanwhile the reply is dropped
-        let _ = open.now(|mesh| {
+        let _ = open.with(|mesh| {
             mesh.answer(from, bytes.into(), move |answer| self.send(answer.map_err(Failure::from)));
             Ok(())
         });
