@@ -6,7 +6,7 @@ defmodule MaculaStorage.Cluster.MeshFSChaosTest do
   """
   use ExUnit.Case, async: false
 
-  alias MaculaStorage.{BeamNode, Khepri, MeshFS, Scenario, Wait}
+  alias MaculaStorage.{BeamNode, Khepri, MeshFS, Scenario}
   alias MaculaStorage.Cluster.{MeshChaos, Meshes}
   alias MaculaStorage.Scenario.World
 
@@ -53,7 +53,7 @@ defmodule MaculaStorage.Cluster.MeshFSChaosTest do
     written = MeshChaos.stop(writers)
 
     try do
-      MeshChaos.check(world, written)
+      MeshChaos.check(world, seed, written)
     rescue
       error ->
         IO.inspect(MeshChaos.differences(world), label: "seed=#{seed}", limit: 200)
@@ -82,13 +82,18 @@ defmodule MaculaStorage.Cluster.MeshFSChaosTest do
     calm(world)
     Meshes.meet(for m <- 1..5, do: World.node(world, m))
     node = World.node(world, n)
-    World.serve(world, n, false)
+    # a moment without writers, so that it can be seen that there is nothing left to be told
+    for m <- 1..5, do: World.serve(world, m, false)
 
-    Wait.until("others have it", fn ->
+    held = fn ->
       {:ok, status} = BeamNode.call(node, MeshFS, :status, [])
-      status.untold == 0 and status.fetching == 0 and MeshChaos.is_elsewhere(world, n)
-    end)
+      {status.untold, status.fetching, MeshChaos.only_there(world, n)}
+    end
 
+    unless Meshes.becomes?(@change_ms, fn -> held.() == {0, 0, []} end),
+      do: flunk("others do not have what is only on #{n}: #{inspect(held.(), limit: 100)}")
+
+    for m <- 1..5, m != n, do: World.serve(world, m)
     assert :ok = BeamNode.call(node, Khepri, :leave, [node.name, [timeout: @change_ms]])
     World.kill(world, n)
     File.rm_rf!(World.base(world, n))

@@ -35,7 +35,8 @@ defmodule MaculaStorage.Cluster.MeshChaos do
       for n <- 1..world.count do
         Task.async(fn ->
           :rand.seed(:exsss, {seed, n, 1})
-          step(%{world: world, n: n, i: 1, counters: counters, own: %{}, told: []})
+
+          step(%{world: world, dir: dir(seed), n: n, i: 1, counters: counters, own: %{}, told: []})
         end)
       end
 
@@ -58,6 +59,9 @@ defmodule MaculaStorage.Cluster.MeshChaos do
     {own, Enum.flat_map(states, & &1.told)}
   end
 
+  # what others of these tests wrote stays
+  defp dir(seed), do: "r#{seed}"
+
   defp step(%{counters: counters} = state) do
     cond do
       :counters.get(counters, 2) > 0 -> state
@@ -74,12 +78,12 @@ defmodule MaculaStorage.Cluster.MeshChaos do
   defp act(state, chance) when chance <= 8, do: change(state, own(state), content(state))
   defp act(state, chance) when chance <= 11, do: change(state, own(state), :deleted)
   defp act(state, chance) when chance <= 13, do: rename(state, own(state), own(state))
-  defp act(state, chance) when chance <= 18, do: change(state, shared(), content(state))
-  defp act(state, 19), do: change(state, shared(), :deleted)
-  defp act(state, 20), do: resolve(state, shared())
+  defp act(state, chance) when chance <= 18, do: change(state, shared(state), content(state))
+  defp act(state, 19), do: change(state, shared(state), :deleted)
+  defp act(state, 20), do: resolve(state, shared(state))
 
-  defp own(%{n: n}), do: "own#{n}/#{:rand.uniform(2)}/#{:rand.uniform(4)}"
-  defp shared, do: "all/#{:rand.uniform(6)}"
+  defp own(%{dir: dir, n: n}), do: "#{dir}/own#{n}/#{:rand.uniform(2)}/#{:rand.uniform(4)}"
+  defp shared(%{dir: dir}), do: "#{dir}/all/#{:rand.uniform(6)}"
 
   defp content(%{n: n, i: i}) do
     len = if :rand.uniform(8) == 1, do: 700_000, else: 3_000
@@ -128,36 +132,39 @@ defmodule MaculaStorage.Cluster.MeshChaos do
     noted(state, name, content, version)
   end
 
-  defp noted(state, "all/" <> _ = name, content, version),
-    do: %{state | told: [{name, content, version} | state.told]}
+  defp noted(state, name, content, version) do
+    if name =~ "/all/",
+      do: %{state | told: [{name, content, version} | state.told]},
+      else: noted_own(state, name, content, version)
+  end
 
-  defp noted(%{own: own} = state, name, content, nil),
+  defp noted_own(%{own: own} = state, name, content, nil),
     do: %{state | own: Map.update(own, name, [:deleted, content], &[content | &1])}
 
-  defp noted(%{own: own} = state, name, content, _),
+  defp noted_own(%{own: own} = state, name, content, _),
     do: %{state | own: Map.put(own, name, [content])}
 
   ## What became of it
 
   @doc "Waits until nothing is under way, and what lies on the disks is what all say; then it is compared."
-  @spec check(World.t(), {map, list}) :: :ok
-  def check(world, {own, told}) do
+  @spec check(World.t(), integer, {map, list}) :: :ok
+  def check(world, seed, {own, told}) do
     Wait.until("all say the same, and have it", fn -> differences(world) == [] end, @wait_ms)
-    shown = shown(world)
+    shown = shown(world, dir(seed))
 
     for {name, candidates} <- own do
       assert Map.get(shown, name, :deleted) in candidates, "#{name} is none of what it may be"
     end
 
-    for {name, _} <- shown, do: assert(Map.has_key?(own, name) or name =~ ~r{^all/})
+    for {name, _} <- shown, do: assert(Map.has_key?(own, name) or name =~ "/all/")
     for {name, told} <- Enum.group_by(told, &elem(&1, 0)), do: check_shared(world, name, told)
     :ok
   end
 
   # by a member's word, and none knows another
-  defp shown(world) do
+  defp shown(world, dir) do
     [first | _] = World.serving(world)
-    {:ok, names} = ask(world, first, :list, [[limit: 10_000]])
+    {:ok, names} = ask(world, first, :list, [[prefix: dir, limit: 10_000]])
 
     for name <- names, into: %{} do
       [content] = Enum.uniq(for n <- World.serving(world), do: ask(world, n, :read, [name]))
@@ -221,24 +228,21 @@ defmodule MaculaStorage.Cluster.MeshChaos do
     end
   end
 
-  @doc "Whether others have on their disks all that one has, as a file or kept."
-  @spec is_elsewhere(World.t(), pos_integer) :: boolean
-  def is_elsewhere(world, n) do
-    others =
-      for m <- World.serving(world) -- [n],
-          reduce: MapSet.new(),
-          do: (all -> MapSet.union(all, contents(world, m)))
-
-    MapSet.subset?(contents(world, n), others)
+  @doc "What one has on its disk, as a file or kept, and no other has."
+  @spec only_there(World.t(), pos_integer) :: [Path.t()]
+  def only_there(world, n) do
+    others = for m <- Enum.to_list(1..world.count) -- [n], do: world |> contents(m) |> Map.keys()
+    for {_digest, path} <- Map.drop(contents(world, n), Enum.concat(others)), do: path
   end
 
   defp contents(world, n) do
     base = World.base(world, n)
+    data = Path.join([base, "apps", Meshes.app(), "data"])
 
-    kept =
-      Path.wildcard(Path.join(base, "apps/#{Meshes.app()}/data/.macula/kept/*"), match_dot: true)
-
-    read = for path <- kept, {:ok, content} <- [File.read(path)], do: :erlang.md5(content)
-    base |> digests() |> Map.values() |> Enum.concat(read) |> MapSet.new()
+    for below <- ["files/**", ".macula/kept/*"],
+        path <- Path.wildcard(Path.join(data, below), match_dot: true),
+        {:ok, content} <- [File.read(path)],
+        into: %{},
+        do: {:erlang.md5(content), path}
   end
 end
