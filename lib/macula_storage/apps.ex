@@ -93,7 +93,7 @@ defmodule MaculaStorage.Apps do
 
   defp open_mesh(state) do
     config = Config.get()
-    place = {config.mesh_zone, config.mesh_class, config.mesh_copies}
+    place = {config.mesh_zone, config.mesh_class, config.mesh_copies, config.mesh_rules}
     every = if config.mesh_scrub_every != :never, do: config.mesh_scrub_every
     bandwidth = if config.mesh_bandwidth != :infinity, do: config.mesh_bandwidth
     scrub = {every, config.mesh_scrub_rate}

@@ -16,6 +16,10 @@ defmodule MaculaStorage.Config do
         mesh_zone: "rack-1",              # machines of one zone fail together; nil: each is a zone of its own
         mesh_class: :fast,                # what this node's disk is good for, or :bulk
         mesh_copies: 2,                   # of a replicated file, beside the one where it was written
+        mesh_rules: [                     # of what is written here to some: an app, or a directory of one
+          {"my_app", copies: 1},
+          {{"my_app", "films"}, copies: 1, class: :bulk}
+        ],
         mesh_transport: MyApp.Transport,  # or {module, arg}, see MaculaStorage.MeshFS.Transport; nil: our links
         mesh_bandwidth: :infinity,        # bytes in a second of copies that it sends, and that it fetches: below
         mesh_repair_rate: 33_554_432,     # of copies that it fetches because members came or went
@@ -34,6 +38,8 @@ defmodule MaculaStorage.Config do
 
   @default_base "/var/lib/maculaos"
 
+  alias MaculaStorage.Options
+
   @enforce_keys [
     :base_path,
     :kv_cache_bytes,
@@ -48,6 +54,7 @@ defmodule MaculaStorage.Config do
     :mesh_zone,
     :mesh_class,
     :mesh_copies,
+    :mesh_rules,
     :mesh_transport,
     :mesh_bandwidth,
     :mesh_repair_rate,
@@ -72,6 +79,7 @@ defmodule MaculaStorage.Config do
           mesh_zone: String.t(),
           mesh_class: :fast | :bulk,
           mesh_copies: non_neg_integer,
+          mesh_rules: [{String.t(), String.t() | nil, 0..255, :fast | :bulk}],
           mesh_transport: {module, term} | nil,
           mesh_bandwidth: pos_integer | :infinity,
           mesh_repair_rate: pos_integer,
@@ -104,6 +112,7 @@ defmodule MaculaStorage.Config do
       mesh_zone: zone(:mesh_zone),
       mesh_class: one_of(:mesh_class, [:fast, :bulk]),
       mesh_copies: non_negative(:mesh_copies, 2),
+      mesh_rules: rules(:mesh_rules),
       mesh_transport: transport(:mesh_transport),
       mesh_bandwidth: positive_or(:mesh_bandwidth, :infinity, :infinity),
       mesh_repair_rate: positive(:mesh_repair_rate, 32 * 1024 * 1024),
@@ -178,6 +187,38 @@ defmodule MaculaStorage.Config do
       other ->
         raise ArgumentError, "expected #{name} to be a short string, got: #{inspect(other)}"
     end
+  end
+
+  defp rules(name) do
+    copies = min(non_negative(:mesh_copies, 2), 255)
+
+    case Application.get_env(:macula_storage, name, []) do
+      rules when is_list(rules) -> Enum.map(rules, &rule(name, &1, copies))
+      other -> bad_rule!(name, other)
+    end
+  end
+
+  defp rule(name, {{app, prefix}, place} = rule, copies)
+       when (is_binary(prefix) and prefix != "") or is_nil(prefix) do
+    known = [copies: {copies, :any}, class: {:fast, {:one_of, [:fast, :bulk]}}]
+
+    case Options.validate!(place, known) do
+      %{copies: copies, class: class} when copies in 0..255 ->
+        {Options.app!(app), prefix, copies, class}
+
+      _ ->
+        bad_rule!(name, rule)
+    end
+  end
+
+  defp rule(name, {{_, _}, _} = rule, _copies), do: bad_rule!(name, rule)
+  defp rule(name, {app, place}, copies), do: rule(name, {{app, nil}, place}, copies)
+  defp rule(name, other, _copies), do: bad_rule!(name, other)
+
+  defp bad_rule!(name, other) do
+    raise ArgumentError,
+          "expected #{name} to be a list of {app, copies: 0..255, class: :fast | :bulk} or " <>
+            "{{app, directory}, ...}, got: #{inspect(other)}"
   end
 
   defp transport(name) do

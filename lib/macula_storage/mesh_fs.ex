@@ -30,7 +30,8 @@ defmodule MaculaStorage.MeshFS do
   @type version :: {stamp :: non_neg_integer, replica :: non_neg_integer}
   @type content :: iodata | {:path, Path.t()} | Enumerable.t()
   @type ack :: :local | pos_integer | :quorum | :all
-  @type write_option :: {:ack, ack} | {:return, :info} | {:timeout, timeout}
+  @type change_option :: {:ack, ack} | {:return, :info} | {:timeout, timeout}
+  @type write_option :: change_option | {:copies, 0..255} | {:class, :fast | :bulk}
   @type info :: %{version: version, replicas: non_neg_integer}
   @type stat :: %{
           version: version,
@@ -43,6 +44,7 @@ defmodule MaculaStorage.MeshFS do
         }
 
   @part 1_048_576
+  @place [copies: {nil, :any}, class: {nil, {:one_of, [nil, :fast, :bulk]}}]
   @read_bytes_max 1_073_741_824
   # as good as without an end
   @ms_max 31_536_000_000
@@ -54,7 +56,10 @@ defmodule MaculaStorage.MeshFS do
   `content` is iodata, `{:path, file}` on this machine, or a stream of binaries: those two in constant memory. Options:
   `:ack`, how many others must have it before this returns: `:local` (none), a number, `:quorum` (with this one more
   than half of those that shall have it) or `:all` of those; by default one, where the cluster has a second member.
-  `:return`, `:info` for `{:ok, %{version: version, replicas: n}}`. `:timeout` (default 15 seconds).
+  `:return`, `:info` for `{:ok, %{version: version, replicas: n}}`. `:timeout` (default 15 seconds). `:copies`, how many
+  others shall have it beside this one, and `:class`, on what disks first; by default as `:mesh_rules` and `:mesh_copies`
+  of `MaculaStorage.Config` say on this node. The version keeps that, and so do what is made of it by `copy/4`,
+  `rename/4`, `resolve/4` and other programs; the next `write/4` says it anew.
 
   Durability: `:ok` means that content and name are synced here and on as many others as `:ack` asks for. Cost: a thread
   of ours; two syncs and two of the index, all shared with writers that come together; the others' the same.
@@ -66,7 +71,7 @@ defmodule MaculaStorage.MeshFS do
   """
   @spec write(app, Path.t(), content, [write_option]) :: :ok | {:ok, info} | failure
   def write(app, name, content, options \\ []) do
-    options = change_options(options)
+    options = change_options(options, @place)
 
     case content do
       content when is_binary(content) or is_list(content) ->
@@ -91,12 +96,13 @@ defmodule MaculaStorage.MeshFS do
   end
 
   defp write_whole(app, name, content, options) do
-    start = &Native.mesh_write(&1, &2, key(app, name), content, ack(options))
+    start = &Native.mesh_write(&1, &2, key(app, name), content, ack(options), place(options))
     change(:mesh_write, app, options, start)
   end
 
   defp write_parts(app, name, parts, options) do
-    stream = %Stream{app: Options.app!(app), name: path!(name), chunk_bytes: @part}
+    {app, name} = key(app, name)
+    stream = %Stream{app: app, name: name, chunk_bytes: @part, place: place(options)}
 
     with {:ok, writer} <- Stream.writer(stream) do
       try do
@@ -214,7 +220,7 @@ defmodule MaculaStorage.MeshFS do
       iex> MaculaStorage.MeshFS.delete(:mesh_delete_doc, "a")
       {:error, :not_found}
   """
-  @spec delete(app, Path.t(), [write_option]) :: :ok | {:ok, info} | failure
+  @spec delete(app, Path.t(), [change_option]) :: :ok | {:ok, info} | failure
   def delete(app, name, options \\ []) do
     options = change_options(options)
     start = &Native.mesh_delete(&1, &2, key(app, name), ack(options))
@@ -233,7 +239,7 @@ defmodule MaculaStorage.MeshFS do
       iex> MaculaStorage.MeshFS.list(:mesh_copy_doc)
       {:ok, ["a", "dir/b"]}
   """
-  @spec copy(app, Path.t(), Path.t(), [write_option]) :: :ok | {:ok, info} | failure
+  @spec copy(app, Path.t(), Path.t(), [change_option]) :: :ok | {:ok, info} | failure
   def copy(app, name, to, options \\ []) do
     options = change_options(options)
     start = &Native.mesh_copy(&1, &2, key(app, name), path!(to), ack(options))
@@ -253,7 +259,7 @@ defmodule MaculaStorage.MeshFS do
       iex> MaculaStorage.MeshFS.list(:mesh_rename_doc)
       {:ok, ["b"]}
   """
-  @spec rename(app, Path.t(), Path.t(), [write_option]) :: :ok | {:ok, info} | failure
+  @spec rename(app, Path.t(), Path.t(), [change_option]) :: :ok | {:ok, info} | failure
   def rename(app, name, to, options \\ []) do
     options = change_options(options)
     start = &Native.mesh_rename(&1, &2, key(app, name), path!(to), ack(options))
@@ -315,7 +321,7 @@ defmodule MaculaStorage.MeshFS do
       iex> MaculaStorage.MeshFS.resolve(:mesh_resolve_doc, "a", version)
       :ok
   """
-  @spec resolve(app, Path.t(), version, [write_option]) :: :ok | {:ok, info} | failure
+  @spec resolve(app, Path.t(), version, [change_option]) :: :ok | {:ok, info} | failure
   def resolve(app, name, version, options \\ []) do
     options = change_options(options)
     start = &Native.mesh_resolve(&1, &2, key(app, name), version!(version), ack(options))
@@ -362,13 +368,15 @@ defmodule MaculaStorage.MeshFS do
   """
   @spec stream!(app, Path.t(), keyword) :: Stream.t()
   def stream!(app, name, options \\ []) do
-    options = Options.validate!(options, chunk_bytes: {262_144, :positive}, ack: {nil, :any})
+    known = [chunk_bytes: {262_144, :positive}, ack: {nil, :any}] ++ @place
+    options = Options.validate!(options, known)
 
     %Stream{
       app: Options.app!(app),
       name: path!(name),
       chunk_bytes: min(options.chunk_bytes, @part),
-      ack: ack!(options.ack)
+      ack: ack!(options.ack),
+      place: place(options)
     }
   end
 
@@ -377,7 +385,8 @@ defmodule MaculaStorage.MeshFS do
 
   A file that they put there is replicated from now on, a changed one has a new version, a missing one is deleted; not
   those that `MaculaStorage.file_write/4` wrote without `replicate: true`. But when more than a quarter of the files is
-  missing, or all, they are lost here, not deleted: then they come back from other members. `deletions: true` says that
+  missing, or all, or the directory of the files is another than before, they are lost here, not deleted: then they come
+  back from other members. `deletions: true` says that
   they were deleted. Options: `:deletions` (default `false`), `:timeout` (default `:infinity`).
 
   `%{known: n, found: n, changed: n, deleted: n, lost: n}`. Durability: what was found is synced in the index; the
@@ -472,16 +481,22 @@ defmodule MaculaStorage.MeshFS do
     on_mesh(op, app, %{options | timeout: wait_ms(options.timeout)}, start) |> changed(options)
   end
 
-  defp change_options(options) do
-    options =
-      Options.validate!(options,
-        ack: {nil, :any},
-        return: {nil, {:one_of, [nil, :info]}},
-        timeout: {15_000, :timeout}
-      )
+  defp change_options(options, more \\ []) do
+    known = [
+      ack: {nil, :any},
+      return: {nil, {:one_of, [nil, :info]}},
+      timeout: {15_000, :timeout}
+    ]
 
+    options = Options.validate!(options, known ++ more)
     %{options | ack: ack!(options.ack)}
   end
+
+  defp place(%{copies: copies, class: class}) when copies in 0..255 or copies == nil,
+    do: {copies, class}
+
+  defp place(%{copies: other}),
+    do: raise(ArgumentError, "expected :copies to be 0 to 255, got: #{inspect(other)}")
 
   defp ack!(ack) when ack in [nil, :local, :quorum, :all] or ack in 1..1000, do: ack
 

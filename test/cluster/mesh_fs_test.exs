@@ -97,6 +97,32 @@ defmodule MaculaStorage.Cluster.MeshFSTest do
     Wait.until("the other again", fn -> mesh(b, :read, ["large"]) == {:ok, large} end)
   end
 
+  test "where it shall lie is told by a rule, or by who writes it" do
+    [a, b, c] = all = cluster(3, mesh_copies: 2, mesh_rules: [{app(), copies: 1}])
+
+    Wait.until("others", fn ->
+      {:ok, %{peers: peers}} = mesh(a, :status)
+      length(peers) == 2
+    end)
+
+    write = &mesh(a, :write, [&1, &1, [ack: :all, return: :info] ++ &2])
+    assert {:ok, %{replicas: 1}} = write.("rule", [])
+    assert {:ok, %{replicas: 0}} = write.("own", copies: 0)
+    assert {:ok, %{replicas: 2}} = write.("all", copies: 2, class: :bulk)
+    assert :ok = mesh(a, :write, ["alone", "alone", [copies: 0]])
+    have = fn name -> for node <- all, File.exists?(file(node, name)), do: node end
+    assert [^a, _] = have.("rule")
+    assert [^a, ^b, ^c] = have.("all")
+    for name <- ["own", "alone"], do: assert([^a] = have.(name))
+
+    for node <- all,
+        name <- ["rule", "own", "all"],
+        do: assert({:ok, ^name} = mesh(node, :read, [name]))
+
+    same_list = fn node -> mesh(node, :list) == {:ok, ["all", "alone", "own", "rule"]} end
+    Wait.until("all know all", fn -> Enum.all?(all, same_list) end)
+  end
+
   test "one that does not answer is not waited for longer than was said" do
     [a, b] = cluster(2, mesh_copies: 0)
     assert :ok = mesh(a, :write, ["a", "content"])

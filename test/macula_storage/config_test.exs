@@ -16,7 +16,7 @@ defmodule MaculaStorage.ConfigTest do
         try do
           config = MaculaStorage.Config.load()
           ^config = MaculaStorage.Config.get()
-          shown = &if is_tuple(&1), do: inspect(&1), else: &1
+          shown = &if is_tuple(&1) or is_list(&1), do: inspect(&1), else: &1
           IO.puts(Enum.map_join(#{inspect(shown)}, " ", &shown.(Map.fetch!(config, &1))))
         rescue
           error in ArgumentError -> IO.puts(error.message)
@@ -60,6 +60,33 @@ defmodule MaculaStorage.ConfigTest do
 
     for class <- [:slow, "bulk"], do: assert(mesh.(mesh_class: class) =~ "expected mesh_class")
     for copies <- [-1, "2"], do: assert(mesh.(mesh_copies: copies) =~ "expected mesh_copies")
+  end
+
+  test "where some replicated files lie" do
+    rules = &config("/b", &1, ~w(mesh_rules)a)
+    assert rules.([]) == "[]"
+
+    given = [{:films, copies: 1}, {{"films", "a/b"}, class: :bulk, copies: 0}]
+
+    assert rules.(mesh_rules: given, mesh_copies: 3) ==
+             ~s([{"films", nil, 1, :fast}, {"films", "a/b", 0, :bulk}])
+
+    assert rules.(mesh_rules: [{"films", class: :bulk}], mesh_copies: 3) ==
+             ~s([{"films", nil, 3, :bulk}])
+
+    for rule <- [
+          {"films", copies: -1},
+          {"films", copies: 256},
+          {{"films", ""}, []},
+          {{1, 2}, []},
+          1
+        ] do
+      assert rules.(mesh_rules: [rule]) =~ "expected mesh_rules"
+    end
+
+    assert rules.(mesh_rules: [{"films", cope: 1}]) =~ "unknown option :cope"
+    assert rules.(mesh_rules: [{"films", class: :slow}]) =~ "class"
+    assert rules.(mesh_rules: [{"..", []}]) =~ "app"
   end
 
   test "who carries what replicated files ask of other members" do

@@ -554,6 +554,13 @@ defmodule MaculaStorage.MeshFSTest do
         options <- [[mode: 1], :all, [:all], [timeout: 0], [timeout: "1"], %{timeout: 1}],
         do: assert_raise(ArgumentError, fn -> call.(options) end)
 
+    for bad <- [[copies: -1], [copies: 256], [copies: "1"], [copies: :all], [class: :slow]] do
+      assert_raise ArgumentError, fn -> MeshFS.write(app, "a", "a", bad) end
+      assert_raise ArgumentError, fn -> MeshFS.write(app, "a", ["a"] |> Stream.map(& &1), bad) end
+      assert_raise ArgumentError, fn -> MeshFS.stream!(app, "a", bad) end
+      assert_raise ArgumentError, fn -> MeshFS.delete(app, "a", copies: 1) end
+    end
+
     for bad <- [:map, true, {:info}],
         do: assert_raise(ArgumentError, fn -> MeshFS.write(app, "a", "a", return: bad) end)
 

@@ -54,8 +54,8 @@ defmodule MaculaStorage.Nif.MeshCallersTest do
 
     for ms <- [0, 1],
         call <- [
-          fn -> run.(&Native.mesh_write(&1, &2, b, "b", {nil, 1}), ms) end,
-          fn -> run.(&Native.mesh_write(&1, &2, b, "b", {1, 1}), ms) end,
+          fn -> run.(&Native.mesh_write(&1, &2, b, "b", {nil, 1}, {nil, nil}), ms) end,
+          fn -> run.(&Native.mesh_write(&1, &2, b, "b", {1, 1}, {nil, nil}), ms) end,
           fn -> run.(&Native.mesh_delete(&1, &2, b, {:local, 1}), ms) end,
           fn -> run.(&Native.mesh_resolve(&1, &2, {app, "a"}, version, {nil, 1}), ms) end,
           fn -> run.(&Native.mesh_reader(&1, &2, {app, "a"}, nil), ms) end,
@@ -64,7 +64,7 @@ defmodule MaculaStorage.Nif.MeshCallersTest do
           fn -> run.(&Native.mesh_versions(&1, &2, b), ms) end,
           fn -> run.(&Native.mesh_list(&1, &2, app, {nil, nil}, 10, false), ms) end,
           fn -> run.(&Native.mesh_status/2, ms) end,
-          fn -> run.(&Native.mesh_writer(&1, &2, {app, "s"}), ms) end,
+          fn -> run.(&Native.mesh_writer(&1, &2, {app, "s"}, {nil, nil}), ms) end,
           fn -> MeshFS.write(app, "b", "b", timeout: 1) end,
           fn -> MeshFS.write(app, "b", Stream.take(["b"], 1), timeout: 1, ack: 1) end,
           fn -> MeshFS.read(app, "a", timeout: 1) end,

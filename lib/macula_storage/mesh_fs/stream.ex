@@ -8,13 +8,14 @@ defmodule MaculaStorage.MeshFS.Stream do
   alias MaculaStorage.{Apps, Call, Error, MeshFS, Native}
 
   @enforce_keys [:app, :name, :chunk_bytes]
-  defstruct @enforce_keys ++ [ack: nil]
+  defstruct @enforce_keys ++ [ack: nil, place: {nil, nil}]
 
   @type t :: %__MODULE__{
           app: String.t(),
           name: Path.t(),
           chunk_bytes: pos_integer,
-          ack: MeshFS.ack() | nil
+          ack: MeshFS.ack() | nil,
+          place: {0..255 | nil, :fast | :bulk | nil}
         }
 
   # a chunk crosses in pieces, so that no call handles more than a mebibyte
@@ -55,7 +56,7 @@ defmodule MaculaStorage.MeshFS.Stream do
   @doc false
   def writer(stream) do
     key = {stream.app, stream.name}
-    Apps.with_mesh(fn mesh -> call(stream, &Native.mesh_writer(mesh, &1, key)) end)
+    Apps.with_mesh(fn mesh -> call(stream, &Native.mesh_writer(mesh, &1, key, stream.place)) end)
   end
 
   @doc false

@@ -16,7 +16,10 @@ defmodule MaculaStorage.Native.Mesh do
 
       # in which zone, on what disk, with how many copies; once in how many ms, and how many bytes in a second; bytes in
       # a second of copies, and of those that move
-      @type mesh_place :: {String.t(), :fast | :bulk, non_neg_integer}
+      @type mesh_place :: {String.t(), :fast | :bulk, non_neg_integer, [mesh_rule]}
+      # app, prefix, copies, class; and of one file, what is told of it
+      @type mesh_rule :: {String.t() | nil, path, non_neg_integer, :fast | :bulk}
+      @type place :: {non_neg_integer | nil, :fast | :bulk | nil}
       @type mesh_scrub :: {pos_integer | nil, pos_integer}
       @type mesh_rates :: {pos_integer | nil, pos_integer}
 
@@ -25,8 +28,8 @@ defmodule MaculaStorage.Native.Mesh do
               call
       def mesh_open(_base, _state, _ref, _place, _background, _by_links), do: missing()
 
-      @spec mesh_write(handle, reference, name, binary, ack) :: call
-      def mesh_write(_mesh, _ref, _name, _content, _ack), do: missing()
+      @spec mesh_write(handle, reference, name, binary, ack, place) :: call
+      def mesh_write(_mesh, _ref, _name, _content, _ack, _place), do: missing()
 
       @spec mesh_delete(handle, reference, name, ack) :: call
       def mesh_delete(_mesh, _ref, _name, _ack), do: missing()
@@ -52,8 +55,8 @@ defmodule MaculaStorage.Native.Mesh do
       @spec mesh_versions(handle, reference, name) :: call
       def mesh_versions(_mesh, _ref, _name), do: missing()
 
-      @spec mesh_writer(handle, reference, name) :: call
-      def mesh_writer(_mesh, _ref, _name), do: missing()
+      @spec mesh_writer(handle, reference, name, place) :: call
+      def mesh_writer(_mesh, _ref, _name, _place), do: missing()
 
       @spec mesh_writer_chunk(handle, reference, binary) :: call
       def mesh_writer_chunk(_writer, _ref, _bytes), do: missing()

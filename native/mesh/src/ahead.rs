@@ -6,6 +6,7 @@
 
 use crate::id::Hash;
 use crate::peers::Peer;
+use crate::placement::Place;
 use crate::shared::Shared;
 use crate::wire::{Ahead, Answer, Request, PIECE_LEN};
 use crate::{Name, BLOCK_LEN};
@@ -49,10 +50,10 @@ pub(crate) struct Sending {
 
 impl Sending {
     /// To those who shall have what is written to a file here, and can be asked now. Nothing when there are none.
-    pub fn begin(shared: &Arc<Shared>, name: &Name) -> Option<Self> {
+    pub fn begin(shared: &Arc<Shared>, name: &Name, place: Option<Place>) -> Option<Self> {
         // where nobody runs tasks the content is fetched
         let runtime = Handle::try_current().ok()?;
-        let holders = shared.holders_of(name, shared.own());
+        let holders = shared.holders_of(name, shared.own(), place);
         let peers: Vec<Arc<Peer>> =
             shared.peers.here().into_iter().filter(|peer| holders.contains(&peer.replica())).collect();
         if peers.is_empty() {

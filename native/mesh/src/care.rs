@@ -100,7 +100,7 @@ impl Shared {
             }
             let Some(shown) = row.record.winner().filter(|winner| winner.content.is_some()) else { continue };
             let have = row.record.holders(shown.dot).filter(|replica| live.iter().any(|card| card.replica == *replica));
-            let shall = (self.options.copies + 1).min(live.len());
+            let shall = (self.place(shown.place).0 + 1).min(live.len());
             cared.files += 1;
             cared.under_replicated += u64::from(have.count() < shall);
         }

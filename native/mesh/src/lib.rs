@@ -52,7 +52,7 @@ pub use id::{ContentId, Hashing, Manifest, BLOCK_LEN};
 pub use local::{Page, Stat, Writing};
 pub use mesh::{Ack, Mesh, Status, Written};
 pub use name::Name;
-pub use placement::{Card, Class};
+pub use placement::{Card, Class, Place, Rule};
 pub use reading::Reading;
 pub use record::{Claim, Content, Dot, Record, ReplicaId, Version};
 pub use relay::{Answered, Courier, Relay, UNDER_WAY_MAX};

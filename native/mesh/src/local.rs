@@ -6,6 +6,7 @@
 use crate::ahead::Sending;
 use crate::early::EarlySync;
 use crate::in_hand::Held;
+use crate::placement::{Class, Place};
 use crate::record::{Content, Record, Version};
 use crate::row::Row;
 use crate::shared::Shared;
@@ -30,6 +31,8 @@ pub struct Writing {
     early: EarlySync,
     ahead: Option<Sending>,
     hashing: Hashing,
+    /// Where it shall lie.
+    place: Option<Place>,
     /// What it must turn out to be.
     is_copy_of: Option<ContentId>,
     is_placed: bool,
@@ -63,6 +66,11 @@ impl Writing {
     /// Which file.
     pub fn name(&self) -> &Name {
         &self.name
+    }
+
+    /// Let it lie elsewhere than the rules say: to be told before the first bytes.
+    pub fn put_place(&mut self, copies: Option<u8>, class: Option<Class>) {
+        self.place = self.shared.place_for(&self.name, copies, class);
     }
 
     /// The next bytes.
@@ -126,6 +134,7 @@ impl Writing {
         let dot = self.shared.dot()?;
         let mut record = turn.row.record.clone();
         change(&mut record, dot, content);
+        record.put_place(&dot, self.place);
         let brought = match &self.staged {
             Some((_, staged_name, _)) => turn.bring(record, Some(staged_name.clone()), true),
             None => turn.bring_short(record, &self.short, true),
@@ -150,7 +159,7 @@ impl Writing {
         staged.write_at(&short, 0)?;
         // a copy is where its content is
         if self.is_copy_of.is_none() {
-            self.ahead = Sending::begin(&self.shared, &self.name);
+            self.ahead = Sending::begin(&self.shared, &self.name, self.place);
         }
         if let Some(ahead) = &mut self.ahead {
             ahead.wrote(&short, None);
@@ -191,7 +200,8 @@ impl Shared {
         let (shared, name) = (self.clone(), name.clone());
         let (short, early, hashing) = Default::default();
         let (staged, ahead, is_copy_of) = Default::default();
-        Ok(Writing { shared, files, name, short, staged, early, ahead, hashing, is_copy_of, is_placed: false })
+        let place = shared.place_for(&name, None, None);
+        Ok(Writing { shared, files, name, short, staged, early, ahead, hashing, place, is_copy_of, is_placed: false })
     }
 
     /// Write a whole file.
@@ -257,6 +267,7 @@ impl Shared {
         let opened = opened.ok_or_else(|| self.unreachable(from, &reading.row, &reading.version))?;
         let mut writing = self.writing(to)?;
         writing.is_copy_of = Some(reading.content.id);
+        writing.place = reading.version.place.or(writing.place);
         let mut bytes = vec![0; CHUNK];
         loop {
             match opened.read_at(&mut bytes, writing.hashing.len())? {

@@ -269,16 +269,6 @@ impl Mesh {
         self.shared.list(app, (prefix, after), limit, |record| record.losers().next().is_some())
     }
 
-    /// One other, where there are others.
-    pub fn ack_default(&self) -> Ack {
-        let is_alone = self.shared.members.members().len() < 2 || self.shared.options.copies == 0;
-        if is_alone {
-            Ack::Local
-        } else {
-            Ack::Others(1)
-        }
-    }
-
     /// Read all files that this replica has, and compare, with a pause after each. `reply` is called once, also when the
     /// mesh is closed meanwhile.
     pub fn scrub(&self, pause: Duration, task: Task, reply: impl FnOnce(Result<Scrubbed, MeshError>) + Send + 'static) {
@@ -300,16 +290,16 @@ impl Mesh {
         self.shared.listeners.listen(wish, wake)
     }
 
-    /// Wait until so many others have a version. `reply` is called once.
+    /// Wait until so many others have a version; not told: one other, where others shall have it. `reply` is called once.
     pub fn acknowledged(
         &self,
         name: &Name,
         dot: Dot,
-        ack: Ack,
+        ack: Option<Ack>,
         deadline: Duration,
         reply: impl FnOnce(Result<Written, MeshError>) + Send + 'static,
     ) {
-        if ack == Ack::Local {
+        if ack == Some(Ack::Local) {
             return reply(Ok(Written { dot, replicas: 0 }));
         }
         let (shared, name) = (self.shared.clone(), name.clone());

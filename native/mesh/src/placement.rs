@@ -5,6 +5,8 @@
 //! chooses the same, and one who comes or goes changes one place of the files it takes or had, and no other's.
 
 use crate::record::ReplicaId;
+use crate::Name;
+use macula_core::{AppName, RelPath};
 use serde::{Deserialize, Serialize};
 
 /// What a member's disk is good for.
@@ -15,6 +17,37 @@ pub enum Class {
     Fast,
     /// Large and slow.
     Bulk,
+}
+
+/// Where the copies of a version shall lie, as its author had it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Place {
+    /// Replicas beside the one where it was written.
+    pub copies: u8,
+    /// On members with such disks first.
+    pub class: Class,
+}
+
+/// Where what is written to files beneath a directory of an app shall lie.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rule {
+    /// The app; nothing: all of them.
+    pub app: Option<AppName>,
+    /// The directory, or the file; nothing: all of the app's.
+    pub prefix: Option<RelPath>,
+    /// There.
+    pub place: Place,
+}
+
+/// The place of a file by the rule that speaks of it most precisely.
+pub fn place_of(rules: &[Rule], name: &Name) -> Option<Place> {
+    let is_of = |rule: &&Rule| {
+        let is_app = rule.app.as_ref().is_none_or(|app| *app == name.app);
+        is_app && rule.prefix.as_ref().is_none_or(|prefix| name.path.is_within(prefix))
+    };
+    let precision =
+        |rule: &&Rule| (rule.app.is_some(), rule.prefix.as_ref().map(|prefix| prefix.as_bytes().len()).unwrap_or(0));
+    rules.iter().filter(is_of).max_by_key(precision).map(|rule| rule.place)
 }
 
 /// Who a replica is, in its own words.

@@ -5,6 +5,7 @@
 //! records merge in any order, any number of times, to the same one; a version is gone exactly when
 //! somebody who had it replaced it, and of those that are left all agree which one the name shows.
 
+use crate::placement::Place;
 use crate::{ContentId, Stamp};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -47,6 +48,8 @@ pub struct Version {
     pub content: Option<Content>,
     /// Versions that its author knew and left standing beside it: the name does not show them.
     pub over: Vec<Dot>,
+    /// Where its copies shall lie; `None`: as each member has it for all that is not told.
+    pub place: Option<Place>,
 }
 
 /// What one replica says that it has, durably, as of a stamp of its own.
@@ -75,7 +78,7 @@ impl Record {
 
     /// The version of a dot.
     pub fn version(&self, dot: &Dot) -> Option<&Version> {
-        self.place(dot).ok().map(|at| &self.versions[at])
+        self.position(dot).ok().map(|at| &self.versions[at])
     }
 
     /// The version that the name shows. Of those that no other one was put above: what was written before what was
@@ -107,7 +110,7 @@ impl Record {
 
     /// Bytes that it takes when it is sent, at most.
     pub fn len_max(&self) -> usize {
-        let of_versions = self.versions.iter().map(|version| 80 + 20 * version.over.len());
+        let of_versions = self.versions.iter().map(|version| 83 + 20 * version.over.len());
         let of_claims = self.claims.values().map(|claim| 40 + 20 * claim.of.len());
         40 + 20 * self.seen.len() + of_versions.chain(of_claims).sum::<usize>()
     }
@@ -124,20 +127,27 @@ impl Record {
         self.versions.retain(|version| Some(version.dot) != winner && version.content.is_some());
         self.versions.drain(..self.versions.len().saturating_sub(LOSERS_MAX));
         let over = self.versions.iter().map(|version| version.dot).collect();
-        self.add(Version { dot, content, over });
+        self.add(Version { dot, content, over, place: None });
     }
 
     /// A version that was made of `base` by somebody who may not have known the others: it replaces that one only,
     /// and stands beside the rest as if it came from elsewhere.
     pub fn edit(&mut self, dot: Dot, content: Option<Content>, base: Option<Dot>) {
         self.versions.retain(|version| Some(version.dot) != base);
-        self.add(Version { dot, content, over: Vec::new() });
+        self.add(Version { dot, content, over: Vec::new(), place: None });
     }
 
     /// A version, made here and now, that replaces all.
     pub fn resolve(&mut self, dot: Dot, content: Option<Content>) {
         self.versions.clear();
-        self.add(Version { dot, content, over: Vec::new() });
+        self.add(Version { dot, content, over: Vec::new(), place: None });
+    }
+
+    /// Where the copies of a version shall lie: to be said by its author before anybody else knows of it.
+    pub fn put_place(&mut self, dot: &Dot, place: Option<Place>) {
+        if let Ok(at) = self.position(dot) {
+            self.versions[at].place = place;
+        }
     }
 
     /// What another replica knows; whether that was news.
@@ -218,12 +228,12 @@ impl Record {
         self.claims.values_mut().for_each(|claim| claim.of.retain(is_there));
     }
 
-    fn place(&self, dot: &Dot) -> Result<usize, usize> {
+    fn position(&self, dot: &Dot) -> Result<usize, usize> {
         self.versions.binary_search_by_key(dot, |version| version.dot)
     }
 
     fn has(&self, dot: &Dot) -> bool {
-        self.place(dot).is_ok()
+        self.position(dot).is_ok()
     }
 
     fn has_seen(&self, dot: &Dot) -> bool {

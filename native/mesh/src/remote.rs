@@ -26,7 +26,7 @@ impl Shared {
         self: &Arc<Self>,
         name: &Name,
         dot: Dot,
-        ack: Ack,
+        ack: Option<Ack>,
         deadline: Duration,
     ) -> Result<Written, MeshError> {
         let waiter = self.waiters.enroll(name);
@@ -52,14 +52,15 @@ impl Shared {
         }
     }
 
-    fn wanted_others(&self, name: &Name, version: &Version, ack: Ack) -> usize {
+    fn wanted_others(&self, name: &Name, version: &Version, ack: Option<Ack>) -> usize {
         let all = self.members.members().len().max(1);
-        let shall = self.holders(name, version).len().max((self.options.copies + 1).min(all));
+        let shall = self.holders(name, version).len().max((self.place(version.place).0 + 1).min(all));
         match ack {
-            Ack::Local => 0,
-            Ack::Others(count) => count,
-            Ack::Quorum => shall / 2,
-            Ack::All => shall - 1,
+            None => usize::from(all > 1 && self.place(version.place).0 > 0),
+            Some(Ack::Local) => 0,
+            Some(Ack::Others(count)) => count,
+            Some(Ack::Quorum) => shall / 2,
+            Some(Ack::All) => shall - 1,
         }
     }
 

@@ -9,7 +9,7 @@ use crate::events::Listeners;
 use crate::in_hand::InHand;
 use crate::index::{Change, Index};
 use crate::peers::Peers;
-use crate::placement::{choose, Card, Class};
+use crate::placement::{choose, place_of, Card, Class, Place, Rule};
 use crate::ranges::Digest;
 use crate::reconcile::Fingerprints;
 use crate::record::{Dot, Record, ReplicaId, Version};
@@ -57,6 +57,8 @@ pub struct Options {
     pub class: Class,
     /// Replicas beside the one where a file was written.
     pub copies: usize,
+    /// What is written here to other files than most: where it shall lie.
+    pub rules: Vec<Rule>,
     /// How long a member that cannot be reached counts as one that has its files; then others get them.
     pub grace: Duration,
     /// Between two looks for what other programs did to files.
@@ -77,8 +79,8 @@ impl Default for Options {
         let (grace, scan_every) = (Duration::from_secs(600), Duration::from_secs(600));
         let (scrub_every, scrub_rate) = (Some(Duration::from_secs(7 * 24 * 3600)), 8 << 20);
         let (zone, class, copies) = (String::new(), Class::Fast, 2);
-        let (bandwidth, repair_rate) = (None, 32 << 20);
-        Self { zone, class, copies, grace, scan_every, scrub_every, scrub_rate, bandwidth, repair_rate }
+        let (bandwidth, repair_rate, rules) = (None, 32 << 20, Vec::new());
+        Self { zone, class, copies, rules, grace, scan_every, scrub_every, scrub_rate, bandwidth, repair_rate }
     }
 }
 
@@ -252,15 +254,31 @@ impl Shared {
     /// The replicas that shall have a version: of those that are there the one that made it, and so many others; one
     /// more where that one is not there.
     pub fn holders(&self, name: &Name, version: &Version) -> Vec<ReplicaId> {
-        self.holders_of(name, version.dot.replica)
+        self.holders_of(name, version.dot.replica, version.place)
+    }
+
+    /// Where what is written here to a file shall lie; what is told goes before the rules.
+    pub fn place_for(&self, name: &Name, copies: Option<u8>, class: Option<Class>) -> Option<Place> {
+        let ruled = place_of(&self.options.rules, name);
+        if copies.is_none() && class.is_none() {
+            return ruled;
+        }
+        let usual = u8::try_from(self.options.copies).unwrap_or(u8::MAX);
+        let usual = ruled.unwrap_or(Place { copies: usual, class: Class::Fast });
+        Some(Place { copies: copies.unwrap_or(usual.copies), class: class.unwrap_or(usual.class) })
+    }
+
+    /// Replicas that a version shall have beside the one that made it, and on which disks first.
+    pub fn place(&self, place: Option<Place>) -> (usize, Class) {
+        place.map_or((self.options.copies, Class::Fast), |place| (place.copies.into(), place.class))
     }
 
     /// The same of what a replica writes.
-    pub fn holders_of(&self, name: &Name, author: ReplicaId) -> Vec<ReplicaId> {
-        let live = self.live();
+    pub fn holders_of(&self, name: &Name, author: ReplicaId, place: Option<Place>) -> Vec<ReplicaId> {
+        let (live, (copies, class)) = (self.live(), self.place(place));
         let mut holders: Vec<ReplicaId> = live.iter().map(|card| card.replica).filter(|of| *of == author).collect();
-        let others = self.options.copies + 1 - holders.len();
-        let chosen = choose(&name.key(), Class::Fast, &live, &holders.clone(), others);
+        let others = copies + 1 - holders.len();
+        let chosen = choose(&name.key(), class, &live, &holders.clone(), others);
         holders.extend(chosen.iter().map(|card| card.replica));
         holders
     }

@@ -229,7 +229,9 @@ impl<'a> Turn<'a> {
             return Ok(true);
         }
         let dot = self.shared.dot()?;
+        let base = placed.and_then(|placed| self.row.record.version(&placed.dot)).and_then(|base| base.place);
         self.row.record.edit(dot, Some(content), placed.map(|placed| placed.dot));
+        self.row.record.put_place(&dot, base.or_else(|| self.shared.place_for(self.name, None, None)));
         self.row.here.placed = Some(Placed::new(dot, content, look));
         self.claim()?;
         self.save(Durability::Sync)?;

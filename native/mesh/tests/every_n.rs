@@ -125,7 +125,8 @@ impl Run {
         let is_unknown = kind == Some(Kind::UnknownResult) || (kind.is_some() && disk.has_crashed());
         let dot = done.ok();
         let has_other = dot.is_some_and(|dot| {
-            let asked = |reply| self.nodes[at].mesh.acknowledged(&name(path), dot, Ack::Others(1), ACK_WAIT, reply);
+            let asked =
+                |reply| self.nodes[at].mesh.acknowledged(&name(path), dot, Some(Ack::Others(1)), ACK_WAIT, reply);
             common::wait(asked).is_ok_and(|written| written.replicas > 0)
         });
         let tries = self.tries.entry(path.to_owned()).or_default();

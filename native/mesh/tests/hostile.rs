@@ -45,7 +45,7 @@ fn dot(stamp: u64, replica: ReplicaId) -> Dot {
 
 fn version(dot: Dot, content: &[u8]) -> Version {
     let content = Content { id: ContentId::of_block(content), len: content.len() as u64 };
-    Version { dot, content: Some(content), over: Vec::new() }
+    Version { dot, content: Some(content), over: Vec::new(), place: None }
 }
 
 /// As it may come from anybody: whether it can be is not asked here.
@@ -169,7 +169,8 @@ fn an_app_that_cannot_be_opened_keeps_no_other_from_it() {
     nodes.iter().for_each(|node| node.is_locked.store(false, Ordering::Release));
     for (node, dot) in nodes.iter().zip(dots) {
         let at = of_locked(&node.name);
-        wait(|reply| node.mesh.acknowledged(&at, dot, Ack::Others(1), common::SOON, reply)).expect("the other has it");
+        wait(|reply| node.mesh.acknowledged(&at, dot, Some(Ack::Others(1)), common::SOON, reply))
+            .expect("the other has it");
     }
 }
 

@@ -26,7 +26,7 @@ fn at(path: &str) -> RelPath {
 fn copies(node: &Node, path: &str, content: &[u8], ack: Ack) -> Result<usize, String> {
     let dot = node.mesh.write(&name(path), content).expect("written");
     let short = Duration::from_millis(800);
-    let written = wait(|reply| node.mesh.acknowledged(&name(path), dot, ack, short, reply));
+    let written = wait(|reply| node.mesh.acknowledged(&name(path), dot, Some(ack), short, reply));
     written.map(|written| written.replicas).map_err(|error| error.to_string())
 }
 

@@ -12,7 +12,9 @@ use crate::options::{app_name, rel_path};
 use crate::reply::Reply;
 use crate::state::{OpenState, StateHandle};
 use macula_core::{AppFiles, AppFilesError, AppName, Apps, Kind, RelPath};
-use macula_mesh::{Ack, Class, Dot, Mesh, MeshError, Name, Options, Reading, Seams, Stamp, Version, Writing, Written};
+use macula_mesh::{
+    Ack, Class, Dot, Mesh, MeshError, Name, Options, Place, Reading, Rule, Seams, Stamp, Version, Writing, Written,
+};
 use macula_store::{AppFilesOf, Base, NodeDir};
 use parking_lot::Mutex;
 use rustler::{Atom, Binary, Encoder, Env, Resource, ResourceArc, Term};
@@ -125,7 +127,7 @@ fn mesh_open<'a>(
     base: ResourceArc<BaseHandle>,
     state: ResourceArc<StateHandle>,
     reference: Term<'a>,
-    (zone, class, copies): (String, Atom, usize),
+    (zone, class, copies, rules): (String, Atom, usize, Vec<RuleTerm<'a>>),
     ((scrub_every_ms, scrub_rate), (bandwidth, repair_rate)): ((Option<u64>, u64), (Option<u64>, u64)),
     by_links: bool,
 ) -> Term<'a> {
@@ -133,10 +135,14 @@ fn mesh_open<'a>(
         Ok(found) => found,
         Err(failure) => return failure.encode(env),
     };
-    let class = if class == atoms::bulk() { Class::Bulk } else { Class::Fast };
+    let rules = match rules.into_iter().map(rule_of).collect() {
+        Ok(rules) => rules,
+        Err(failure) => return Failure::encode(&failure, env),
+    };
+    let class = class_of(class);
     let scrub_every = scrub_every_ms.map(Duration::from_millis);
     let rates = Options { scrub_every, scrub_rate, bandwidth, repair_rate, ..Options::default() };
-    let options = Options { zone, class, copies, ..rates };
+    let options = Options { zone, class, copies, rules, ..rates };
     let of = opened.clone();
     opened.runtime.io(env, reference, move |reply| {
         let open = || -> Result<_, Failure> {
@@ -150,7 +156,7 @@ fn mesh_open<'a>(
     })
 }
 
-/// own thread: write a whole file; answers its version, and how many others have it, once those are as many as `ack`
+/// own thread: write a whole file, to lie at so many others, on such disks first; answers its version, and how many others have it, once those are as many as `ack`
 /// asks for.
 #[rustler::nif]
 fn mesh_write<'a>(
@@ -160,12 +166,40 @@ fn mesh_write<'a>(
     name: (&'a str, Binary<'a>),
     content: Term<'a>,
     (ack, timeout_ms): (Term<'a>, u64),
+    place: PlaceTerm,
 ) -> Term<'a> {
     let ack = ack_of(ack);
     let content = Held::new(content);
     changing(env, &mesh, reference, name, (ack, timeout_ms), move |mesh, name| {
-        content.with(|bytes| mesh.write(name, bytes))?.map_err(Failure::from)
+        let mut writing = begin(mesh, name, place)?;
+        content.with(|bytes| writing.write(bytes))??;
+        Ok(writing.commit()?)
     })
+}
+
+/// Copies and class of disk, where they are told.
+type PlaceTerm = (Option<u8>, Option<Atom>);
+/// App, prefix, copies, class.
+type RuleTerm<'a> = (Option<String>, Option<Binary<'a>>, u8, Atom);
+
+fn class_of(class: Atom) -> Class {
+    if class == atoms::bulk() {
+        Class::Bulk
+    } else {
+        Class::Fast
+    }
+}
+
+fn rule_of((app, prefix, copies, class): RuleTerm<'_>) -> Result<Rule, Failure> {
+    let app = app.map(|app| app_name(&app)).transpose()?;
+    let prefix = prefix.map(|prefix| rel_path(&prefix)).transpose()?;
+    Ok(Rule { app, prefix, place: Place { copies, class: class_of(class) } })
+}
+
+fn begin(mesh: &Mesh, name: &Name, (copies, class): PlaceTerm) -> Result<Writing, Failure> {
+    let mut writing = mesh.writing(name)?;
+    writing.put_place(copies, class.map(class_of));
+    Ok(writing)
 }
 
 /// own thread: delete a file; answers as `mesh_write`.
@@ -313,13 +347,14 @@ fn mesh_writer<'a>(
     mesh: ResourceArc<MeshHandle>,
     reference: Term<'a>,
     name: (&'a str, Binary<'a>),
+    place: PlaceTerm,
 ) -> Term<'a> {
     let name = match name_of(&name) {
         Ok(name) => name,
         Err(failure) => return failure.encode(env),
     };
     working(env, &mesh, reference, move |mesh, reply| {
-        let writing = mesh.with(|mesh| Ok(mesh.writing(&name)?));
+        let writing = mesh.with(|mesh| begin(mesh, &name, place));
         let handle = |writing| WritingHandle(Handle::new((Arc::new(Mutex::new(Some(writing))), mesh.clone())));
         reply.send_result(writing.map(|writing| ResourceArc::new(handle(writing))));
     })
@@ -469,7 +504,6 @@ fn acknowledge(mesh: &Arc<OpenMesh>, reply: Reply, name: &Name, dot: Dot, (ack, 
     let deadline = Duration::from_millis(timeout_ms);
     // what is durable here stays so, whatever becomes of the mesh meanwhile
     let _ = mesh.with(|mesh| {
-        let ack = ack.unwrap_or_else(|| mesh.ack_default());
         mesh.acknowledged(name, dot, ack, deadline, move |result: Result<Written, MeshError>| {
             reply.send_result(result.map(told));
         });

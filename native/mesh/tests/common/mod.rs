@@ -231,7 +231,7 @@ impl Node {
     }
 
     pub fn acknowledged(&self, path: &str, dot: Dot, ack: Ack) -> Result<Written, MeshError> {
-        wait(|reply| self.mesh.acknowledged(&name(path), dot, ack, SOON, reply))
+        wait(|reply| self.mesh.acknowledged(&name(path), dot, Some(ack), SOON, reply))
     }
 
     pub fn read(&self, path: &str) -> Result<Vec<u8>, MeshError> {
