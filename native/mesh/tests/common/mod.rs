@@ -5,7 +5,7 @@
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use macula_core::{
-    create_dir_all, AppFiles, AppFilesError, AppName, Apps, Disk, Gate, Kind, Ledger, MemberAt, Members, Open,
+    create_dir_all, AppFiles, AppFilesError, AppName, Apps, Disk, Gate, Kind, Kinded, Ledger, MemberAt, Members, Open,
     RealDisk, RelPath, SystemChance, SystemClock, Task,
 };
 use macula_files::Files;
@@ -274,8 +274,13 @@ impl Node {
     /// What lies in its tree, as any program sees it.
     pub fn tree(&self) -> BTreeMap<String, Vec<u8>> {
         let page = self.files.list(None, None, 1_000_000).expect("lists");
-        let read = |path: &RelPath| self.files.read(path, 1 << 30).expect("reads");
-        page.names.iter().map(|path| (path.to_string(), read(path))).collect()
+        let read = |path: &RelPath| match self.files.read(path, 1 << 30) {
+            Ok(bytes) => Some((path.to_string(), bytes)),
+            // removed since it was listed
+            Err(error) if error.kind() == Kind::NotFound => None,
+            Err(error) => panic!("reads {path}: {error}"),
+        };
+        page.names.iter().filter_map(read).collect()
     }
 }
 
