@@ -36,7 +36,8 @@ defmodule MaculaStorage.Cluster.MeshChaos do
         Task.async(fn ->
           :rand.seed(:exsss, {seed, n, 1})
 
-          step(%{world: world, dir: dir(seed), n: n, i: 1, counters: counters, own: %{}, told: []})
+          began = %{world: world, dir: dir(seed), n: n, counters: counters}
+          step(Map.merge(began, %{i: 1, own: %{}, told: []}))
         end)
       end
 
