@@ -351,7 +351,11 @@ impl Mesh {
             let _entered = runtime.enter();
             self.shared.peers.close();
         }
-        runtime.shutdown_timeout(CLOSE_WAIT);
+        match Handle::try_current() {
+            // the last who had it is a task, which must not wait for tasks
+            Ok(_) => runtime.shutdown_background(),
+            Err(_) => runtime.shutdown_timeout(CLOSE_WAIT),
+        }
         self.shared.listeners.close();
         // what is not synced now is put again by the next process, if need be
         let _ = self.shared.sync_short();

@@ -198,6 +198,8 @@ impl Node {
     /// Gone; its disk stays with who has it.
     pub fn leave(self) -> (Arc<dyn Disk>, Option<tempfile::TempDir>) {
         self.net.meshes.lock().remove(&self.name);
+        // a call that is under way to it may have it still
+        self.mesh.close();
         (self.disk, self._dir)
     }
 
