@@ -114,10 +114,6 @@ impl Shared {
 
     /// Remove what was kept of versions that are no more, by a process that died before it removed it.
     pub fn sweep_kept(&self) -> Result<(), MeshError> {
-        if self.index.is_new() {
-            // of an index that was lost others have yet to tell which versions there are, and one may be here only
-            return Ok(());
-        }
         let sweep = self.in_hand.sweep();
         let mut found = self.beside(|files| files.kept(), &sweep)?;
         // what is kept for other reasons has shorter names
@@ -131,8 +127,7 @@ impl Shared {
             let Some((last, _)) = rows.last() else { break };
             after = last.key();
             for (name, row) in rows {
-                let contents = row.record.versions().iter().filter_map(|version| Some(version.content?.id));
-                used.extend(row.here.kept.iter().copied().chain(contents).map(|id| aside(&name, &id)));
+                used.extend(row.here.kept.iter().map(|id| aside(&name, id)));
             }
         }
         for (files, name) in found.iter().filter(|(_, name)| !used.contains(name)) {

@@ -44,7 +44,6 @@ struct Oneself {
 pub struct Index {
     store: Store,
     replica: ReplicaId,
-    is_new: bool,
 }
 
 /// One row, to be written.
@@ -72,9 +71,7 @@ impl Index {
     /// # Errors
     /// [`MeshError::NewerFormat`]; [`MeshError::Index`].
     pub fn open(store: Store, chance: &dyn Chance) -> Result<(Self, Stamp), MeshError> {
-        let found = store.get(SELF)?;
-        let is_new = found.is_none();
-        let oneself = match found {
+        let oneself = match store.get(SELF)? {
             Some(bytes) => match bytes.split_first() {
                 Some((&SELF_VERSION, oneself)) => postcard::from_bytes(oneself)
                     .map_err(|error| MeshError::Malformed(format!("the index's own row: {error}")))?,
@@ -86,12 +83,7 @@ impl Index {
                 oneself
             }
         };
-        Ok((Self { store, replica: oneself.replica, is_new }, oneself.stamped))
-    }
-
-    /// Whether this process made it: there was none, or it was lost.
-    pub fn is_new(&self) -> bool {
-        self.is_new
+        Ok((Self { store, replica: oneself.replica }, oneself.stamped))
     }
 
     /// This replica's number.
