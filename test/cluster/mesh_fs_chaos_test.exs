@@ -56,7 +56,9 @@ defmodule MaculaStorage.Cluster.MeshFSChaosTest do
       MeshChaos.check(world, seed, written)
     rescue
       error ->
-        IO.inspect(MeshChaos.differences(world), label: "seed=#{seed}", limit: 200)
+        # what lies where is gone with the nodes
+        shown = inspect(MeshChaos.differences(world), limit: 200)
+        IO.puts("mesh files, chaos: seed=#{seed} differences=#{shown}")
         reraise error, __STACKTRACE__
     end
   end
