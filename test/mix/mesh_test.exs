@@ -40,7 +40,7 @@ defmodule Mix.MaculaMeshTest do
     due = due_ms |> DateTime.from_unix!(:millisecond) |> DateTime.truncate(:second)
     assert out =~ ~r/^next scrub +#{due}$/m
     assert {0, out, ""} = mix("status", ["--json", "--timeout", "60"])
-    assert json(out, "$.replica") == replica
+    assert json(out, "$.replica") == Integer.to_string(replica)
     assert json(out, "$.peers") == "[]" and json(out, "$.scrub.due_ms") == due_ms
   end
 

@@ -7,14 +7,18 @@ defmodule MaculaStorage.Operator.Mesh do
 
   @doc false
   def status(options) do
-    with {:ok, status} <- MeshFS.status(options), do: {:ok, status, status_text(status)}
+    with {:ok, status} <- MeshFS.status(options) do
+      # Text in JSON: a reader of numbers that is exact to 53 or 63 bits would tell another replica.
+      status = %{status | replica: Integer.to_string(status.replica)}
+      {:ok, status, status_text(status)}
+    end
   end
 
   defp status_text(status) do
     peers = if status.peers == [], do: "nobody", else: Enum.join(status.peers, " ")
 
     rows = [
-      ["replica", Integer.to_string(status.replica)],
+      ["replica", status.replica],
       ["can be asked", peers],
       ["files", Text.count(status.files)],
       ["on fewer members than shall", Text.count(status.under_replicated)],
