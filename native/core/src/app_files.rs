@@ -4,7 +4,7 @@
 //! Invariant: under its name a file is always wholly one version. Content is *staged* beside the tree,
 //! sealed, and put in place by a rename; what a name held before can be *kept* under a name of its own.
 
-use crate::{AppName, Kind, Kinded, RelPath};
+use crate::{AppName, Kind, Kinded, RelPath, Watcher};
 use std::fmt::Debug;
 use std::sync::Arc;
 
@@ -152,6 +152,10 @@ pub trait AppFiles: Send + Sync + Debug {
     fn tree_mark(&self) -> Result<Option<[u8; TREE_MARK_LEN]>, AppFilesError>;
     /// Mark it, so that another in its place is told from it. `Ok`: durable.
     fn mark_tree(&self, mark: &[u8; TREE_MARK_LEN]) -> Result<(), AppFilesError>;
+    /// Have what happens in a directory of the tree told: the watch. `NotFound` when there is no such directory.
+    fn watch(&self, dir: &RelPath, watcher: &Watcher) -> Result<i32, AppFilesError>;
+    /// Files and directories in a directory, and whether each is one.
+    fn names(&self, dir: &RelPath) -> Result<Vec<(RelPath, bool)>, AppFilesError>;
     /// Regular files after `after`, at most `limit`, in byte order of the whole name.
     fn page(&self, after: Option<&RelPath>, limit: usize) -> Result<Looks, AppFilesError>;
 }

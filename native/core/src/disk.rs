@@ -4,7 +4,7 @@
 //! forgets what was not synced and fails at the n-th operation. Durability is explicit: data is
 //! durable after `sync_data`, a name after `sync_dir` of its directory, a tree after `sync_tree`.
 
-use crate::RelPath;
+use crate::{RelPath, Watcher};
 use std::ffi::OsString;
 use std::fmt::Debug;
 use std::io;
@@ -115,6 +115,10 @@ pub trait Disk: Send + Sync + Debug {
     /// each where there is room. A hint: a disk without it does nothing.
     fn spread_dirs_of(&self, _dir: &RelPath) -> io::Result<()> {
         Ok(())
+    }
+    /// Have what happens in a directory told; `Unsupported` where nobody tells.
+    fn watch(&self, _dir: &RelPath, _watcher: &Watcher) -> io::Result<i32> {
+        Err(io::ErrorKind::Unsupported.into())
     }
     /// Make the names in a directory durable.
     fn sync_dir(&self, dir: &RelPath) -> io::Result<()>;

@@ -18,6 +18,7 @@ mod pool;
 mod real_disk;
 mod rel_path;
 mod task;
+mod watcher;
 
 pub use app_files::{AppFiles, AppFilesError, Apps, Expected, Look, Looks, Opened, Staged, TREE_MARK_LEN};
 pub use app_name::{AppName, NameError};
@@ -33,3 +34,4 @@ pub use pool::{Pool, Refused};
 pub use real_disk::RealDisk;
 pub use rel_path::{PathError, RelPath};
 pub use task::{Cancel, Progress, Task};
+pub use watcher::{Happened, Noticed, Watcher};

@@ -4,7 +4,7 @@
 //! (`openat2`: `RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS | RESOLVE_NO_MAGICLINKS`), so nothing planted
 //! in the tree between a check and an open can lead outside: there is no check.
 
-use crate::{Disk, DiskFile, Entry, FileKind, Open, RelPath, Space, Stat};
+use crate::{Disk, DiskFile, Entry, FileKind, Open, RelPath, Space, Stat, Watcher};
 use rustix::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use rustix::fs::{self, AtFlags, Dir, FallocateFlags, Mode, OFlags, RenameFlags, ResolveFlags};
 use rustix::fs::{Timespec, Timestamps, XattrFlags};
@@ -120,6 +120,10 @@ impl Disk for RealDisk {
         }
         entries.sort();
         Ok(entries)
+    }
+
+    fn watch(&self, dir: &RelPath, watcher: &Watcher) -> io::Result<i32> {
+        watcher.watch(&self.open_dir(dir)?)
     }
 
     fn create_dir(&self, dir: &RelPath) -> io::Result<()> {

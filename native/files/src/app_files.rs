@@ -1,7 +1,9 @@
 //! [`Files`] as whoever replicates them knows it, through the seam of core only.
 
 use crate::{Files, FilesError, Reader, StagedFile};
-use macula_core::{AppFiles, AppFilesError, Expected, Kinded, Look, Looks, Opened, RelPath, Staged, TREE_MARK_LEN};
+use macula_core::{
+    AppFiles, AppFilesError, Expected, Kinded, Look, Looks, Opened, RelPath, Staged, Watcher, TREE_MARK_LEN,
+};
 
 impl From<FilesError> for AppFilesError {
     fn from(error: FilesError) -> Self {
@@ -132,6 +134,14 @@ impl AppFiles for Files {
 
     fn mark_tree(&self, mark: &[u8; TREE_MARK_LEN]) -> Result<(), AppFilesError> {
         Ok(Files::mark_tree(self, mark)?)
+    }
+
+    fn watch(&self, dir: &RelPath, watcher: &Watcher) -> Result<i32, AppFilesError> {
+        Ok(Files::watch(self, dir, watcher)?)
+    }
+
+    fn names(&self, dir: &RelPath) -> Result<Vec<(RelPath, bool)>, AppFilesError> {
+        Ok(Files::names(self, dir)?)
     }
 
     fn page(&self, after: Option<&RelPath>, limit: usize) -> Result<Looks, AppFilesError> {

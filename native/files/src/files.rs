@@ -9,7 +9,7 @@ use crate::writer::{Writer, Written};
 use crate::FilesError;
 use macula_core::{
     create_dir_all, remove_tree, Chance, Clock, Disk, DiskFile, Expected, FileKind, Gate, Ledger, Look, Looks, Open,
-    Part, RelPath,
+    Part, RelPath, Watcher,
 };
 use std::ffi::OsString;
 use std::io;
@@ -139,6 +139,28 @@ impl Files {
     pub fn look(&self, path: &RelPath) -> Result<Option<Look>, FilesError> {
         let found = live_look(&self.0, path)?.filter(|found| found.stat.kind == FileKind::File);
         Ok(found.map(|found| look_of(&found.stat)))
+    }
+
+    /// Have what happens in a directory told.
+    ///
+    /// # Errors
+    /// [`FilesError::NotFound`] when there is no such directory.
+    pub fn watch(&self, dir: &RelPath, watcher: &Watcher) -> Result<i32, FilesError> {
+        self.0.data.watch(&place_of(dir)?, watcher).map_err(|error| FilesError::of("watch", dir, error))
+    }
+
+    /// Files and directories in a directory, and whether each is one; none when it is gone.
+    pub fn names(&self, dir: &RelPath) -> Result<Vec<(RelPath, bool)>, FilesError> {
+        let (live, mut found) = (Live(&self.0), Vec::new());
+        for name in live.names(dir)? {
+            let Ok(path) = dir.join(name.as_bytes()) else { continue };
+            match live.look(&path)?.map(|found| found.stat.kind) {
+                Some(FileKind::Dir) => found.push((path, true)),
+                Some(FileKind::File) => found.push((path, false)),
+                _ => {}
+            }
+        }
+        Ok(found)
     }
 
     /// Regular files, and whether there are more.

@@ -42,6 +42,7 @@ mod turn;
 mod unsynced;
 mod waiters;
 mod wanted;
+mod watch;
 pub mod wire;
 
 pub use care::Cared;
@@ -61,3 +62,4 @@ pub use scan::Scanned;
 pub use serve::Door;
 pub use shared::{Options, Seams};
 pub use stamp::{Stamp, Stamps};
+pub use watch::Watched;

@@ -13,7 +13,8 @@ use crate::rounds::{Rounds, Scrubbed};
 use crate::scan::Scanned;
 use crate::serve::Door;
 use crate::shared::{Options, Seams, Shared};
-use crate::{care, fetch, peers, rounds, unsynced, MeshError, Name, BLOCK_LEN};
+use crate::watch::Watched;
+use crate::{care, fetch, peers, rounds, unsynced, watch, MeshError, Name, BLOCK_LEN};
 use bytes::Bytes;
 use macula_core::{AppName, Cancel, RelPath, Task};
 use macula_net::Net;
@@ -88,6 +89,8 @@ pub struct Status {
     pub received: u64,
     /// As of the last look at all files.
     pub cared: Cared,
+    /// What other programs do is found at once there.
+    pub watched: Watched,
     /// Of scrubs that go by themselves.
     pub rounds: Rounds,
 }
@@ -129,6 +132,9 @@ impl Mesh {
         runtime.spawn(care::keep(shared.clone()));
         runtime.spawn(rounds::keep(shared.clone()));
         runtime.spawn(unsynced::keep(shared.clone()));
+        if shared.options.watch {
+            runtime.spawn(watch::keep(shared.clone()));
+        }
         Ok(Self { runtime: Mutex::new(Some(runtime)), shared, waiting: Arc::default() })
     }
 
@@ -339,8 +345,20 @@ impl Mesh {
         let Shared { peers, fetches, .. } = &*self.shared;
         let names = peers.here().iter().map(|peer| peer.name.clone()).collect();
         let (untold, cared, rounds) = (peers.waiting(), *self.shared.cared.lock(), self.shared.rounds.lock().clone());
+        let watched = *self.shared.watched.lock();
         let ((fetching, failed), (sent, received)) = (fetches.waiting(), self.shared.traffic.counts());
-        Status { replica: self.shared.own(), peers: names, untold, fetching, failed, sent, received, cared, rounds }
+        Status {
+            replica: self.shared.own(),
+            peers: names,
+            untold,
+            fetching,
+            failed,
+            sent,
+            received,
+            cared,
+            watched,
+            rounds,
+        }
     }
 
     /// Stop, and make the index durable. Blocks.

@@ -16,7 +16,7 @@ use std::ops::Bound;
 /// Files looked at at once.
 const PAGE: usize = 1_000;
 /// Of the files that were here, so many may be missing as deleted: one of four, and one of two or three.
-const MISSING_OF: u64 = 4;
+pub(crate) const MISSING_OF: u64 = 4;
 
 /// What a scan found.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -34,7 +34,7 @@ pub struct Scanned {
 }
 
 /// What a page of files says.
-enum Told {
+pub(crate) enum Told {
     Known,
     Found,
     Changed,
@@ -77,6 +77,7 @@ impl Shared {
                 None => break,
             }
         }
+        self.adopt_moved(app, &*files, &missing, &mut scanned)?;
         let is_same = is_same && self.is_same_tree(app, &*files)?;
         let are_deleted = deletions || (is_same && is_little(missing.len() as u64, scanned.known));
         for path in missing {
@@ -103,7 +104,7 @@ impl Shared {
         Ok(rows.into_iter().map(|(name, row)| (name.path, row)).collect())
     }
 
-    fn look_at(
+    pub(crate) fn look_at(
         &self,
         app: &AppName,
         path: &RelPath,
@@ -126,7 +127,45 @@ impl Shared {
         Ok(())
     }
 
-    fn adopt(&self, name: &Name) -> Result<Told, MeshError> {
+    /// A file that was given another name carries our digest still, and is no app's own.
+    fn adopt_moved(
+        &self,
+        app: &AppName,
+        files: &dyn AppFiles,
+        missing: &[RelPath],
+        scanned: &mut Scanned,
+    ) -> Result<(), MeshError> {
+        let names = missing.iter().map(|path| Name { app: app.clone(), path: path.clone() });
+        let (moved, mut after) = (self.looks_of(names)?, None);
+        while !moved.is_empty() {
+            let page = files.page(after.as_ref(), PAGE)?;
+            for (path, look) in &page.files {
+                let name = Name { app: app.clone(), path: path.clone() };
+                if moved.get(&look.ino) == Some(look) && self.index.row(&name)?.is_none() {
+                    self.adopt(&name)?;
+                    scanned.found += 1;
+                }
+            }
+            match page.files.into_iter().last().filter(|_| page.more) {
+                Some((path, _)) => after = Some(path),
+                None => break,
+            }
+        }
+        Ok(())
+    }
+
+    /// How files looked that were put there, by their inodes.
+    pub(crate) fn looks_of(&self, names: impl Iterator<Item = Name>) -> Result<BTreeMap<u64, Look>, MeshError> {
+        let mut looks = BTreeMap::new();
+        for name in names {
+            if let Some(placed) = self.index.row(&name)?.and_then(|row| row.here.placed) {
+                looks.insert(placed.ino, placed.look());
+            }
+        }
+        Ok(looks)
+    }
+
+    pub(crate) fn adopt(&self, name: &Name) -> Result<Told, MeshError> {
         let mut turn = Turn::of(self, name)?;
         let (before, had) = (turn.row.record.last_of(self.own()), turn.row.here.placed.is_some());
         turn.adopt()?;
@@ -137,7 +176,7 @@ impl Shared {
         })
     }
 
-    fn end_missing(&self, name: &Name, is_deleted: bool, scanned: &mut Scanned) -> Result<(), MeshError> {
+    pub(crate) fn end_missing(&self, name: &Name, is_deleted: bool, scanned: &mut Scanned) -> Result<(), MeshError> {
         let mut turn = Turn::of(self, name)?;
         if turn.row.here.placed.is_none() || turn.files.look(&name.path)?.is_some() {
             return Ok(());
@@ -171,7 +210,7 @@ impl Shared {
 }
 
 /// Whether so much may have been deleted one by one.
-fn is_little(missing: u64, known: u64) -> bool {
+pub(crate) fn is_little(missing: u64, known: u64) -> bool {
     missing < known && missing <= (known / MISSING_OF).max(1)
 }
 

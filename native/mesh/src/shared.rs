@@ -20,6 +20,7 @@ use crate::tree::Trees;
 use crate::unsynced::Unsynced;
 use crate::waiters::Waiters;
 use crate::wanted::{Fetches, Why};
+use crate::watch::Watched;
 use crate::{ContentId, MeshError, Name, Stamp, Stamps};
 use macula_core::{AppFiles, AppName, Apps, Chance, Clock, Members};
 use macula_kv::{Durability, Store};
@@ -63,6 +64,8 @@ pub struct Options {
     pub grace: Duration,
     /// Between two looks for what other programs did to files.
     pub scan_every: Duration,
+    /// Whether to look at what the kernel tells of other programs meanwhile.
+    pub watch: bool,
     /// Between the beginnings of two scrubs of all that is here; `None`: nobody does that by itself.
     pub scrub_every: Option<Duration>,
     /// What such a scrub reads in a second at most, bytes; a file counts for 32 KiB at least.
@@ -79,8 +82,8 @@ impl Default for Options {
         let (grace, scan_every) = (Duration::from_secs(600), Duration::from_secs(600));
         let (scrub_every, scrub_rate) = (Some(Duration::from_secs(7 * 24 * 3600)), 8 << 20);
         let (zone, class, copies) = (String::new(), Class::Fast, 2);
-        let (bandwidth, repair_rate, rules) = (None, 32 << 20, Vec::new());
-        Self { zone, class, copies, rules, grace, scan_every, scrub_every, scrub_rate, bandwidth, repair_rate }
+        let (bandwidth, repair_rate, rules, watch) = (None, 32 << 20, Vec::new(), false);
+        Self { zone, class, copies, rules, grace, scan_every, watch, scrub_every, scrub_rate, bandwidth, repair_rate }
     }
 }
 
@@ -96,6 +99,7 @@ pub(crate) struct Shared {
     pub waiters: Waiters,
     pub listeners: Arc<Listeners>,
     pub cared: Mutex<Cared>,
+    pub watched: Mutex<Watched>,
     pub rounds: Mutex<Rounds>,
     pub unsynced: Unsynced,
     pub in_hand: InHand,
@@ -141,6 +145,7 @@ impl Shared {
             waiters: Waiters::default(),
             listeners: Arc::default(),
             cared: Mutex::default(),
+            watched: Mutex::default(),
             rounds: Mutex::new(rounds),
             unsynced,
             in_hand: InHand::default(),

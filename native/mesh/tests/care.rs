@@ -55,6 +55,23 @@ fn what_other_programs_do_is_replicated_like_a_write() {
     assert_eq!(nodes[1].mesh.stat(&name("own")).expect_err("not told").kind(), Kind::NotFound);
 }
 
+/// It carries our digest still, as what an app writes by itself does: its content was deleted, everywhere.
+#[test]
+fn a_file_that_was_given_another_name_is_replicated_under_it() {
+    let (_net, nodes) = cluster(&["a", "b"]);
+    for n in 0..8 {
+        nodes[0].write(&format!("dir/{n}"), &[n; 100], Ack::All).expect("written");
+    }
+    settled(&nodes);
+    let at = |path: &str| RelPath::new(format!("data/files/dir/{path}")).expect("a path");
+    nodes[1].disk.rename(&at("5"), &at("0before")).expect("renames");
+    nodes[1].disk.rename(&at("6"), &at("behind")).expect("renames");
+    assert_eq!(scan(&nodes[1]), Scanned { known: 8, found: 2, deleted: 2, ..Scanned::default() });
+    settled(&nodes);
+    assert_eq!(nodes[0].read("dir/0before").expect("replicated"), [5; 100]);
+    assert_eq!(nodes[0].read("dir/behind").expect("replicated"), [6; 100]);
+}
+
 #[test]
 fn a_vanished_directory_is_no_deletion_and_comes_back() {
     let (_net, nodes) = cluster(&["a", "b"]);

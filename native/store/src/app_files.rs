@@ -5,7 +5,9 @@
 //! answers `Closed` to writes.
 
 use crate::{App, StoreError};
-use macula_core::{AppFiles, AppFilesError, Expected, Kinded, Look, Looks, Opened, RelPath, Staged, TREE_MARK_LEN};
+use macula_core::{
+    AppFiles, AppFilesError, Expected, Kinded, Look, Looks, Opened, RelPath, Staged, Watcher, TREE_MARK_LEN,
+};
 use macula_files::Files;
 use std::sync::Arc;
 
@@ -121,6 +123,14 @@ impl AppFiles for AppFilesOf {
 
     fn mark_tree(&self, mark: &[u8; TREE_MARK_LEN]) -> Result<(), AppFilesError> {
         self.with(|files| files.mark_tree(mark))
+    }
+
+    fn watch(&self, dir: &RelPath, watcher: &Watcher) -> Result<i32, AppFilesError> {
+        self.with(|files| files.watch(dir, watcher))
+    }
+
+    fn names(&self, dir: &RelPath) -> Result<Vec<(RelPath, bool)>, AppFilesError> {
+        self.with(|files| files.names(dir))
     }
 
     fn page(&self, after: Option<&RelPath>, limit: usize) -> Result<Looks, AppFilesError> {
