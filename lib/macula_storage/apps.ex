@@ -99,7 +99,7 @@ defmodule MaculaStorage.Apps do
     scrub = {every, config.mesh_scrub_rate}
     rates = {bandwidth, config.mesh_repair_rate}
     by_links? = config.mesh_transport == nil
-    open = &Native.mesh_open(&1, state, &2, place, {scrub, rates}, by_links?)
+    open = &Native.mesh_open(&1, state, &2, place, {scrub, rates}, {config.mesh_watch, by_links?})
 
     with {:ok, base} <- base(),
          {:ok, mesh} <- Call.run(&open.(base, &1), op: :open, timeout: @open_ms) do

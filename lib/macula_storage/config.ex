@@ -23,6 +23,7 @@ defmodule MaculaStorage.Config do
         mesh_transport: MyApp.Transport,  # or {module, arg}, see MaculaStorage.MeshFS.Transport; nil: our links
         mesh_bandwidth: :infinity,        # bytes in a second of copies that it sends, and that it fetches: below
         mesh_repair_rate: 33_554_432,     # of copies that it fetches because members came or went
+        mesh_watch: true,                 # find what other programs do to files at once, or false: by scans only
         mesh_scrub_every: 604_800_000,    # all that is here is read once in so many milliseconds, or :never
         mesh_scrub_rate: 8_388_608,       # bytes of that in a second, at most; a file counts for 32 KiB at least
         usage_interval_ms: 10_000,        # how often files of other programs are counted at most
@@ -58,6 +59,7 @@ defmodule MaculaStorage.Config do
     :mesh_transport,
     :mesh_bandwidth,
     :mesh_repair_rate,
+    :mesh_watch,
     :mesh_scrub_every,
     :mesh_scrub_rate,
     :usage_interval_ms,
@@ -83,6 +85,7 @@ defmodule MaculaStorage.Config do
           mesh_transport: {module, term} | nil,
           mesh_bandwidth: pos_integer | :infinity,
           mesh_repair_rate: pos_integer,
+          mesh_watch: boolean,
           mesh_scrub_every: pos_integer | :never,
           mesh_scrub_rate: pos_integer,
           usage_interval_ms: pos_integer,
@@ -116,6 +119,7 @@ defmodule MaculaStorage.Config do
       mesh_transport: transport(:mesh_transport),
       mesh_bandwidth: positive_or(:mesh_bandwidth, :infinity, :infinity),
       mesh_repair_rate: positive(:mesh_repair_rate, 32 * 1024 * 1024),
+      mesh_watch: one_of(:mesh_watch, [true, false]),
       mesh_scrub_every: positive_or(:mesh_scrub_every, 7 * 24 * 3_600_000, :never),
       mesh_scrub_rate: positive(:mesh_scrub_rate, 8 * 1024 * 1024),
       usage_interval_ms: positive(:usage_interval_ms, 10_000),

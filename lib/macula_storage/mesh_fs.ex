@@ -425,6 +425,9 @@ defmodule MaculaStorage.MeshFS do
   `:received_bytes` (messages to and from others, since it was opened); and, as of the last look at all of them, `:files`,
   `:under_replicated` (fewer members have them than shall), and `:bytes_here`.
 
+  `:watched_dirs` are those of which the kernel tells what other programs do there; in as many open apps as
+  `:unwatched_apps` not all are (too few watches, or a file system without), and a scan finds it.
+
   `:scrub`: of those that go by themselves `:last`, a map as `scrub/1` gives it with `:began_ms` and `:ended_ms`
   (milliseconds since 1970), `:now`, the same of the one under way, each `nil` when there is none; and `:due_ms`, when the
   next begins: `nil` when never. Options: `:timeout`. Cost: memory, on a thread of ours.

@@ -63,8 +63,56 @@ defmodule MaculaStorage.Cluster.MeshFSCareTest do
     Wait.until("the deletion", fn -> tree(a) == %{} end)
   end
 
+  test "what other programs do is found at once, and reaches all" do
+    [a, b] = all = cluster(2)
+    content = fill(a, 12, 100)
+    same_trees(all)
+    for node <- all, do: watched(node, 2)
+    # the scan that each begins with is over when this was found
+    for node <- all, do: found_first(node, all)
+    other = Path.join(unique_dir(), "other")
+    File.write!(other, :binary.copy("new", 200_000))
+
+    run("cp", [other, file(b, "d/new")])
+    both(a, "d/new", File.read!(other))
+    run("sed", ["-i", "s/first/second/", file(b, "first/#{b.name}")])
+    both(a, "first/#{b.name}", "second")
+    run("mv", [file(b, "d/7"), file(b, "d/moved")])
+    both(a, "d/moved", content["d/7"])
+    run("rm", [file(b, "d/3")])
+    run("cp", ["-r", files(b) <> "/first", file(b, "deep")])
+    both(a, "deep/#{b.name}", "second")
+    for name <- ["d/7", "d/3"], do: gone(a, name)
+    same_trees(all)
+    assert {:ok, %{watched_dirs: 4, unwatched_apps: 0}} = watched(b, 4)
+    assert {:ok, %{found: 0, changed: 0, deleted: 0, lost: 0}} = mesh(b, :scan)
+  end
+
+  defp run(program, arguments), do: assert({"", 0} = System.cmd(program, arguments))
+
+  defp watched(node, dirs) do
+    Wait.until("#{dirs} directories are watched", fn ->
+      match?({:ok, %{watched_dirs: ^dirs}}, mesh(node, :status))
+    end)
+
+    mesh(node, :status)
+  end
+
+  defp found_first(node, all) do
+    name = "first/#{node.name}"
+    File.mkdir_p!(Path.dirname(file(node, name)))
+    File.write!(file(node, name), "first")
+    for other <- all, do: both(other, name, "first")
+  end
+
+  defp both(node, name, content),
+    do: Wait.until("#{name} is there", fn -> mesh(node, :read, [name]) == {:ok, content} end)
+
+  defp gone(node, name),
+    do: Wait.until("#{name} went", fn -> mesh(node, :read, [name]) == {:error, :not_found} end)
+
   test "what other programs did is seen by a scan, and reaches all" do
-    [a, b, c] = all = cluster(3)
+    [a, b, c] = all = cluster(3, mesh_watch: false)
     content = fill(a, 12, 10_000)
     # beside the own look of each
     for node <- all, do: Wait.until("the first look", fn -> looked?(node, 12) end)

@@ -105,6 +105,11 @@ defmodule MaculaStorage.ConfigTest do
     assert mesh.([]) == "604800000 8388608"
     assert mesh.(mesh_scrub_every: :never, mesh_scrub_rate: 1) == "never 1"
 
+    watch = &config("/b", &1, ~w(mesh_watch)a)
+    assert watch.([]) == "true"
+    assert watch.(mesh_watch: false) == "false"
+    assert watch.(mesh_watch: nil) =~ "expected mesh_watch"
+
     rates = &config("/b", &1, ~w(mesh_bandwidth mesh_repair_rate)a)
     assert rates.([]) == "infinity 33554432"
     assert rates.(mesh_bandwidth: 5, mesh_repair_rate: 6) == "5 6"

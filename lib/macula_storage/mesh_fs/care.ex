@@ -36,7 +36,8 @@ defmodule MaculaStorage.MeshFS.Care do
   def status(options) do
     options = Options.validate!(options, timeout: {nil, :timeout})
 
-    with {:ok, {here, {failed, sent, received}, {files, under, bytes_here}, rounds}} <-
+    with {:ok,
+          {here, {failed, sent, received}, {{files, under, bytes_here}, {dirs, partly}}, rounds}} <-
            on_all(:mesh_status, options, &Native.mesh_status/2) do
       {replica, peers, untold, fetching} = here
 
@@ -52,6 +53,8 @@ defmodule MaculaStorage.MeshFS.Care do
          files: files,
          under_replicated: under,
          bytes_here: bytes_here,
+         watched_dirs: dirs,
+         unwatched_apps: partly,
          scrub: rounds(rounds)
        }}
     end

@@ -24,9 +24,11 @@ defmodule MaculaStorage.Native.Mesh do
       @type mesh_rates :: {pos_integer | nil, pos_integer}
 
       # the last: whether by links
-      @spec mesh_open(handle, handle, reference, mesh_place, {mesh_scrub, mesh_rates}, boolean) ::
+      # `{watch?, by_links?}`
+      @spec mesh_open(handle, handle, reference, mesh_place, background, {boolean, boolean}) ::
               call
-      def mesh_open(_base, _state, _ref, _place, _background, _by_links), do: missing()
+            when background: {mesh_scrub, mesh_rates}
+      def mesh_open(_base, _state, _ref, _place, _background, _how), do: missing()
 
       @spec mesh_write(handle, reference, name, binary, ack, place) :: call
       def mesh_write(_mesh, _ref, _name, _content, _ack, _place), do: missing()

@@ -23,6 +23,8 @@ defmodule MaculaStorage.Operator.Mesh do
       ["files", Text.count(status.files)],
       ["on fewer members than shall", Text.count(status.under_replicated)],
       ["bytes here", Text.bytes(status.bytes_here)],
+      ["directories watched", Text.count(status.watched_dirs)],
+      ["apps not wholly watched", Text.count(status.unwatched_apps)],
       ["changes to be told", Text.count(status.untold)],
       ["to be fetched", Text.count(status.fetching)],
       ["of these tried in vain so far", Text.count(status.failed)],

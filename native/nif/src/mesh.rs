@@ -120,7 +120,7 @@ impl OpenMesh {
 /// with so many copies beside each file's first; link them to the others if the state is linked, unless somebody else
 /// carries what they ask of each other. In the background it reads all that is here once in so many milliseconds (`nil`:
 /// never), so many bytes in a second at most; sends and fetches copies at so many bytes in a second (`nil`: as fast as
-/// can be), those that move at so many.
+/// can be), those that move at so many. With `watch` it looks at what the kernel tells of other programs.
 #[rustler::nif]
 fn mesh_open<'a>(
     env: Env<'a>,
@@ -129,7 +129,7 @@ fn mesh_open<'a>(
     reference: Term<'a>,
     (zone, class, copies, rules): (String, Atom, usize, Vec<RuleTerm<'a>>),
     ((scrub_every_ms, scrub_rate), (bandwidth, repair_rate)): ((Option<u64>, u64), (Option<u64>, u64)),
-    by_links: bool,
+    (watch, by_links): (bool, bool),
 ) -> Term<'a> {
     let (opened, state) = match base.get().and_then(|opened| Ok((opened, state.get()?))) {
         Ok(found) => found,
@@ -141,7 +141,7 @@ fn mesh_open<'a>(
     };
     let class = class_of(class);
     let scrub_every = scrub_every_ms.map(Duration::from_millis);
-    let rates = Options { scrub_every, scrub_rate, bandwidth, repair_rate, ..Options::default() };
+    let rates = Options { scrub_every, scrub_rate, bandwidth, repair_rate, watch, ..Options::default() };
     let options = Options { zone, class, copies, rules, ..rates };
     let of = opened.clone();
     opened.runtime.io(env, reference, move |reply| {

@@ -51,7 +51,8 @@ fn mesh_status<'a>(env: Env<'a>, mesh: ResourceArc<MeshHandle>, reference: Term<
         reply.send_result(status.map(|status| {
             let here = (status.replica, peers(status.peers), status.untold, status.fetching);
             let cared = (status.cared.files, status.cared.under_replicated, status.cared.bytes_here);
-            (here, (status.failed, status.sent, status.received), cared, Told(status.rounds))
+            let watched = (status.watched.dirs, status.watched.partly);
+            (here, (status.failed, status.sent, status.received), (cared, watched), Told(status.rounds))
         }));
     })
 }
