@@ -35,6 +35,8 @@ pub(crate) struct Inner {
     pub ledger: Arc<Ledger>,
     pub clock: Arc<dyn Clock>,
     pub chance: Arc<dyn Chance>,
+    /// Of who puts a short file.
+    pub short: Mutex<()>,
     names: Mutex<Names>,
     syncs: Syncs,
     closed: AtomicBool,
@@ -94,8 +96,8 @@ impl Inner {
         clock: Arc<dyn Clock>,
         chance: Arc<dyn Chance>,
     ) -> Self {
-        let (names, syncs, closed) = Default::default();
-        Self { data, gate, ledger, clock, chance, names, syncs, closed }
+        let (short, names, syncs, closed) = Default::default();
+        Self { data, gate, ledger, clock, chance, short, names, syncs, closed }
     }
 
     pub fn names(&self) -> MutexGuard<'_, Names> {

@@ -33,6 +33,9 @@ impl Files {
             }
             error => error,
         };
+        // all make a name in one directory and take it away again, which the kernel lets one do at a time while the
+        // others spin
+        let _alone = inner.short.lock();
         let mut temporary = Temporary::new(inner.clone()).map_err(failed)?;
         temporary.file.write_all_at(content, 0).map_err(failed)?;
         temporary.grew(content.len() as u64);

@@ -27,6 +27,7 @@ mod store;
 mod subscribe;
 mod sweep;
 mod table;
+mod tasks;
 mod threads;
 mod turn;
 mod value;

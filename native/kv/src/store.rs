@@ -14,9 +14,8 @@ use crate::threads::Threads;
 use crate::turn::Tx;
 use crate::view::{Counted, KeyRange, Page, PageLimits, View};
 use crate::KvError;
-use crossbeam_channel::bounded;
 use macula_core::{Chance, Clock, Disk, Gate};
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 use std::cell::Cell;
 use std::fmt;
 use std::sync::Arc;
@@ -302,15 +301,34 @@ impl Store {
     }
 }
 
+/// An answer that somebody waits for. A channel's receiver spins before it sleeps: many who wait for one sync would take
+/// the processors from who makes it.
+struct Awaited<T>(Mutex<Option<Result<T, KvError>>>, Condvar);
+
+/// Who answers: dropped without an answer, that is `Closed`.
+struct Answering<T>(Arc<Awaited<T>>);
+
+impl<T> Drop for Answering<T> {
+    fn drop(&mut self) {
+        self.0 .0.lock().get_or_insert(Err(KvError::Closed));
+        self.0 .1.notify_one();
+    }
+}
+
 /// Turn a call with a reply into one that waits.
 pub(crate) fn wait<T: Send + 'static>(
     call: impl FnOnce(Box<dyn FnOnce(Result<T, KvError>) + Send>) -> Result<(), KvError>,
 ) -> Result<T, KvError> {
-    let (answer, answered) = bounded(1);
-    call(Box::new(move |result| {
-        let _ = answer.try_send(result);
-    }))?;
-    answered.recv().unwrap_or(Err(KvError::Closed))
+    let awaited = Arc::new(Awaited(Mutex::new(None), Condvar::new()));
+    let answering = Answering(awaited.clone());
+    call(Box::new(move |result| *answering.0 .0.lock() = Some(result)))?;
+    let mut answer = awaited.0.lock();
+    loop {
+        match answer.take() {
+            Some(answer) => return answer,
+            None => awaited.1.wait(&mut answer),
+        }
+    }
 }
 
 /// A version of the store. Clones share it; after `release`, or when the store was closed, every

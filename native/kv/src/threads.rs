@@ -4,6 +4,7 @@
 //! Invariant: a store has at most one writing task and one draining task here at a time, so the
 //! queues are as long as there are stores. A panic in a task costs no thread.
 
+use crate::tasks::{tasks, Tasks, Work};
 use crossbeam_channel::{unbounded, Receiver, RecvTimeoutError, Sender};
 use macula_core::Clock;
 use parking_lot::Mutex;
@@ -17,8 +18,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
-
-type Work = Box<dyn FnOnce() + Send>;
 
 thread_local! {
     static IS_OURS: Cell<bool> = const { Cell::new(false) };
@@ -35,13 +34,13 @@ const COURTESY_KEYS: u32 = 32;
 pub struct Threads(Arc<Inner>);
 
 struct Inner {
-    writers: Mutex<Option<Sender<Work>>>,
+    writers: Mutex<Option<Tasks>>,
     /// `None`: whoever asks for a drain does it.
-    drains: Mutex<Option<Sender<Work>>>,
+    drains: Mutex<Option<Tasks>>,
     /// `None`: nothing is compacted without being asked.
-    compacts: Mutex<Option<Sender<Work>>>,
+    compacts: Mutex<Option<Tasks>>,
     /// As the drains.
-    tellers: Mutex<Option<Sender<Work>>>,
+    tellers: Mutex<Option<Tasks>>,
     alarms: Mutex<Option<Sender<Alarm>>>,
     /// Memory of all stores that is not drained, bytes.
     waiting_bytes: AtomicUsize,
@@ -109,7 +108,7 @@ impl Threads {
 
     /// Work of seconds or minutes, one at a time. False: nobody is there for it.
     pub(crate) fn compact(&self, work: impl FnOnce() + Send + 'static) -> bool {
-        self.0.compacts.lock().as_ref().is_some_and(|queue| queue.send(Box::new(work)).is_ok())
+        self.0.compacts.lock().as_ref().map(|queue| queue.send(Box::new(work))).is_some()
     }
 
     /// Work that may wait for a store: never done at once.
@@ -181,27 +180,24 @@ impl Courtesy {
 }
 
 /// With nobody to do it, it is done here.
-fn send(queue: &Mutex<Option<Sender<Work>>>, work: Work) {
-    let refused = match &*queue.lock() {
-        Some(queue) => queue.send(work).err().map(|refused| refused.0),
-        None => Some(work),
-    };
-    if let Some(work) = refused {
-        work();
+fn send(queue: &Mutex<Option<Tasks>>, work: Work) {
+    if let Some(queue) = &*queue.lock() {
+        return queue.send(work);
     }
+    work();
 }
 
 fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
     std::thread::Builder::new().name(name.into()).spawn(run)
 }
 
-fn pool(name: &str, count: usize, joins: &mut Vec<JoinHandle<()>>) -> io::Result<Sender<Work>> {
-    let (queue, tasks) = unbounded::<Work>();
+fn pool(name: &str, count: usize, joins: &mut Vec<JoinHandle<()>>) -> io::Result<Tasks> {
+    let (queue, worker) = tasks();
     for _ in 0..count {
-        let tasks = tasks.clone();
+        let worker = worker.clone();
         joins.push(spawn(name, move || {
             IS_OURS.set(true);
-            for work in tasks {
+            for work in worker {
                 let _ = catch_unwind(AssertUnwindSafe(work));
             }
         })?);

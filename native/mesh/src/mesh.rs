@@ -13,6 +13,7 @@ use crate::rounds::{Rounds, Scrubbed};
 use crate::scan::Scanned;
 use crate::serve::Door;
 use crate::shared::{Options, Seams, Shared};
+use crate::waiters::Waiter;
 use crate::watch::Watched;
 use crate::{care, fetch, peers, rounds, unsynced, watch, MeshError, Name, BLOCK_LEN};
 use bytes::Bytes;
@@ -297,6 +298,7 @@ impl Mesh {
     }
 
     /// Wait until so many others have a version; not told: one other, where others shall have it. `reply` is called once.
+    /// Reads the index before it waits.
     pub fn acknowledged(
         &self,
         name: &Name,
@@ -308,13 +310,14 @@ impl Mesh {
         if ack == Some(Ack::Local) {
             return reply(Ok(Written { dot, replicas: 0 }));
         }
-        let (shared, name) = (self.shared.clone(), name.clone());
-        match self.handle() {
-            Some(runtime) => {
-                drop(runtime.spawn(async move { reply(shared.acknowledged(&name, dot, ack, deadline).await) }))
-            }
-            None => reply(Err(MeshError::Closed)),
-        }
+        let Some(runtime) = self.handle() else { return reply(Err(MeshError::Closed)) };
+        let (shared, waiter) = (self.shared.clone(), Waiter::enroll(&self.shared, name));
+        let missing = match shared.record(name).map(|record| shared.replicated(name, &record, dot, ack)) {
+            Ok(Err(missing)) => missing,
+            Ok(Ok(written)) => return reply(Ok(written)),
+            Err(error) => return reply(Err(error)),
+        };
+        runtime.spawn(async move { reply(shared.acknowledged(waiter, (dot, ack), deadline, missing).await) });
     }
 
     /// Open a version, or the one that the name shows, to be read by [`Mesh::read_part`]. Blocks.

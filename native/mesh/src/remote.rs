@@ -7,8 +7,9 @@ use crate::peers::{blocking, Peer};
 use crate::record::{Dot, Version};
 use crate::shared::Shared;
 use crate::turn::Turn;
+use crate::waiters::Waiter;
 use crate::wire::{Of, Request};
-use crate::{Content, Manifest, MeshError, Name};
+use crate::{Content, Manifest, MeshError, Name, Record};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,35 +22,43 @@ impl Shared {
         Ok(())
     }
 
-    /// Wait until so many others have a version, or something else replaced it.
-    pub async fn acknowledged(
-        self: &Arc<Self>,
+    /// Whether so many others have a version, or something else replaced it; else how many have it, and shall.
+    pub fn replicated(
+        &self,
         name: &Name,
+        record: &Record,
         dot: Dot,
         ack: Option<Ack>,
+    ) -> Result<Written, (usize, usize)> {
+        let Some(version) = record.version(&dot) else {
+            // replaced: who has the newer one needs this one no more
+            return Ok(Written { dot, replicas: 0 });
+        };
+        let have = record.holders(dot).filter(|replica| *replica != self.own()).count();
+        let wanted = self.wanted_others(name, version, ack);
+        if have >= wanted {
+            Ok(Written { dot, replicas: have })
+        } else {
+            Err((have, wanted))
+        }
+    }
+
+    /// Wait until that is so.
+    pub async fn acknowledged(
+        &self,
+        mut waiter: Waiter,
+        (dot, ack): (Dot, Option<Ack>),
         deadline: Duration,
+        (mut have, mut wanted): (usize, usize),
     ) -> Result<Written, MeshError> {
-        let waiter = self.waiters.enroll(name);
         let until = tokio::time::Instant::now() + deadline;
-        loop {
-            let changed = waiter.changed.notified();
-            tokio::pin!(changed);
-            changed.as_mut().enable();
-            let (of, at) = (self.clone(), name.clone());
-            let row = blocking(move || of.index.row(&at)).await?.unwrap_or_default();
-            let Some(version) = row.record.version(&dot) else {
-                // replaced: who has the newer one needs this one no more
-                return Ok(Written { dot, replicas: 0 });
-            };
-            let have = row.record.holders(dot).filter(|replica| *replica != self.own()).count();
-            let wanted = self.wanted_others(name, version, ack);
-            if have >= wanted {
-                return Ok(Written { dot, replicas: have });
-            }
-            if tokio::time::timeout_at(until, changed).await.is_err() {
-                return Err(MeshError::NotReplicated { path: name.path.clone(), have, wanted });
+        while let Ok(record) = tokio::time::timeout_at(until, waiter.heard()).await {
+            match self.replicated(&waiter.name, &record, dot, ack) {
+                Ok(written) => return Ok(written),
+                Err(missing) => (have, wanted) = missing,
             }
         }
+        Err(MeshError::NotReplicated { path: waiter.name.path.clone(), have, wanted })
     }
 
     fn wanted_others(&self, name: &Name, version: &Version, ack: Option<Ack>) -> usize {

@@ -240,7 +240,7 @@ impl Shared {
             self.fetches.want(name.clone(), Why::New);
         }
         if now != told {
-            self.waiters.wake(name);
+            self.waiters.tell(name, &row.record);
         }
         Ok(now)
     }

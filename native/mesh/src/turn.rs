@@ -192,10 +192,13 @@ impl<'a> Turn<'a> {
 
     /// Know this from now on; the file stays as it is.
     pub fn know(&mut self, record: Record) -> Result<(), MeshError> {
+        // who else has what is known is told again by whoever it is
+        let is_news = record.versions() != self.row.record.versions();
+        let durability = if is_news { Durability::Sync } else { Durability::Async };
         self.row.record = record;
         self.drop_kept();
         self.claim()?;
-        self.save(Durability::Sync)
+        self.save(durability)
     }
 
     /// What somebody else did to the file is a version of its own; whether there was one. What vanished is not

@@ -1,46 +1,60 @@
 //! Who waits for what becomes known of a file: for replicas to have it.
 //!
-//! Invariant: who enrolled before it looked hears of each change behind that look.
+//! Invariant: who enrolled before it looked hears of each change behind that look, of the last one at least.
 
-use crate::Name;
+use crate::shared::Shared;
+use crate::{Name, Record};
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::sync::Arc;
-use tokio::sync::Notify;
+use tokio::sync::watch;
+
+type Known = Option<Arc<Record>>;
 
 #[derive(Default)]
-pub(crate) struct Waiters(Mutex<HashMap<Name, (usize, Arc<Notify>)>>);
+pub(crate) struct Waiters(Mutex<HashMap<Name, watch::Sender<Known>>>);
 
 /// One who waits, until dropped.
-pub(crate) struct Waiter<'a> {
-    waiters: &'a Waiters,
-    name: Name,
-    pub changed: Arc<Notify>,
+pub(crate) struct Waiter {
+    shared: Arc<Shared>,
+    pub name: Name,
+    known: watch::Receiver<Known>,
 }
 
-impl Waiters {
-    pub fn enroll(&self, name: &Name) -> Waiter<'_> {
-        let mut all = self.0.lock();
-        let (count, changed) = all.entry(name.clone()).or_default();
-        *count += 1;
-        Waiter { waiters: self, name: name.clone(), changed: changed.clone() }
+impl Waiter {
+    pub fn enroll(shared: &Arc<Shared>, name: &Name) -> Self {
+        let mut all = shared.waiters.0.lock();
+        let known = all.entry(name.clone()).or_insert_with(|| watch::Sender::new(None)).subscribe();
+        Self { shared: shared.clone(), name: name.clone(), known }
     }
 
-    pub fn wake(&self, name: &Name) {
-        if let Some((_, changed)) = self.0.lock().get(name) {
-            changed.notify_waiters();
+    /// What is known after a change that was not heard of yet.
+    pub async fn heard(&mut self) -> Arc<Record> {
+        loop {
+            // its sender is there as long as it is
+            let _ = self.known.changed().await;
+            if let Some(record) = &*self.known.borrow_and_update() {
+                return record.clone();
+            }
         }
     }
 }
 
-impl Drop for Waiter<'_> {
+impl Waiters {
+    /// This is known from now on.
+    pub fn tell(&self, name: &Name, record: &Record) {
+        if let Some(known) = self.0.lock().get(name) {
+            known.send_replace(Some(Arc::new(record.clone())));
+        }
+    }
+}
+
+impl Drop for Waiter {
     fn drop(&mut self) {
-        let mut all = self.waiters.0.lock();
-        if let Some((count, _)) = all.get_mut(&self.name) {
-            *count -= 1;
-            if *count == 0 {
-                all.remove(&self.name);
-            }
+        let mut all = self.shared.waiters.0.lock();
+        // this one is still counted
+        if all.get(&self.name).is_some_and(|known| known.receiver_count() == 1) {
+            all.remove(&self.name);
         }
     }
 }

@@ -7,7 +7,7 @@ mod common;
 
 use common::{all_meet, cluster, name, settled, until, wait, Network, Node};
 use macula_core::{create_dir_all, FileKind, Kind, Kinded, Open, RelPath};
-use macula_mesh::{Ack, Options, BLOCK_LEN};
+use macula_mesh::{Ack, Options, Stat, BLOCK_LEN};
 use macula_testkit::{Fault, FaultDisk};
 use std::path::Path;
 use std::sync::Arc;
@@ -115,7 +115,9 @@ fn links_that_were_planted_lead_nowhere() {
     nodes[0].write("beside", b"1", Ack::Others(1)).expect("the other has it");
     until("what is in nobody's way comes", || nodes[1].tree().contains_key("old/f.long"));
     for path in wanted {
-        until("it is known", || nodes[1].mesh.stat(&name(path)).is_ok());
+        // the newer one: who wrote it has the older one of old/f no more
+        let is_it = |stat: Stat| stat.content.len == path.len() as u64;
+        until("it is known", || nodes[1].mesh.stat(&name(path)).is_ok_and(is_it));
         let read = nodes[1].read(path);
         assert!(read.as_ref().is_ok_and(|read| read == path.as_bytes()), "{path} {read:?}");
     }
