@@ -293,8 +293,8 @@ defmodule MaculaStorage.MeshFS do
   @doc """
   The versions of a file that nothing replaced, the one that its name shows first.
 
-  Each with `:version`, `:written_ms`, `:size` and `:id`; those two are `nil` of a deletion. Cost: as `stat/3`. Options:
-  `:timeout`.
+  Each with `:version`, `:written_ms`, `:size` and `:id`; those two are `nil` of a deletion, which is told until all members
+  know of it, and some minutes longer. Cost: as `stat/3`. Options: `:timeout`.
 
       iex> MaculaStorage.MeshFS.write(:mesh_versions_doc, "a", "1")
       iex> {:ok, [%{size: 1}]} = MaculaStorage.MeshFS.versions(:mesh_versions_doc, "a")

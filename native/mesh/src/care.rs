@@ -92,8 +92,12 @@ impl Shared {
     /// The rows after a key: the last key, unless it was the last of all.
     fn place_piece(&self, after: &[u8]) -> Result<(Option<Vec<u8>>, Cared), MeshError> {
         let rows = self.index.page((Bound::Excluded(after), Bound::Unbounded), PIECE)?;
-        let (live, mut cared) = (self.live(), Cared::default());
+        let (live, members, mut cared) = (self.live(), self.members_replicas(), Cared::default());
         for (name, row) in &rows {
+            if let Some(members) = members.as_ref().filter(|members| self.is_over(&row.record, members)) {
+                self.forget(name, members)?;
+                continue;
+            }
             cared.bytes_here += row.here.placed.map_or(0, |placed| placed.content.len);
             if row.here.pending.is_none() && self.wanted(name, row).next().is_some() {
                 self.fetches.want(name.clone(), Why::Moved);

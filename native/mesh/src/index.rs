@@ -2,9 +2,10 @@
 //!
 //! Keys begin with a byte that says what they are of: `f` a file's row, `c` a long content that lies here, `d` a short
 //! content whose file is not synced yet, `m` a manifest, `p` a file whose change is pending, `w` a file of which content
-//! is wanted here, `r` a replica's card, `t` the mark of the directory of an app's files, `k` what became of scrubs, `s` this replica itself.
+//! is wanted here, `r` a replica's card, `v` what was seen of each, `t` the mark of the directory of an app's files, `k` what became of scrubs, `s` this replica itself.
 //! Invariant: `c`, `p` and `w` are written in the batch that makes them true or ends it.
 
+use crate::floor::Floor;
 use crate::id::Manifest;
 use crate::placement::Card;
 use crate::rounds::Rounds;
@@ -25,6 +26,7 @@ const WANTED: u8 = b'w';
 const CARD: u8 = b'r';
 const TREE: u8 = b't';
 const ROUNDS: &[u8] = b"k";
+const SEEN: &[u8] = b"v";
 const SELF: &[u8] = b"s";
 const SELF_VERSION: u8 = 1;
 /// Contents that are forgotten at once.
@@ -227,6 +229,27 @@ impl Index {
         let mut batch = Batch::put(ROUNDS, encode(SELF_VERSION, rounds)?);
         batch.durability = Some(Durability::Async);
         self.store.write(batch)?;
+        Ok(())
+    }
+
+    /// What was seen of each replica.
+    pub fn floor(&self) -> Result<Floor, MeshError> {
+        Ok(self.store.get(SEEN)?.map(|bytes| decode(SELF_VERSION, &bytes)).transpose()?.unwrap_or_default())
+    }
+
+    /// It is this from now on. Durable not before the rows that were written before it.
+    pub fn put_floor(&self, floor: &Floor, durability: Durability) -> Result<(), MeshError> {
+        let mut batch = Batch::put(SEEN, encode(SELF_VERSION, floor)?);
+        batch.durability = Some(durability);
+        self.store.write(batch)?;
+        Ok(())
+    }
+
+    /// Of a file nothing is known any more. Durable soon.
+    pub fn forget(&self, name: &Name) -> Result<(), MeshError> {
+        let key = name.key();
+        let ops = [FILE, PENDING, WANTED].map(|of| Op::Delete { key: key_of(of, &key) }).into();
+        self.store.write(Batch { ops, durability: Some(Durability::Async), ..Batch::default() })?;
         Ok(())
     }
 

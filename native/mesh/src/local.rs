@@ -131,7 +131,7 @@ impl Writing {
         }
         let mut turn = Turn::of(&self.shared, &self.name)?;
         check(&turn.row.record)?;
-        let dot = self.shared.dot()?;
+        let (dot, _making) = self.shared.make()?;
         let mut record = turn.row.record.clone();
         change(&mut record, dot, content);
         record.put_place(&dot, self.place);
@@ -216,7 +216,7 @@ impl Shared {
         let mut turn = Turn::of(self, name)?;
         let shown = turn.row.record.winner().and_then(|winner| winner.content);
         shown.ok_or_else(|| MeshError::NotFound { path: name.path.clone() })?;
-        let dot = self.dot()?;
+        let (dot, _making) = self.make()?;
         let mut record = turn.row.record.clone();
         record.write(dot, None);
         turn.bring(record, None, true)?;
@@ -253,7 +253,7 @@ impl Shared {
         if shown != Some(before) {
             return Err(MeshError::Changed { path: from.path.clone() });
         }
-        let dot = self.dot()?;
+        let (dot, _making) = self.make()?;
         let mut record = turn.row.record.clone();
         record.write(dot, None);
         turn.bring(record, None, true)?;
@@ -355,8 +355,10 @@ impl Shared {
         self.observe(record);
         let mut turn = Turn::of(self, name)?;
         turn.from = Some(from.to_owned());
+        // what was deleted so long ago that nothing else is known of it
+        let is_old = self.refuse_seen(&mut turn.row.record, record);
         let mut merged = turn.row.record.clone();
-        let is_news = merged.merge(record);
+        let is_news = merged.merge(record) || is_old;
         if is_news && !merged.has_room() {
             // else nobody would take it, nor what goes with it
             return Err(MeshError::Malformed(format!("{name} has more versions than can be")));
@@ -394,14 +396,14 @@ impl Shared {
 
     /// Let the name show what it is to show now, as far as the content is here.
     fn show(&self, turn: &mut Turn<'_>, record: Record, inline: Option<&[u8]>) -> Result<(), MeshError> {
-        let Some(winner) = record.winner().cloned() else { return turn.know(record) };
         let placed = turn.row.here.placed;
-        let Some(content) = winner.content else {
+        let shown = record.winner().and_then(|winner| Some((winner.dot, winner.content?)));
+        let Some((winner, content)) = shown else {
             return if placed.is_some() { turn.bring(record, None, false) } else { turn.know(record) };
         };
         match placed {
             Some(placed) if placed.content == content => {
-                turn.row.here.placed = Some(crate::row::Placed { dot: winner.dot, ..placed });
+                turn.row.here.placed = Some(crate::row::Placed { dot: winner, ..placed });
                 return turn.know(record);
             }
             _ => {}

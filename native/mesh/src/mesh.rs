@@ -252,6 +252,11 @@ impl Mesh {
         self.shared.versions(name)
     }
 
+    /// Whether all that a replica made up to a version was seen here, of all files.
+    pub fn has_seen_all_to(&self, dot: &Dot) -> bool {
+        self.shared.floor.lock().has(dot)
+    }
+
     /// Files of an app at or below `prefix` whose names come after `after`, at most `limit`. Blocks.
     pub fn list(
         &self,

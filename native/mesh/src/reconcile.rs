@@ -81,7 +81,24 @@ pub(crate) fn answer(shared: &Shared, question: &ranges::Question) -> Result<Rep
 
 /// Compare with a peer; how many files were known differently.
 pub(crate) async fn with(shared: &Arc<Shared>, peer: &Arc<Peer>) -> Result<u64, MeshError> {
-    let (mut asker, mut found) = (Asker::new(Limits::default()), 0);
+    // asked before: what it has seen then is in all that it answers from now on
+    let theirs = match peer.ask(&Request::Seen).await {
+        Ok(Answer::Seen(floor)) if floor.is_sound() => Some(floor),
+        // it cannot say now
+        Ok(_) | Err(MeshError::Malformed(_)) => None,
+        Err(error) => return Err(error),
+    };
+    let (found, is_merged) = compare(shared, peer).await?;
+    if let Some(theirs) = theirs.filter(|_| is_merged) {
+        let shared = shared.clone();
+        blocking(move || shared.raise_floor(theirs)).await?;
+    }
+    Ok(found)
+}
+
+/// How many files were known differently, and whether all that the peer knew of them is known here now.
+async fn compare(shared: &Arc<Shared>, peer: &Arc<Peer>) -> Result<(u64, bool), MeshError> {
+    let (mut asker, mut found, mut is_merged) = (Asker::new(Limits::default()), 0, true);
     loop {
         let of = shared.clone();
         let step;
@@ -91,21 +108,22 @@ pub(crate) async fn with(shared: &Arc<Shared>, peer: &Arc<Peer>) -> Result<u64, 
         })
         .await?;
         match step {
-            Step::Done => return Ok(found),
+            Step::Done => return Ok((found, is_merged)),
             Step::Ask(question) => match peer.ask(&Request::Compare(question)).await? {
                 Answer::Compared(answer) => asker.answered(answer)?,
                 _ => return Err(MeshError::Malformed(format!("{} compares nothing", peer.name))),
             },
             Step::Found(differences) => {
                 found += differences.len() as u64;
-                settle(shared, peer, differences).await?;
+                is_merged &= settle(shared, peer, differences).await?;
             }
         }
     }
 }
 
-async fn settle(shared: &Arc<Shared>, peer: &Arc<Peer>, differences: Vec<Difference>) -> Result<(), MeshError> {
-    let (mut theirs, mut ours) = (Vec::new(), Vec::new());
+/// Whether all that the peer knew is known here now.
+async fn settle(shared: &Arc<Shared>, peer: &Arc<Peer>, differences: Vec<Difference>) -> Result<bool, MeshError> {
+    let (mut theirs, mut ours, mut is_merged) = (Vec::new(), Vec::new(), true);
     for Difference { key, ours: own, theirs: other } in differences {
         if own.is_some() {
             ours.push(name_of(&key)?);
@@ -123,15 +141,25 @@ async fn settle(shared: &Arc<Shared>, peer: &Arc<Peer>, differences: Vec<Differe
         for (key, record) in keys.iter().zip(records) {
             let (shared, name, record) = (shared.clone(), name_of(key)?, record.unwrap_or_default());
             let from = peer.name.clone();
-            if record != Record::default() {
-                merges.spawn_blocking(move || shared.merge(&name, &record, None, &from).map(drop));
+            if record == Record::default() {
+                // it did not fit into the answer, or is forgotten since
+                is_merged = false;
+                continue;
             }
+            merges.spawn_blocking(move || {
+                let known = shared.merge(&name, &record, None, &from)?;
+                Ok::<_, MeshError>((known.versions() != record.versions()).then_some(name))
+            });
         }
         while let Some(merged) = merges.join_next().await {
             // of a name that cannot be changed now the next comparison is told; the others go on
-            let _ = merged.map_err(|error| MeshError::Internal(format!("work ended: {error}")))?;
+            match merged.map_err(|error| MeshError::Internal(format!("work ended: {error}")))? {
+                // it does not know that a version is gone, of which nothing else is left here
+                Ok(news) => ours.extend(news),
+                Err(_) => is_merged = false,
+            }
         }
     }
     ours.iter().for_each(|name| peer.tell_again(name));
-    Ok(())
+    Ok(is_merged)
 }

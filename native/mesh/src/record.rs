@@ -97,6 +97,34 @@ impl Record {
         self.versions.iter().filter(move |version| Some(version.dot) != winner && version.content.is_some())
     }
 
+    /// What it shows.
+    pub fn shown(&self) -> Option<Content> {
+        self.winner().and_then(|winner| winner.content)
+    }
+
+    /// The last dot of each replica that was seen.
+    pub fn seen(&self) -> impl Iterator<Item = Dot> + '_ {
+        self.seen.iter().map(|(replica, stamp)| Dot { stamp: *stamp, replica: *replica })
+    }
+
+    /// Whether all that is left are deletions of which these replicas say that they know.
+    pub fn is_known_deleted(&self, replicas: &[ReplicaId]) -> bool {
+        let is_known = |dot: Dot| replicas.iter().all(|replica| self.holders(dot).any(|holder| holder == *replica));
+        self.versions.iter().all(|version| version.content.is_none() && is_known(version.dot))
+    }
+
+    /// Of what `other` tells, know that versions are gone which are not here and `was_seen` before; whether there were
+    /// any that nobody knew of as gone.
+    pub fn refuse(&mut self, other: &Self, was_seen: impl Fn(&Dot) -> bool) -> bool {
+        let dots = other.versions.iter().map(|version| version.dot);
+        let gone: Vec<Dot> = dots.filter(|dot| !self.has_seen(dot) && was_seen(dot)).collect();
+        for dot in &gone {
+            let seen = self.seen.entry(dot.replica).or_default();
+            *seen = (*seen).max(dot.stamp);
+        }
+        !gone.is_empty()
+    }
+
     /// The last dot of a replica that was seen.
     pub fn last_of(&self, replica: ReplicaId) -> Option<Stamp> {
         self.seen.get(&replica).copied()
@@ -236,7 +264,8 @@ impl Record {
         self.position(dot).is_ok()
     }
 
-    fn has_seen(&self, dot: &Dot) -> bool {
+    /// Whether a version was seen, which may be gone.
+    pub fn has_seen(&self, dot: &Dot) -> bool {
         self.seen.get(&dot.replica).is_some_and(|last| *last >= dot.stamp)
     }
 }

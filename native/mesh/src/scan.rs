@@ -184,7 +184,7 @@ impl Shared {
         let is_shown =
             turn.row.record.winner().map(|winner| winner.dot) == turn.row.here.placed.map(|placed| placed.dot);
         if is_deleted && is_shown {
-            let dot = self.dot()?;
+            let (dot, _making) = self.make()?;
             let mut record = turn.row.record.clone();
             record.write(dot, None);
             turn.bring(record, None, true)?;

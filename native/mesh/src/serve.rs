@@ -47,6 +47,7 @@ impl Shared {
             Request::Read(of, first, count) => {
                 blocking(move || shared.find(&of, first, count)?.map_or(Ok(NOT_HERE), Found::read)).await
             }
+            Request::Seen => blocking(move || Ok(Reply::Answer(Answer::Seen(shared.floor()?)))).await,
             Request::Ahead(ahead) => self.arrives(from, ahead, Bytes::new()).await,
         }
     }

@@ -6,6 +6,7 @@
 use crate::arriving::Arrivals;
 use crate::care::Cared;
 use crate::events::Listeners;
+use crate::floor::{Floor, InMaking};
 use crate::in_hand::InHand;
 use crate::index::{Change, Index};
 use crate::peers::Peers;
@@ -102,6 +103,8 @@ pub(crate) struct Shared {
     pub watched: Mutex<Watched>,
     pub rounds: Mutex<Rounds>,
     pub unsynced: Unsynced,
+    pub floor: Mutex<Floor>,
+    pub in_making: InMaking,
     pub in_hand: InHand,
     /// Files of which a content is being replaced because it rotted.
     pub mending: Mutex<BTreeSet<Name>>,
@@ -120,6 +123,7 @@ impl Shared {
         let (index, stamped) = Index::open(seams.store, &*seams.chance)?;
         let cards = RwLock::new(index.cards()?);
         let unsynced = Unsynced::of_former(index.shorts()?);
+        let floor = Mutex::new(index.floor()?);
         let rounds = match index.rounds()? {
             Some(rounds) => rounds,
             None => {
@@ -148,6 +152,8 @@ impl Shared {
             watched: Mutex::default(),
             rounds: Mutex::new(rounds),
             unsynced,
+            floor,
+            in_making: InMaking::default(),
             in_hand: InHand::default(),
             mending: Mutex::default(),
             fingerprints: Mutex::default(),
@@ -200,9 +206,9 @@ impl Shared {
         Ok(stamp)
     }
 
-    /// The dot of a version that is made here and now.
-    pub fn dot(&self) -> Result<Dot, MeshError> {
-        Ok(Dot { stamp: self.stamp()?, replica: self.own() })
+    /// None behind it was given before, also by a former process, nor will one before it be given.
+    pub fn last_reserved(&self) -> Stamp {
+        self.stamps.last().min(*self.reserved.lock())
     }
 
     /// Whether what somebody else knows of this replica can be.
@@ -215,7 +221,7 @@ impl Shared {
         self.stamps.observe(record.last());
     }
 
-    /// The fingerprint of what is known of a name; none of nothing.
+    /// The fingerprint of what is known of a name; none of nothing that is there.
     pub fn digest(&self, name: &Name, record: &Record) -> Option<Digest> {
         digest(&name.key(), record)
     }
@@ -320,9 +326,9 @@ impl Shared {
     }
 }
 
-/// The fingerprint of a record under its key; none of one that knows nothing.
+/// The fingerprint of a record under its key; none of one without versions, as if it were forgotten.
 pub(crate) fn digest(key: &[u8], record: &Record) -> Option<Digest> {
-    if *record == Record::default() {
+    if record.versions().is_empty() {
         return None;
     }
     let mut hasher = blake3::Hasher::new();

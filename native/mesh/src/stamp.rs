@@ -49,6 +49,11 @@ impl Stamps {
         *last
     }
 
+    /// The last one that was given or observed.
+    pub fn last(&self) -> Stamp {
+        *self.last.lock()
+    }
+
     /// Whether this replica can have given it: who says that it gave a later one would have what it writes taken for
     /// seen already.
     pub fn may_have_given(&self, stamp: Stamp) -> bool {

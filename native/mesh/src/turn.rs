@@ -58,7 +58,7 @@ impl<'a> Turn<'a> {
 
     /// With what was begun and not ended, by a former process or a call that failed.
     fn go_on(&mut self, pending: Pending) -> Result<(), MeshError> {
-        let is_deletion = pending.record.winner().is_some_and(|winner| winner.content.is_none());
+        let is_deletion = pending.record.shown().is_none();
         let mut finished = self.finish_either(&pending, is_deletion)?;
         if finished.is_none() {
             let made = self.row.record.last_of(self.shared.own());
@@ -231,7 +231,7 @@ impl<'a> Turn<'a> {
             self.save(Durability::Sync)?;
             return Ok(true);
         }
-        let dot = self.shared.dot()?;
+        let (dot, _making) = self.shared.make()?;
         let base = placed.and_then(|placed| self.row.record.version(&placed.dot)).and_then(|base| base.place);
         self.row.record.edit(dot, Some(content), placed.map(|placed| placed.dot));
         self.row.record.put_place(&dot, base.or_else(|| self.shared.place_for(self.name, None, None)));

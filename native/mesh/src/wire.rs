@@ -5,7 +5,7 @@
 
 use crate::carrier::MESSAGE_LEN_MAX;
 use crate::placement::Card;
-use crate::{ranges, ContentId, MeshError, Name, Record};
+use crate::{ranges, ContentId, Floor, MeshError, Name, Record};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
@@ -46,6 +46,8 @@ pub enum Request {
     Read(Of, u64, u32),
     /// Of a content that is being written: it will be wanted here. The bytes of a piece are behind the request.
     Ahead(Ahead),
+    /// What have you seen of each replica?
+    Seen,
 }
 
 /// What is told of a content that is being written.
@@ -105,6 +107,8 @@ pub enum Answer {
     Refused(String),
     /// Ask again after so many milliseconds.
     Later(u32),
+    /// This, and all of it is in what I answer from now on.
+    Seen(Floor),
 }
 
 /// An answer on its way.

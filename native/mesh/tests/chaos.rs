@@ -116,15 +116,20 @@ impl World {
         let nodes: Vec<Node> = self.nodes.into_iter().flatten().collect();
         all_meet(&nodes);
         until("all know the same", || {
-            let records = |node: &Node| PATHS.map(|path| node.mesh.record(&name(path)).expect("known"));
+            let records = |node: &Node| PATHS.map(|path| node.known(path));
             let same = records(&nodes[0]);
             nodes.iter().all(|node| records(node) == same)
         });
         settled(&nodes);
         for path in PATHS {
-            let record = nodes[0].mesh.record(&name(path)).expect("known");
+            let record = nodes[0].known(path);
             check_tree(path, &record, &nodes, &self.acknowledged);
             let of_path = self.acknowledged.iter().filter(|((of, _), _)| of == path);
+            if record == Record::default() {
+                let last = of_path.max_by_key(|((_, dot), _)| *dot);
+                assert!(last.is_none_or(|(_, content)| content.is_none()), "{path} was forgotten: {last:?}");
+                continue;
+            }
             for ((_, dot), content) in of_path {
                 check_version(path, *dot, content.as_deref(), &record, &nodes);
             }

@@ -224,9 +224,7 @@ impl Run {
         all_meet(&self.nodes);
         let paths: Vec<&String> = self.tries.keys().collect();
         until("all know the same", || {
-            let records = |node: &Node| -> Vec<_> { paths.iter().map(|path| node.mesh.record(&name(path))).collect() };
-            let known =
-                |node: &Node| records(node).into_iter().map(|record| record.expect("known")).collect::<Vec<_>>();
+            let known = |node: &Node| -> Vec<_> { paths.iter().map(|path| node.known(path)).collect() };
             known(&self.nodes[0]) == known(&self.nodes[1])
         });
         settled(&self.nodes);
@@ -241,7 +239,7 @@ impl Run {
     }
 
     fn check_name(&self, path: &str, tries: &[Try], there: Option<&Vec<u8>>) {
-        let record = self.nodes[0].mesh.record(&name(path)).expect("known");
+        let record = self.nodes[0].known(path);
         // shown is what nothing acknowledged replaced
         let acknowledged = || tries.iter().filter(|of| of.dot.is_some());
         let is_replaced = |n: usize| tries[n + 1..].iter().any(|later| later.dot.is_some() && n < later.over);
@@ -250,6 +248,11 @@ impl Run {
         let may_be_none = acknowledged().next().is_none() && there.is_none();
         let len = there.map(Vec::len);
         assert!(may_be_none || may_be.any(|content| content == there), "{path}: len={len:?}");
+        if record.versions().is_empty() {
+            let may_be_last = (0..tries.len()).filter(may).any(|n| tries[n].content.is_none());
+            assert!(may_be_last || acknowledged().next().is_none(), "{path} was forgotten");
+            return;
+        }
         for (n, of) in tries.iter().enumerate() {
             let Some(dot) = of.dot else { continue };
             assert!(record.last_of(dot.replica).is_some_and(|last| last >= dot.stamp), "{path} {dot:?} was forgotten");

@@ -167,3 +167,24 @@ fn a_delete_hides_what_its_author_knew_and_nothing_else() {
     one.merge(&other);
     assert_eq!(one.winner().map(|winner| winner.dot), Some(dot(2, 3)), "it was not deleted by anybody");
 }
+
+#[test]
+fn a_deletion_is_known_when_all_say_so() {
+    let dot = |stamp, replica| Dot { stamp: Stamp(stamp), replica };
+    let mut one = Record::default();
+    one.write(dot(1, 1), Some(Content { id: ContentId::of_block(b"1"), len: 1 }));
+    one.claim(1, Stamp(2), vec![dot(1, 1)]);
+    assert!(!one.is_known_deleted(&[1]));
+    let mut other = one.clone();
+    one.write(dot(3, 1), None);
+    one.claim(1, Stamp(4), vec![dot(3, 1)]);
+    assert!(one.is_known_deleted(&[1]) && !one.is_known_deleted(&[1, 2]));
+    // of what one has not heard nobody knows
+    other.write(dot(5, 2), None);
+    other.claim(2, Stamp(6), vec![dot(5, 2)]);
+    one.merge(&other);
+    assert!(!one.is_known_deleted(&[1, 2]), "two deletions, of which each knows one");
+    one.claim(1, Stamp(7), vec![dot(3, 1), dot(5, 2)]);
+    one.claim(2, Stamp(8), vec![dot(3, 1), dot(5, 2)]);
+    assert!(one.is_known_deleted(&[1, 2]) && !one.is_known_deleted(&[1, 2, 3]));
+}

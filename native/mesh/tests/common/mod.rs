@@ -10,7 +10,7 @@ use macula_core::{
 };
 use macula_files::Files;
 use macula_kv::{Seams as KvSeams, Store, Threads};
-use macula_mesh::{Ack, Carrier, Content, Dot, Mesh, MeshError, Name, Options, Scrubbed, Seams, Written};
+use macula_mesh::{Ack, Carrier, Content, Dot, Mesh, MeshError, Name, Options, Record, Scrubbed, Seams, Written};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -48,6 +48,13 @@ impl Network {
 
     pub fn heal(&self) {
         self.cut.lock().clear();
+    }
+
+    /// It is no member any more, or again.
+    pub fn set_member(&self, name: &str, is_member: bool) {
+        let mut names = self.names.lock();
+        names.retain(|other| other != name);
+        names.extend(is_member.then(|| name.to_owned()));
     }
 }
 
@@ -250,6 +257,16 @@ impl Node {
                 return Ok(whole);
             }
             whole.extend(part);
+        }
+    }
+
+    /// What is known of a file, of one that was forgotten or soon will be nothing.
+    pub fn known(&self, path: &str) -> Record {
+        let record = self.mesh.record(&name(path)).expect("known");
+        if record.versions().is_empty() {
+            Record::default()
+        } else {
+            record
         }
     }
 
