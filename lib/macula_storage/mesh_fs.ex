@@ -381,7 +381,8 @@ defmodule MaculaStorage.MeshFS do
   end
 
   @doc """
-  Looks for what other programs did to the app's files. It is done every ten minutes by itself.
+  Looks for what other programs did to the app's files. It is done every ten minutes by itself; where the kernel tells
+  what they do (`mesh_watch: true`), that is found at once and this has the rest.
 
   A file that they put there is replicated from now on, a changed one has a new version, a missing one is deleted; not
   those that `MaculaStorage.file_write/4` wrote without `replicate: true`. But when more than a quarter of the files is
