@@ -39,7 +39,7 @@ pub struct Cared {
 /// Until the mesh is closed.
 pub(crate) async fn keep(shared: Arc<Shared>) {
     let (mut placed_for, mut calm, mut live_before): (Option<Vec<Card>>, u32, Vec<Card>) = (None, 0, Vec::new());
-    let (mut scanned, mut looks): (Option<Duration>, u32) = (None, 0);
+    let (mut scanned, mut looks, mut is_swept): (Option<Duration>, u32, bool) = (None, 0, true);
     loop {
         tokio::time::sleep(LOOK).await;
         looks = looks.wrapping_add(1);
@@ -51,6 +51,10 @@ pub(crate) async fn keep(shared: Arc<Shared>) {
                 of.finish_pending().and(of.sweep_staged())
             })
             .await;
+            let of = shared.clone();
+            if !is_swept && of.is_told_by_all() {
+                is_swept = blocking(move || of.sweep_kept()).await.unwrap_or(false);
+            }
         }
         let live = shared.live();
         calm = if live == live_before { calm + 1 } else { 0 };
@@ -61,7 +65,7 @@ pub(crate) async fn keep(shared: Arc<Shared>) {
         let now = shared.clock.monotonic();
         if scanned.is_none_or(|at| now.saturating_sub(at) >= shared.options.scan_every) {
             let (of, is_first) = (shared.clone(), scanned.is_none());
-            let _ = blocking(move || of.scan_all(is_first).and(of.sweep_kept())).await;
+            is_swept = blocking(move || of.scan_all(is_first).and(of.sweep_kept())).await.unwrap_or(false);
             scanned = Some(shared.clock.monotonic());
             // and what became of the files since the last look
             placed_for = None;
@@ -101,6 +105,10 @@ impl Shared {
             cared.bytes_here += row.here.placed.map_or(0, |placed| placed.content.len);
             if row.here.pending.is_none() && self.wanted(name, row).next().is_some() {
                 self.fetches.want(name.clone(), Why::Moved);
+            }
+            if row.keeps_shown() && self.opened(&name.app).is_some() {
+                // a disk that takes nothing now keeps no other file from it
+                let _ = self.show_kept(name);
             }
             let Some(shown) = row.record.winner().filter(|winner| winner.content.is_some()) else { continue };
             let have = row.record.holders(shown.dot).filter(|replica| live.iter().any(|card| card.replica == *replica));

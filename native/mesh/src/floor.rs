@@ -146,6 +146,13 @@ impl Shared {
         others.chain([Some(self.own())]).collect()
     }
 
+    /// Whether each member told this process all that it knows.
+    pub fn is_told_by_all(&self) -> bool {
+        let told_by = self.told_by.lock();
+        let is_told = |replica: &ReplicaId| *replica == self.own() || told_by.contains(replica);
+        self.members_replicas().is_some_and(|replicas| replicas.iter().all(is_told))
+    }
+
     /// Forget a name of which nothing is left but that it was deleted. It has no turn: its app may be closed.
     pub fn forget(&self, name: &Name, members: &[ReplicaId]) -> Result<(), MeshError> {
         let _alone = self.lock(name);

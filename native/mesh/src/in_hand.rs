@@ -2,11 +2,13 @@
 //! because that one may have been killed.
 //!
 //! Invariant: what this process works on is nobody else's to remove. It is taken in hand before it is there, and who
-//! sweeps spares all that was in hand at any time since he began to look.
+//! sweeps spares all that was in hand at any time since he began to look. What is kept goes only when each member has told
+//! this process what it knows: of an index that was lost it may be the only copy.
 
 use crate::row::{aside, ASIDE_DIGITS};
 use crate::shared::Shared;
-use crate::MeshError;
+use crate::turn::Turn;
+use crate::{Content, MeshError, Name};
 use macula_core::{AppFiles, AppFilesError, AppName};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
@@ -112,15 +114,18 @@ impl Shared {
         Ok(())
     }
 
-    /// Remove what was kept of versions that are no more, by a process that died before it removed it.
-    pub fn sweep_kept(&self) -> Result<(), MeshError> {
-        let sweep = self.in_hand.sweep();
+    /// Remove what was kept of versions that are no more, by a process that died before it removed it; what is kept of
+    /// one that is, and that the index lost, is known again. Whether it could: before each member told what it knows,
+    /// one that may be the only copy of a version is spared, of which this index knows nothing yet.
+    pub fn sweep_kept(&self) -> Result<bool, MeshError> {
+        let (is_told, sweep) = (self.is_told_by_all(), self.in_hand.sweep());
         let mut found = self.beside(|files| files.kept(), &sweep)?;
         // what is kept for other reasons has shorter names
         found.retain(|(_, name)| name.len() == ASIDE_DIGITS);
         if found.is_empty() {
-            return Ok(());
+            return Ok(true);
         }
+        let names: BTreeSet<String> = found.iter().map(|(_, name)| name.clone()).collect();
         let (mut used, mut after) = (BTreeSet::new(), Vec::new());
         loop {
             let rows = self.index.page((Bound::Excluded(&after[..]), Bound::Unbounded), PIECE)?;
@@ -128,12 +133,33 @@ impl Shared {
             after = last.key();
             for (name, row) in rows {
                 used.extend(row.here.kept.iter().map(|id| aside(&name, id)));
+                let lost = row.record.versions().iter().filter_map(|version| version.content);
+                for content in lost.filter(|content| !row.has_content(&content.id)) {
+                    let kept = aside(&name, &content.id);
+                    if names.contains(&kept) && self.keep_again(&name, content)? {
+                        used.insert(kept);
+                    }
+                }
             }
         }
-        for (files, name) in found.iter().filter(|(_, name)| !used.contains(name)) {
+        for (files, name) in found.iter().filter(|(_, name)| is_told && !used.contains(name)) {
             let _ = sweep.remove(name, || files.unkeep(name));
         }
-        Ok(())
+        Ok(is_told)
+    }
+
+    /// Know of a content that is kept, if it is what it should be; whether it is. One that is to be shown the next look at
+    /// all files brings to its place.
+    fn keep_again(&self, name: &Name, content: Content) -> Result<bool, MeshError> {
+        let mut turn = Turn::of(self, name)?;
+        let is_left = turn.row.record.versions().iter().any(|version| version.content == Some(content));
+        if !is_left || turn.row.has_content(&content.id) || !turn.is_kept(&content)? {
+            return Ok(turn.row.here.kept.contains(&content.id));
+        }
+        turn.row.here.kept.push(content.id);
+        let record = turn.row.record.clone();
+        turn.know(record)?;
+        Ok(true)
     }
 
     /// What lies beside the files of the apps that are open, and nobody has in hand.

@@ -417,6 +417,20 @@ impl Shared {
         turn.bring_short(record, bytes, false)
     }
 
+    /// Bring what is kept to its place, as nothing else will: it is not wanted.
+    pub fn show_kept(&self, name: &Name) -> Result<(), MeshError> {
+        let mut turn = Turn::of(self, name)?;
+        // somebody else's change is a version of its own
+        turn.adopt()?;
+        match turn.row.keeps_shown() {
+            true => {
+                let record = turn.row.record.clone();
+                self.show(&mut turn, record, None)
+            }
+            false => Ok(()),
+        }
+    }
+
     /// Whether the content of what a record shows is wanted here, and not here.
     fn lacks_shown(&self, name: &Name, row: &Row, record: &Record) -> bool {
         let there = Row { record: record.clone(), here: row.here.clone() };

@@ -89,6 +89,9 @@ pub(crate) async fn with(shared: &Arc<Shared>, peer: &Arc<Peer>) -> Result<u64, 
         Err(error) => return Err(error),
     };
     let (found, is_merged) = compare(shared, peer).await?;
+    if is_merged {
+        shared.told_by.lock().insert(peer.replica());
+    }
     if let Some(theirs) = theirs.filter(|_| is_merged) {
         let shared = shared.clone();
         blocking(move || shared.raise_floor(theirs)).await?;

@@ -111,6 +111,12 @@ impl Row {
         (is_placed && self.here.pending.is_none()) || self.here.kept.contains(id)
     }
 
+    /// Whether what the name shows is kept beside what is in its place.
+    pub fn keeps_shown(&self) -> bool {
+        let shown = self.record.shown().filter(|shown| self.here.kept.contains(&shown.id));
+        self.here.pending.is_none() && shown.is_some() && self.here.placed.map(|placed| placed.content) != shown
+    }
+
     /// The versions that this replica has.
     pub fn had(&self) -> Vec<Dot> {
         self.record.versions().iter().filter(|version| self.has(version)).map(|version| version.dot).collect()

@@ -105,6 +105,8 @@ pub(crate) struct Shared {
     pub unsynced: Unsynced,
     pub floor: Mutex<Floor>,
     pub in_making: InMaking,
+    /// Replicas of which all that they know was merged by this process.
+    pub told_by: Mutex<BTreeSet<ReplicaId>>,
     pub in_hand: InHand,
     /// Files of which a content is being replaced because it rotted.
     pub mending: Mutex<BTreeSet<Name>>,
@@ -154,6 +156,7 @@ impl Shared {
             unsynced,
             floor,
             in_making: InMaking::default(),
+            told_by: Mutex::default(),
             in_hand: InHand::default(),
             mending: Mutex::default(),
             fingerprints: Mutex::default(),

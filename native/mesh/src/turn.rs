@@ -10,7 +10,7 @@ use crate::record::{Content, Dot, Record};
 use crate::row::{aside, Pending, Placed, Row};
 use crate::shared::Shared;
 use crate::unsynced::SHORT_MAX;
-use crate::{ContentId, Hashing, MeshError, Name};
+use crate::{ContentId, Hashing, Manifest, MeshError, Name};
 use macula_core::{AppFiles, AppFilesError, Expected, Kind, Look, Opened};
 use macula_kv::Durability;
 use parking_lot::MutexGuard;
@@ -253,6 +253,17 @@ impl<'a> Turn<'a> {
         Ok(())
     }
 
+    /// Whether a content lies kept beside the file, whole.
+    pub fn is_kept(&self, content: &Content) -> Result<bool, MeshError> {
+        let Ok(opened) = self.files.open_kept(&aside(self.name, &content.id)) else { return Ok(false) };
+        let manifest = hash_of(&*opened)?;
+        let is_it = manifest.id() == content.id;
+        if is_it {
+            self.shared.index.put_manifest(&manifest)?;
+        }
+        Ok(is_it)
+    }
+
     /// Open a content of this name that is here.
     pub fn open(&self, id: &ContentId) -> Result<Option<Box<dyn Opened>>, MeshError> {
         open_here(&*self.files, self.name, &self.row, id)
@@ -416,14 +427,7 @@ impl<'a> Turn<'a> {
             Err(error) if error.kind == Kind::NotFound => return Ok(None),
             opened => opened?,
         };
-        let (mut hashing, mut bytes) = (Hashing::default(), vec![0; CHUNK]);
-        loop {
-            match opened.read_at(&mut bytes, hashing.len())? {
-                0 => break,
-                len => hashing.update(&bytes[..len]),
-            }
-        }
-        let manifest = hashing.finish();
+        let manifest = hash_of(&*opened)?;
         if opened.look() != look || self.files.look(&self.name.path)? != Some(look) || manifest.len() != look.len {
             return Ok(None);
         }
@@ -436,6 +440,17 @@ impl<'a> Turn<'a> {
 fn unknown(error: MeshError) -> MeshError {
     let message = format!("whether the file was changed is seen when the index can be written: {error}");
     AppFilesError { kind: Kind::UnknownResult, message }.into()
+}
+
+/// The blocks of what was opened.
+fn hash_of(opened: &dyn Opened) -> Result<Manifest, MeshError> {
+    let (mut hashing, mut bytes) = (Hashing::default(), vec![0; CHUNK]);
+    loop {
+        match opened.read_at(&mut bytes, hashing.len())? {
+            0 => return Ok(hashing.finish()),
+            len => hashing.update(&bytes[..len]),
+        }
+    }
 }
 
 fn content_of(row: &Row) -> Option<ContentId> {
