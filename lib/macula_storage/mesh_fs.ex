@@ -62,7 +62,8 @@ defmodule MaculaStorage.MeshFS do
   `rename/4`, `resolve/4` and other programs; the next `write/4` says it anew.
 
   Durability: `:ok` means that content and name are synced here and on as many others as `:ack` asks for. Cost: a thread
-  of ours; two syncs and two of the index, all shared with writers that come together; the others' the same.
+  of ours; two syncs and two of the index, all shared with writers that come together; the others' the same. One of up to
+  64 KiB: a copy of it by the caller, a thread shared with others that come at once, one sync of the index.
 
       iex> MaculaStorage.MeshFS.write(:mesh_doc, "notes/today.txt", "hello")
       :ok

@@ -17,9 +17,6 @@ use macula_core::{AppFiles, AppName, Kind, Kinded, RelPath, Staged};
 use std::ops::Bound;
 use std::sync::Arc;
 
-/// How often a file may be changed by others while a version from elsewhere comes into its place.
-const CHANGES_MAX: usize = 3;
-
 /// A file that is being written. Dropped, it leaves no trace.
 pub struct Writing {
     shared: Arc<Shared>,
@@ -204,9 +201,15 @@ impl Shared {
         Ok(Writing { shared, files, name, short, staged, early, ahead, hashing, place, is_copy_of, is_placed: false })
     }
 
-    /// Write a whole file.
+    /// Write a whole file, where the rules say.
     pub fn write(self: &Arc<Self>, name: &Name, bytes: &[u8]) -> Result<Dot, MeshError> {
+        self.write_to(name, bytes, self.place_for(name, None, None))
+    }
+
+    /// Write a whole file, to lie there.
+    pub fn write_to(self: &Arc<Self>, name: &Name, bytes: &[u8], place: Option<Place>) -> Result<Dot, MeshError> {
         let mut writing = self.writing(name)?;
+        writing.place = place;
         writing.write(bytes)?;
         writing.commit()
     }
@@ -346,97 +349,9 @@ impl Shared {
         replicas.filter_map(name).collect()
     }
 
-    /// Merge what the member `from` knows; with the content of what it shows, when that came along. Gives what is
-    /// known then, of which `from` is not told: it gets that as an answer, or knows it.
-    pub fn merge(&self, name: &Name, record: &Record, content: Option<&[u8]>, from: &str) -> Result<Record, MeshError> {
-        if !self.may_be_known(record) {
-            return Err(MeshError::Malformed(format!("{from} knows of {name} what this replica did not say yet")));
-        }
-        self.observe(record);
-        let mut turn = Turn::of(self, name)?;
-        turn.from = Some(from.to_owned());
-        // what was deleted so long ago that nothing else is known of it
-        let is_old = self.refuse_seen(&mut turn.row.record, record);
-        let mut merged = turn.row.record.clone();
-        let is_news = merged.merge(record) || is_old;
-        if is_news && !merged.has_room() {
-            // else nobody would take it, nor what goes with it
-            return Err(MeshError::Malformed(format!("{name} has more versions than can be")));
-        }
-        let inline = content.filter(|_| self.lacks_shown(name, &turn.row, &merged));
-        if !is_news && inline.is_none() {
-            return Ok(turn.row.record.clone());
-        }
-        for _ in 0..CHANGES_MAX {
-            let mut merged = turn.row.record.clone();
-            merged.merge(record);
-            match self.show(&mut turn, merged, inline) {
-                // somebody else changed the file: a version of its own, beside the one that comes
-                Err(error) if error.kind() == Kind::Conflict => drop(turn.adopt()?),
-                Err(error) if error.kind() != Kind::UnknownResult => {
-                    let mut merged = turn.row.record.clone();
-                    merged.merge(record);
-                    let content = merged.winner().and_then(|winner| winner.content);
-                    // it is known, and fetched when there is room for it, and nothing else in its place
-                    return match content.is_some_and(|content| !turn.row.has_content(&content.id)) {
-                        true => turn.know(merged).map(|()| turn.row.record.clone()),
-                        false => Err(error),
-                    };
-                }
-                shown => return shown.map(|()| turn.row.record.clone()),
-            }
-        }
-        Err(MeshError::Busy)
-    }
-
     /// What is known of a file, as others are told it.
     pub fn record(&self, name: &Name) -> Result<Record, MeshError> {
         Ok(self.index.row(name)?.unwrap_or_default().record)
-    }
-
-    /// Let the name show what it is to show now, as far as the content is here.
-    fn show(&self, turn: &mut Turn<'_>, record: Record, inline: Option<&[u8]>) -> Result<(), MeshError> {
-        let placed = turn.row.here.placed;
-        let shown = record.winner().and_then(|winner| Some((winner.dot, winner.content?)));
-        let Some((winner, content)) = shown else {
-            return if placed.is_some() { turn.bring(record, None, false) } else { turn.know(record) };
-        };
-        match placed {
-            Some(placed) if placed.content == content => {
-                turn.row.here.placed = Some(crate::row::Placed { dot: winner, ..placed });
-                return turn.know(record);
-            }
-            _ => {}
-        }
-        if turn.row.here.kept.contains(&content.id) {
-            return turn.bring(record, None, false);
-        }
-        let is_it = |bytes: &&[u8]| bytes.len() as u64 == content.len && ContentId::of_block(bytes) == content.id;
-        let whole = inline.filter(is_it);
-        let Some(bytes) = whole else { return turn.know(record) };
-        turn.bring_short(record, bytes, false)
-    }
-
-    /// Bring what is kept to its place, as nothing else will: it is not wanted.
-    pub fn show_kept(&self, name: &Name) -> Result<(), MeshError> {
-        let mut turn = Turn::of(self, name)?;
-        // somebody else's change is a version of its own
-        turn.adopt()?;
-        match turn.row.keeps_shown() {
-            true => {
-                let record = turn.row.record.clone();
-                self.show(&mut turn, record, None)
-            }
-            false => Ok(()),
-        }
-    }
-
-    /// Whether the content of what a record shows is wanted here, and not here.
-    fn lacks_shown(&self, name: &Name, row: &Row, record: &Record) -> bool {
-        let there = Row { record: record.clone(), here: row.here.clone() };
-        let dot = shown(record);
-        let is_wanted = self.wanted(name, &there).any(|version| Some(version.dot) == dot);
-        is_wanted
     }
 }
 

@@ -7,12 +7,14 @@ use crate::care::Cared;
 use crate::carrier::{Carrier, Links, MESSAGE_LEN_MAX};
 use crate::events::{Listening, Wish};
 use crate::local::{Page, Stat, Writing};
+use crate::placement::Class;
 use crate::reading::Reading;
 use crate::record::{Dot, Record, Version};
 use crate::rounds::{Rounds, Scrubbed};
 use crate::scan::Scanned;
 use crate::serve::Door;
 use crate::shared::{Options, Seams, Shared};
+use crate::short_writes::ShortWrite;
 use crate::waiters::Waiter;
 use crate::watch::Watched;
 use crate::{care, fetch, peers, rounds, unsynced, watch, MeshError, Name, BLOCK_LEN};
@@ -97,12 +99,16 @@ pub struct Status {
 }
 
 /// An answer that is owed: closed, when its task is dropped.
-struct Owed<T>(Option<Answer<T>>);
+pub(crate) struct Owed<T>(Option<Answer<T>>);
 
 type Answer<T> = Box<dyn FnOnce(Result<T, MeshError>) + Send>;
 
 impl<T> Owed<T> {
-    fn pay(mut self, result: Result<T, MeshError>) {
+    pub fn new(answer: impl FnOnce(Result<T, MeshError>) + Send + 'static) -> Self {
+        Self(Some(Box::new(answer)))
+    }
+
+    pub fn pay(mut self, result: Result<T, MeshError>) {
         if let Some(reply) = self.0.take() {
             reply(result);
         }
@@ -214,6 +220,27 @@ impl Mesh {
         self.shared.write(name, bytes)
     }
 
+    /// Whether so many bytes are short, and not too many wait: then [`Mesh::write_short`] has them written with less work.
+    pub fn takes_short(&self, len: usize) -> bool {
+        self.shared.short_writes.takes(len)
+    }
+
+    /// Write a whole short file, to lie at so many others, on such disks, together with others that come now. `reply` is
+    /// called once: the version is durable here. One that `is_cancelled` before it is begun is not done.
+    pub fn write_short(
+        &self,
+        (name, content): (Name, Vec<u8>),
+        (copies, class): (Option<u8>, Option<Class>),
+        is_cancelled: impl Fn() -> bool + Send + 'static,
+        reply: impl FnOnce(Result<Dot, MeshError>) + Send + 'static,
+    ) {
+        let owed = Owed::new(reply);
+        let Some(runtime) = self.handle() else { return owed.pay(Err(MeshError::Closed)) };
+        let place = self.shared.place_for(&name, copies, class);
+        let write = ShortWrite { name, content, place, is_cancelled: Box::new(is_cancelled), owed };
+        self.shared.write_short(&runtime, write);
+    }
+
     /// Delete a file, durably here. Blocks.
     pub fn delete(&self, name: &Name) -> Result<Dot, MeshError> {
         self.shared.delete(name)
@@ -284,7 +311,7 @@ impl Mesh {
     /// Read all files that this replica has, and compare, with a pause after each. `reply` is called once, also when the
     /// mesh is closed meanwhile.
     pub fn scrub(&self, pause: Duration, task: Task, reply: impl FnOnce(Result<Scrubbed, MeshError>) + Send + 'static) {
-        let (shared, owed) = (self.shared.clone(), Owed(Some(Box::new(reply))));
+        let (shared, owed) = (self.shared.clone(), Owed::new(reply));
         match self.handle() {
             Some(runtime) => drop(runtime.spawn(async move { owed.pay(shared.scrub(pause, &task).await) })),
             None => owed.pay(Err(MeshError::Closed)),

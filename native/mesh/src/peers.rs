@@ -4,8 +4,9 @@
 //! whatever reason, it gets with the next comparison at the latest.
 
 use crate::carrier::Carrier;
+use crate::merge::Told;
 use crate::reconcile;
-use crate::record::ReplicaId;
+use crate::record::{Dot, ReplicaId};
 use crate::shared::Shared;
 use crate::traffic::Traffic;
 use crate::wire::{answer, Answer, Pushed, Request, INLINE_MAX, PUSH_BYTES_MAX, PUSH_MAX};
@@ -345,17 +346,12 @@ impl Peer {
                 return Err(error);
             }
         };
-        let (of, from) = (shared.clone(), self.name.clone());
-        blocking(move || {
-            for (key, record) in sent.iter().zip(took) {
-                if let Some(record) = record {
-                    // what cannot be merged now is found by the next comparison
-                    let _ = of.merge(&Name::of_key(key)?, &record, None, &from);
-                }
-            }
-            Ok(())
-        })
-        .await
+        let news = sent.iter().zip(took).filter_map(|(key, record)| {
+            let record = record?;
+            Some(Name::of_key(key).map(|name| Told { name, record, content: None }))
+        });
+        // what cannot be merged now is found by the next comparison
+        shared.merge_all(news.collect::<Result<_, _>>()?, &self.name).await.map(drop)
     }
 }
 
@@ -384,11 +380,9 @@ impl Shared {
             });
             let may_go = |len| *is_new || self.traffic.may_send_along(&*self.clock, len);
             let content = content.filter(|version| version.content.is_some_and(|content| may_go(content.len)));
-            let content = match content.and_then(|version| version.content) {
-                // one that cannot be read now is fetched later, and keeps no other change from being told
-                Some(content) => self.whole(name, &content).unwrap_or_default(),
-                None => None,
-            };
+            // one that cannot be read now is fetched later, and keeps no other change from being told
+            let whole = |(dot, content)| self.whole(name, dot, &content).unwrap_or_default();
+            let content = content.and_then(|version| Some((version.dot, version.content?))).and_then(whole);
             let len = name.path.as_bytes().len() + 100 + row.record.len_max() + content.as_ref().map_or(0, Bytes::len);
             if bytes > 0 && bytes + len > PUSH_BYTES_MAX {
                 return Ok((changes, names[at..].to_vec()));
@@ -399,8 +393,11 @@ impl Shared {
         Ok((changes, Vec::new()))
     }
 
-    /// A short content, if it is here.
-    fn whole(&self, name: &Name, content: &crate::Content) -> Result<Option<Bytes>, MeshError> {
+    /// A short content, if it is here. The index has what was written just now.
+    fn whole(&self, name: &Name, dot: Dot, content: &crate::Content) -> Result<Option<Bytes>, MeshError> {
+        if let Some(bytes) = self.index.short(name, &dot)? {
+            return Ok(Some(bytes.into()));
+        }
         let Some(opened) = self.open_content(name, &content.id)? else { return Ok(None) };
         let mut bytes = vec![0; content.len as usize];
         let len = opened.read_at(&mut bytes, 0)?;

@@ -4,6 +4,7 @@
 //! each difference in one comparison, whoever began it. What changes meanwhile is told by its own way.
 
 use crate::index::Index;
+use crate::merge::Told;
 use crate::peers::{blocking, Peer};
 use crate::ranges::{self, Asker, Bounds, Difference, Digest, Limits, Rows, Step, Tree, Visit};
 use crate::record::Record;
@@ -13,7 +14,6 @@ use crate::MeshError;
 use std::collections::BTreeMap;
 use std::ops::{Bound, ControlFlow};
 use std::sync::Arc;
-use tokio::task::JoinSet;
 
 /// Fingerprints of all records, made with the first comparison.
 #[derive(Default)]
@@ -140,25 +140,23 @@ async fn settle(shared: &Arc<Shared>, peer: &Arc<Peer>, differences: Vec<Differe
             Answer::Records(records) if records.len() == keys.len() => records,
             _ => return Err(MeshError::Malformed(format!("{} has other records", peer.name))),
         };
-        let mut merges = JoinSet::new();
+        let (mut told, mut said) = (Vec::new(), Vec::new());
         for (key, record) in keys.iter().zip(records) {
-            let (shared, name, record) = (shared.clone(), name_of(key)?, record.unwrap_or_default());
-            let from = peer.name.clone();
-            if record == Record::default() {
+            match record.filter(|record| *record != Record::default()) {
+                Some(record) => {
+                    said.push((name_of(key)?, record.clone()));
+                    told.push(Told { name: name_of(key)?, record, content: None });
+                }
                 // it did not fit into the answer, or is forgotten since
-                is_merged = false;
-                continue;
+                None => is_merged = false,
             }
-            merges.spawn_blocking(move || {
-                let known = shared.merge(&name, &record, None, &from)?;
-                Ok::<_, MeshError>((known.versions() != record.versions()).then_some(name))
-            });
         }
-        while let Some(merged) = merges.join_next().await {
-            // of a name that cannot be changed now the next comparison is told; the others go on
-            match merged.map_err(|error| MeshError::Internal(format!("work ended: {error}")))? {
+        for (known, (name, record)) in shared.merge_all(told, &peer.name).await?.into_iter().zip(said) {
+            match known {
                 // it does not know that a version is gone, of which nothing else is left here
-                Ok(news) => ours.extend(news),
+                Ok(known) if known.versions() != record.versions() => ours.push(name),
+                Ok(_) => {}
+                // of a name that cannot be changed now the next comparison is told; the others go on
                 Err(_) => is_merged = false,
             }
         }

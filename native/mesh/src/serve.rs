@@ -3,6 +3,7 @@
 //! Invariant: an answer is made of what is durable here; what is asked for is checked before it is looked for,
 //! and a request costs no more memory than its longest answer.
 
+use crate::merge::Told;
 use crate::peers::blocking;
 use crate::shared::Shared;
 use crate::wire::{fitting, name_of, Answer, Of, Pushed, Reply, Request, BLOCKS_MAX, MANIFEST_PART};
@@ -11,7 +12,6 @@ use bytes::Bytes;
 use macula_core::Opened;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::task::JoinSet;
 
 const NOT_HERE: Reply = Reply::Answer(Answer::NotHere);
 
@@ -52,27 +52,24 @@ impl Shared {
         }
     }
 
-    /// At once, so that they share syncs.
+    /// What is known then, of those of which that is something else than they say.
     async fn take(self: &Arc<Self>, from: &str, changes: Vec<Pushed>) -> Result<Vec<Option<Record>>, MeshError> {
-        let mut taken = vec![None; changes.len()];
-        let mut takes = JoinSet::new();
-        for (at, change) in changes.into_iter().enumerate() {
-            let (shared, from) = (self.clone(), from.to_owned());
-            takes.spawn_blocking(move || {
-                let name = name_of(&change.key)?;
+        let (mut told, mut said) = (Vec::with_capacity(changes.len()), Vec::with_capacity(changes.len()));
+        for Pushed { key, record, content } in changes {
+            said.push((name_of(&key)?, record.clone()));
+            told.push(Told { name: name_of(&key)?, record, content });
+        }
+        let merged = self.merge_all(told, from).await?;
+        let shared = self.clone();
+        blocking(move || {
+            let known = merged.into_iter().zip(said).map(|(known, (name, record))| {
                 // what could not be taken now is found by the next comparison
-                let known = match shared.merge(&name, &change.record, change.content.as_deref(), &from) {
-                    Ok(known) => known,
-                    Err(_) => shared.record(&name)?,
-                };
-                Ok::<_, MeshError>((at, (known != change.record).then_some(known)))
+                let known = known.or_else(|_| shared.record(&name))?;
+                Ok((known != record).then_some(known))
             });
-        }
-        while let Some(take) = takes.join_next().await {
-            let (at, known) = take.map_err(|error| MeshError::Internal(format!("work ended: {error}")))??;
-            taken[at] = known;
-        }
-        Ok(fitting(taken))
+            Ok(fitting(known.collect::<Result<_, MeshError>>()?))
+        })
+        .await
     }
 
     fn records(&self, keys: &[Vec<u8>]) -> Result<Reply, MeshError> {

@@ -16,6 +16,7 @@ use crate::reconcile::Fingerprints;
 use crate::record::{Dot, Record, ReplicaId, Version};
 use crate::rounds::Rounds;
 use crate::row::Row;
+use crate::short_writes::ShortWrites;
 use crate::traffic::Traffic;
 use crate::tree::Trees;
 use crate::unsynced::Unsynced;
@@ -32,7 +33,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// Turns that are held at once, at most.
-const LOCKS: usize = 256;
+const LOCKS: usize = 1 << 16;
 /// Stamps are reserved so far ahead, milliseconds: one sync for all that are given meanwhile.
 const RESERVED_MS: u64 = 2_000;
 
@@ -103,6 +104,7 @@ pub(crate) struct Shared {
     pub watched: Mutex<Watched>,
     pub rounds: Mutex<Rounds>,
     pub unsynced: Unsynced,
+    pub short_writes: ShortWrites,
     pub floor: Mutex<Floor>,
     pub in_making: InMaking,
     /// Replicas of which all that they know was merged by this process.
@@ -118,6 +120,25 @@ pub(crate) struct Shared {
     reserved: Mutex<Stamp>,
     cards: RwLock<Vec<Card>>,
     locks: Vec<Mutex<()>>,
+}
+
+/// A row to be written.
+pub(crate) struct Saving<'a> {
+    pub name: &'a Name,
+    pub row: &'a Row,
+    /// What others were told of it.
+    pub told: Option<Digest>,
+    /// The content that lay under the name before.
+    pub placed_before: Option<ContentId>,
+    /// A short content that the index keeps for its file, until that is synced.
+    pub short: Option<(Dot, &'a [u8])>,
+}
+
+impl<'a> Saving<'a> {
+    fn change(&self, is_wanted: bool) -> Change<'a> {
+        let Self { name, row, placed_before, short, .. } = *self;
+        Change { name, row, is_wanted, placed_before, short }
+    }
 }
 
 impl Shared {
@@ -154,6 +175,7 @@ impl Shared {
             watched: Mutex::default(),
             rounds: Mutex::new(rounds),
             unsynced,
+            short_writes: ShortWrites::default(),
             floor,
             in_making: InMaking::default(),
             told_by: Mutex::default(),
@@ -184,8 +206,17 @@ impl Shared {
     }
 
     pub fn lock(&self, name: &Name) -> MutexGuard<'_, ()> {
+        self.lock_of(name).lock()
+    }
+
+    /// The same, if nobody else has it.
+    pub fn try_lock(&self, name: &Name) -> Option<MutexGuard<'_, ()>> {
+        self.lock_of(name).try_lock()
+    }
+
+    fn lock_of(&self, name: &Name) -> &Mutex<()> {
         let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(name);
-        self.locks[hash as usize % LOCKS].lock()
+        &self.locks[hash as usize % LOCKS]
     }
 
     pub fn files(&self, app: &AppName) -> Result<Arc<dyn AppFiles>, MeshError> {
@@ -229,27 +260,31 @@ impl Shared {
         digest(&name.key(), record)
     }
 
-    /// Write a row. Gives what others are to be told, where that is something else than before by whoever has its turn.
-    pub fn save(
-        &self,
-        name: &Name,
-        row: &Row,
-        (told, placed_before): (Option<Digest>, Option<ContentId>),
-        (durability, short): (Durability, Option<(Dot, &[u8])>),
-    ) -> Result<Option<Digest>, MeshError> {
-        let is_wanted = row.here.pending.is_none() && self.wanted(name, row).next().is_some();
-        let (key, now) = (name.key(), self.digest(name, &row.record));
-        self.fingerprints.lock().begin(&key, told);
-        let change = Change { name, row, is_wanted, placed_before, short };
-        let written = self.index.write(&[change], durability);
-        // of one that may or may not have been written others may hear too much, or with the next opening
-        self.fingerprints.lock().end(&self.index, &key, if written.is_ok() { now } else { told })?;
-        written?;
-        if is_wanted {
-            self.fetches.want(name.clone(), Why::New);
+    /// Write rows, all or none. Gives what others are to be told of each, where that is something else than before by
+    /// whoever has its turn.
+    pub fn save(&self, saving: &[Saving<'_>], durability: Durability) -> Result<Vec<Option<Digest>>, MeshError> {
+        let keys: Vec<Vec<u8>> = saving.iter().map(|of| of.name.key()).collect();
+        let now: Vec<_> = saving.iter().zip(&keys).map(|(of, key)| digest(key, &of.row.record)).collect();
+        let is_wanted =
+            |of: &Saving<'_>| of.row.here.pending.is_none() && self.wanted(of.name, of.row).next().is_some();
+        let changes: Vec<Change<'_>> = saving.iter().map(|of| of.change(is_wanted(of))).collect();
+        let mut fingerprints = self.fingerprints.lock();
+        saving.iter().zip(&keys).for_each(|(of, key)| fingerprints.begin(key, of.told));
+        drop(fingerprints);
+        let written = self.index.write(&changes, durability);
+        let mut fingerprints = self.fingerprints.lock();
+        let mut ended = Ok(());
+        for ((of, key), now) in saving.iter().zip(&keys).zip(&now) {
+            // of one that may or may not have been written others may hear too much, or with the next opening
+            ended = ended.and(fingerprints.end(&self.index, key, if written.is_ok() { *now } else { of.told }));
         }
-        if now != told {
-            self.waiters.tell(name, &row.record);
+        drop(fingerprints);
+        written.and(ended)?;
+        for change in changes.iter().filter(|change| change.is_wanted) {
+            self.fetches.want(change.name.clone(), Why::New);
+        }
+        for (of, _) in saving.iter().zip(&now).filter(|(of, now)| of.told != **now) {
+            self.waiters.tell(of.name, &of.row.record);
         }
         Ok(now)
     }

@@ -6,9 +6,10 @@
 
 use crate::events::Seen;
 use crate::in_hand::Held;
+use crate::ranges::Digest;
 use crate::record::{Content, Dot, Record};
-use crate::row::{aside, Pending, Placed, Row};
-use crate::shared::Shared;
+use crate::row::{aside, Here, Pending, Placed, Row};
+use crate::shared::{Saving, Shared};
 use crate::unsynced::SHORT_MAX;
 use crate::{ContentId, Hashing, Manifest, MeshError, Name};
 use macula_core::{AppFiles, AppFilesError, Expected, Kind, Look, Opened};
@@ -28,7 +29,7 @@ pub(crate) struct Turn<'a> {
     /// The member from which a change comes: it is not told.
     pub from: Option<String>,
     /// What others were told of the row.
-    told: Option<crate::ranges::Digest>,
+    told: Option<Digest>,
     /// What the index says lies under the name.
     placed: Option<ContentId>,
     /// What it stages or keeps.
@@ -38,22 +39,54 @@ pub(crate) struct Turn<'a> {
     _alone: MutexGuard<'a, ()>,
 }
 
+/// A short content on its way to its place.
+pub(crate) struct Short<'c> {
+    content: &'c [u8],
+    dot: Dot,
+    of: Content,
+    /// As it was.
+    before: Here,
+    pending: Pending,
+}
+
+impl<'c> Short<'c> {
+    /// What the index keeps until the file is synced.
+    pub fn kept(&self) -> (Dot, &'c [u8]) {
+        (self.dot, self.content)
+    }
+}
+
 impl<'a> Turn<'a> {
     /// Wait for it. What had begun before is finished.
     pub fn of(shared: &'a Shared, name: &'a Name) -> Result<Self, MeshError> {
         let alone = shared.lock(name);
-        let files = shared.files(&name.app)?;
-        shared.know_tree(&name.app, &*files);
-        let row = shared.index.row(name)?.unwrap_or_default();
-        let told = shared.digest(name, &row.record);
-        let placed = content_of(&row);
-        let (from, in_hand, seen) = (None, Vec::new(), Seen::of(shared, &row));
-        let mut turn = Self { shared, name, files, row, from, told, placed, in_hand, seen, _alone: alone };
+        let mut turn = Self::begin(shared, name, shared.files(&name.app)?, alone)?;
         turn.put_again(shared)?;
         if let Some(pending) = turn.row.here.pending.clone() {
             turn.go_on(pending)?;
         }
         Ok(turn)
+    }
+
+    /// The same, if nobody has it now, the app is open, and nothing had begun before.
+    pub fn at_once(shared: &'a Shared, name: &'a Name) -> Result<Option<Self>, MeshError> {
+        let (Some(alone), Some(files)) = (shared.try_lock(name), shared.opened(&name.app)) else { return Ok(None) };
+        let turn = Self::begin(shared, name, files, alone)?;
+        Ok(Some(turn).filter(|turn| turn.row.here.pending.is_none() && !shared.unsynced.is_former(name)))
+    }
+
+    fn begin(
+        shared: &'a Shared,
+        name: &'a Name,
+        files: Arc<dyn AppFiles>,
+        alone: MutexGuard<'a, ()>,
+    ) -> Result<Self, MeshError> {
+        shared.know_tree(&name.app, &*files);
+        let row = shared.index.row(name)?.unwrap_or_default();
+        let told = shared.digest(name, &row.record);
+        let placed = content_of(&row);
+        let (from, in_hand, seen) = (None, Vec::new(), Seen::of(shared, &row));
+        Ok(Self { shared, name, files, row, from, told, placed, in_hand, seen, _alone: alone })
     }
 
     /// With what was begun and not ended, by a former process or a call that failed.
@@ -108,27 +141,51 @@ impl<'a> Turn<'a> {
 
     /// As [`Turn::bring`], of a short content that is not staged: it is durable in the index until the file is synced.
     pub fn bring_short(&mut self, record: Record, content: &[u8], is_own: bool) -> Result<(), MeshError> {
-        let winner = record.winner().and_then(|winner| winner.content.map(|of| (winner.dot, of)));
-        let is_short = content.len() <= SHORT_MAX && self.to_keep(&record).is_none();
-        let Some((dot, of)) = winner.filter(|_| is_short) else {
+        let Some(short) = self.begin_short(&record, content, is_own) else {
             let staged = self.stage(content)?;
             return self.bring(record, Some(staged), is_own);
         };
+        self.save_with(Durability::Sync, Some(short.kept()))?;
+        self.put_short(&short)?;
+        let saved = self.save(Durability::Async).map_err(unknown);
+        self.put_is_known(&short);
+        saved
+    }
+
+    /// The first step of that: the row says what is to be, and is to be written durably with that content. `None`: it is
+    /// not for these steps.
+    pub fn begin_short<'c>(&mut self, record: &Record, content: &'c [u8], is_own: bool) -> Option<Short<'c>> {
+        let (dot, of) = record.winner().and_then(|winner| Some((winner.dot, winner.content?)))?;
+        if content.len() > SHORT_MAX || self.to_keep(record).is_some() {
+            return None;
+        }
         let before = self.row.here.clone();
-        let pending = Pending { record, staged: None, is_own };
+        let pending = Pending { record: record.clone(), staged: None, is_own };
         self.row.here.pending = Some(pending.clone());
-        self.save_with(Durability::Sync, Some((dot, content)))?;
-        let put = self.files.put_unsynced(&self.name.path, content, &of.id.hash, self.expected(&pending));
-        let done = match put {
-            Ok(look) => self.end(pending.record, Some(look)).map_err(unknown),
+        Some(Short { content, dot, of, before, pending })
+    }
+
+    /// The second: the file is put in its place, and the row is to be written once more, durable soon.
+    ///
+    /// # Errors
+    /// As [`Turn::bring`]; the row is written then.
+    pub fn put_short(&mut self, short: &Short<'_>) -> Result<(), MeshError> {
+        let Short { content, of, pending, .. } = short;
+        let put = self.files.put_unsynced(&self.name.path, content, &of.id.hash, self.expected(pending));
+        match put {
+            Ok(look) => self.ended(pending.record.clone(), Some(look)).map_err(unknown),
             Err(error) => {
-                self.row.here = before;
+                self.row.here = short.before.clone();
                 self.save(Durability::Sync).map_err(unknown)?;
+                self.put_is_known(short);
                 Err(error.into())
             }
-        };
-        self.shared.unsynced.add(self.name, dot, content.len());
-        done
+        }
+    }
+
+    /// The last: it is synced with others.
+    pub fn put_is_known(&self, short: &Short<'_>) {
+        self.shared.unsynced.add(self.name, short.dot, short.content.len());
     }
 
     /// Stage a whole content, sealed; under which name.
@@ -192,13 +249,18 @@ impl<'a> Turn<'a> {
 
     /// Know this from now on; the file stays as it is.
     pub fn know(&mut self, record: Record) -> Result<(), MeshError> {
+        let durability = self.begin_know(record)?;
+        self.save(durability)
+    }
+
+    /// The same, and the row is to be written, so durably.
+    pub fn begin_know(&mut self, record: Record) -> Result<Durability, MeshError> {
         // who else has what is known is told again by whoever it is
         let is_news = record.versions() != self.row.record.versions();
-        let durability = if is_news { Durability::Sync } else { Durability::Async };
         self.row.record = record;
         self.drop_kept();
         self.claim()?;
-        self.save(durability)
+        Ok(if is_news { Durability::Sync } else { Durability::Async })
     }
 
     /// What somebody else did to the file is a version of its own; whether there was one. What vanished is not
@@ -283,9 +345,20 @@ impl<'a> Turn<'a> {
     }
 
     fn save_with(&mut self, durability: Durability, short: Option<(Dot, &[u8])>) -> Result<(), MeshError> {
-        let before = (self.told, self.placed);
-        let told = self.told;
-        self.told = self.shared.save(self.name, &self.row, before, (durability, short))?;
+        let now = self.shared.save(&[self.saving(short)], durability)?;
+        self.saved(now.first().copied().flatten());
+        Ok(())
+    }
+
+    /// The row, to be written by whoever writes several.
+    pub fn saving<'s>(&'s self, short: Option<(Dot, &'s [u8])>) -> Saving<'s> {
+        let Self { name, ref row, told, placed, .. } = *self;
+        Saving { name, row, told, placed_before: placed, short }
+    }
+
+    /// It was, and this is what others are told of it.
+    pub fn saved(&mut self, now: Option<Digest>) {
+        let told = std::mem::replace(&mut self.told, now);
         self.placed = content_of(&self.row);
         if self.told != told {
             self.shared.peers.tell(self.name, self.from.as_deref());
@@ -294,7 +367,6 @@ impl<'a> Turn<'a> {
             seen.tell(self.shared, self.name, &self.row);
             self.seen = Seen::of(self.shared, &self.row);
         }
-        Ok(())
     }
 
     /// The content under the name, if another version that is left has it.
@@ -388,6 +460,13 @@ impl<'a> Turn<'a> {
 
     /// The change is done.
     fn end(&mut self, record: Record, look: Option<Look>) -> Result<(), MeshError> {
+        self.ended(record, look)?;
+        // the pending row is durable, and says the same
+        self.save(Durability::Async)
+    }
+
+    /// The same, and the row is to be written.
+    fn ended(&mut self, record: Record, look: Option<Look>) -> Result<(), MeshError> {
         self.row.here.pending = None;
         let winner = record.winner().map(|winner| (winner.dot, winner.content));
         self.row.here.placed = match (winner, look) {
@@ -403,9 +482,7 @@ impl<'a> Turn<'a> {
         }
         self.row.record = record;
         self.drop_kept();
-        self.claim()?;
-        // the pending row is durable, and says the same
-        self.save(Durability::Async)
+        self.claim()
     }
 
     /// Let go of contents that nothing speaks of any more. What stays by a crash is found by the sweep.
@@ -437,7 +514,7 @@ impl<'a> Turn<'a> {
 }
 
 /// A pending change is in the index, and could not be written as done, or as undone: the next turn finishes it.
-fn unknown(error: MeshError) -> MeshError {
+pub(crate) fn unknown(error: MeshError) -> MeshError {
     let message = format!("whether the file was changed is seen when the index can be written: {error}");
     AppFilesError { kind: Kind::UnknownResult, message }.into()
 }

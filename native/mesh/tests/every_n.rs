@@ -109,6 +109,25 @@ impl Run {
         self.heard(at, path, content, done, over);
     }
 
+    /// Changes of short files that come at once.
+    fn change_together(&mut self, at: usize, changes: &[(&str, Vec<u8>)]) {
+        if self.is_over {
+            return;
+        }
+        let node = &self.nodes[at];
+        let write = |(path, content): &(&str, Vec<u8>)| {
+            let (reply, done) = std::sync::mpsc::channel();
+            let told = move |done| drop(reply.send(done));
+            node.mesh.write_short((name(path), content.clone()), (None, None), || false, told);
+            done
+        };
+        let asked: Vec<_> = changes.iter().map(write).collect();
+        let done: Vec<_> = asked.iter().map(|done| done.recv().expect("each is answered")).collect();
+        for ((path, content), done) in changes.iter().zip(done) {
+            self.heard(at, path, Some(content.clone()), done, None);
+        }
+    }
+
     fn heard(
         &mut self,
         at: usize,
@@ -144,6 +163,8 @@ impl Run {
         self.change(0, "long", Some(bytes(2 * BLOCK_LEN + 9, 6)), None);
         self.change(0, "dir/gone", None, None);
         self.rename("short", "dir/renamed");
+        let at_once = ["one", "dir/two", "three"].map(|path| (path, bytes(60, path.len() as u64)));
+        self.change_together(0, &at_once);
         self.net.cut("a", "b");
         self.change(0, "both", Some(bytes(80_000, 7)), None);
         let known = self.tries.get("both").map_or(0, Vec::len).saturating_sub(1);

@@ -169,12 +169,43 @@ fn mesh_write<'a>(
     place: PlaceTerm,
 ) -> Term<'a> {
     let ack = ack_of(ack);
+    if let Some(begun) = write_short(env, &mesh, reference, &name, content, (ack, timeout_ms), place) {
+        return begun;
+    }
     let content = Held::new(content);
     changing(env, &mesh, reference, name, (ack, timeout_ms), move |mesh, name| {
         let mut writing = begin(mesh, name, place)?;
         content.with(|bytes| writing.write(bytes))??;
         Ok(writing.commit()?)
     })
+}
+
+/// The same of a short one, whose bytes are copied here; nothing when it is none, or too many wait.
+fn write_short<'a>(
+    env: Env<'a>,
+    mesh: &ResourceArc<MeshHandle>,
+    reference: Term<'a>,
+    name: &(&'a str, Binary<'a>),
+    content: Term<'a>,
+    wait: (Option<Ack>, u64),
+    (copies, class): PlaceTerm,
+) -> Option<Term<'a>> {
+    let (of, name) = (mesh.get().ok()?, name_of(name).ok()?);
+    let content = content.decode::<Binary>().ok()?;
+    of.with(|mesh| Ok(mesh.takes_short(content.len()))).ok().filter(|takes| *takes)?;
+    let (content, place) = (content.to_vec(), (copies, class.map(class_of)));
+    let (mesh, changed) = (of.clone(), name.clone());
+    Some(crate::runtime::owe(env, reference, move |reply| {
+        let call = reply.call().clone();
+        let written = move |made: Result<Dot, MeshError>| match made {
+            Ok(dot) => acknowledge(&mesh, reply, &changed, dot, wait),
+            Err(error) => reply.send_result(Err::<(), _>(Failure::from(error))),
+        };
+        of.with(|mesh| {
+            mesh.write_short((name, content), place, move || call.is_cancelled(), written);
+            Ok(())
+        })
+    }))
 }
 
 /// Copies and class of disk, where they are told.
