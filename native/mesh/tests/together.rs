@@ -88,7 +88,7 @@ fn what_was_cancelled_before_it_began_is_not_done() {
             asked.fetch_add(1, Ordering::AcqRel);
             n % 2 == 0 && is_cancelled.load(Ordering::Acquire)
         };
-        let reply = move |_| drop(told.fetch_add(1, Ordering::AcqRel));
+        let reply = move |_| _ = told.fetch_add(1, Ordering::AcqRel);
         nodes[0].mesh.write_short((name(&format!("{n}")), content(n, 0)), (None, None), look, reply);
     }
     until("all are answered", || told.load(Ordering::Acquire) == 100);
