@@ -93,6 +93,13 @@ pub trait Disk: Send + Sync + Debug {
     fn create_dir(&self, dir: &RelPath) -> io::Result<()>;
     /// Rename, replacing a file at `to`.
     fn rename(&self, from: &RelPath, to: &RelPath) -> io::Result<()>;
+    /// The same; by how many bytes that made the directory of `to` longer.
+    fn rename_measured(&self, from: &RelPath, to: &RelPath) -> io::Result<i64> {
+        let len = || self.stat(&to.parent()).map_or(0, |stat| stat.len as i64);
+        let before = len();
+        self.rename(from, to)?;
+        Ok(len() - before)
+    }
     /// Exchange two names in one step; `Unsupported` where the file system cannot.
     fn exchange(&self, one: &RelPath, other: &RelPath) -> io::Result<()>;
     /// A second name for a file.

@@ -135,6 +135,16 @@ impl Disk for RealDisk {
         self.rename_with(from, to, RenameFlags::empty())
     }
 
+    fn rename_measured(&self, from: &RelPath, to: &RelPath) -> io::Result<i64> {
+        // opened once for all three
+        self.at_parent(to, |to_dir, to_name| {
+            let len = || fs::fstat(to_dir).map_or(0, |stat| stat.st_size);
+            let before = len();
+            self.at_parent(from, |from_dir, from_name| Ok(fs::renameat(from_dir, from_name, to_dir, to_name)?))?;
+            Ok(len() - before)
+        })
+    }
+
     fn exchange(&self, one: &RelPath, other: &RelPath) -> io::Result<()> {
         match self.rename_with(one, other, RenameFlags::EXCHANGE) {
             // EINVAL: the file system knows no exchange

@@ -149,14 +149,19 @@ impl Inner {
         }
     }
 
-    /// Rename a finished file of ours, temporary, staged or kept, into its place; gives its stat.
-    pub fn place(&self, source: &RelPath, path: &RelPath, terms: &Terms) -> Result<(Owed, Stat), FilesError> {
+    /// Rename a finished file of ours, temporary, staged or kept, into its place, `known` to look so; gives its stat.
+    pub fn place(
+        &self,
+        (source, known): (&RelPath, Option<&Stat>),
+        path: &RelPath,
+        terms: &Terms,
+    ) -> Result<(Owed, Stat), FilesError> {
         let _pass = self.gate.pass();
         self.check_usable()?;
         let mut names = self.names.lock();
         names.check_sealed(source)?;
         for _ in 0..RETRIES_MAX {
-            match self.try_place(&mut names, source, path, terms) {
+            match self.try_place(&mut names, (source, known), path, terms) {
                 // unless it is the source that is gone, a directory vanished under us
                 Err(FilesError::NotFound { .. }) if self.data.stat(source).is_ok() => {}
                 Err(FilesError::NotFound { .. }) => return Err(FilesError::NotFound { path: source.clone() }),
@@ -170,14 +175,14 @@ impl Inner {
     fn try_place(
         &self,
         names: &mut Names,
-        source: &RelPath,
+        (source, known): (&RelPath, Option<&Stat>),
         path: &RelPath,
         terms: &Terms,
     ) -> Result<(Owed, Stat), FilesError> {
         let of = |error| FilesError::of("put into place", path, error);
         let to = place_of(path)?;
         let parent = to.parent();
-        let new = self.data.stat(source).map_err(of)?;
+        let new = known.map_or_else(|| self.data.stat(source), |known| Ok(known.clone())).map_err(of)?;
         if new.kind != FileKind::File {
             return Err(FilesError::NotAFile { path: source.clone() });
         }
@@ -203,15 +208,19 @@ impl Inner {
     /// Rename a file, recording by how much the directories grew. Between two names of one file a
     /// rename would do nothing, and leave both.
     pub fn move_file(&self, from: &RelPath, moved: &Stat, to: &RelPath, replaced: Option<&Stat>) -> io::Result<()> {
-        let change = || match replaced {
-            Some(replaced) if is_same(moved, replaced) => self.data.remove_file(from),
-            _ => self.data.rename(from, to),
-        };
         let (here, there) = (from.parent(), to.parent());
-        if here == there {
-            return self.growing(&here, change);
+        if replaced.is_some_and(|replaced| is_same(moved, replaced)) {
+            return self.growing(&here, || self.data.remove_file(from));
         }
-        self.growing(&here, || self.growing(&there, change))
+        let rename = || {
+            let grown = self.data.rename_measured(from, to)?;
+            self.ledger.add(part_of(&there), grown);
+            Ok(())
+        };
+        if here == there {
+            return rename();
+        }
+        self.growing(&here, rename)
     }
 
     /// Remove a file or symlink and the directories that it leaves empty.

@@ -257,7 +257,7 @@ impl Files {
         expected: Expected,
     ) -> Result<Look, FilesError> {
         let inner = &self.0;
-        let place = |terms: &Terms| inner.place(source, path, terms);
+        let place = |terms: &Terms| inner.place((source, None), path, terms);
         let (owed, stat) = inner.keeping(path, keep, Some(source), expected, place)?;
         inner.settle(owed, path)?;
         Ok(look_of(&stat))

@@ -39,8 +39,8 @@ impl Files {
         let mut temporary = Temporary::new(inner.clone()).map_err(failed)?;
         temporary.file.write_all_at(content, 0).map_err(failed)?;
         temporary.grew(content.len() as u64);
-        finish(&*temporary.file, Some(blake3)).map_err(failed)?;
-        let place = |terms: &Terms| inner.place(&temporary.at, path, terms);
+        let stat = finish(&*temporary.file, Some(blake3)).map_err(failed)?;
+        let place = |terms: &Terms| inner.place((&temporary.at, Some(&stat)), path, terms);
         let (_owed, stat) = inner.keeping(path, None, None, expected, place)?;
         temporary.named();
         Ok(look_of(&stat))

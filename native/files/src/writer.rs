@@ -9,7 +9,7 @@ use crate::kept::Terms;
 use crate::temporary::Temporary;
 use crate::{tag, FilesError};
 use blake3::Hasher;
-use macula_core::{DiskFile, RelPath};
+use macula_core::{DiskFile, RelPath, Stat};
 use std::io;
 use std::sync::Arc;
 
@@ -63,9 +63,9 @@ impl Writer {
         self.check()?;
         let blake3 = *self.hasher.finalize().as_bytes();
         let file = &*self.temporary.file;
-        let sealed = finish(file, Some(&blake3)).and_then(|()| file.sync_data());
-        sealed.map_err(|e| FilesError::of("sync", &self.path, e))?;
-        let placed = self.inner.place(&self.temporary.at, &self.path, &Terms::none());
+        let sealed = finish(file, Some(&blake3)).and_then(|stat| file.sync_data().map(|()| stat));
+        let stat = sealed.map_err(|e| FilesError::of("sync", &self.path, e))?;
+        let placed = self.inner.place((&self.temporary.at, Some(&stat)), &self.path, &Terms::none());
         let (owed, _) = placed.map_err(|error| ours(error, "put into place", &self.path))?;
         self.temporary.named();
         self.inner.settle(owed, &self.path)?;
@@ -80,14 +80,15 @@ impl Writer {
     }
 }
 
-/// Tell everybody what a file holds, if that is known, before it is synced and put into its place.
-pub(crate) fn finish(file: &dyn DiskFile, blake3: Option<&[u8; 32]>) -> io::Result<()> {
+/// Tell everybody what a file holds, if that is known, before it is synced and put into its place; gives its stat.
+pub(crate) fn finish(file: &dyn DiskFile, blake3: Option<&[u8; 32]>) -> io::Result<Stat> {
     // 0644: ordinary tools read what lies here
     file.set_mode(0o644)?;
-    match blake3 {
-        Some(blake3) => tag::set(file, blake3, &file.stat()?),
-        None => Ok(()),
+    let stat = file.stat()?;
+    if let Some(blake3) = blake3 {
+        tag::set(file, blake3, &stat)?;
     }
+    Ok(stat)
 }
 
 /// Where it is our temporary or its directory that is gone, the caller's file is not.

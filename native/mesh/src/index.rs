@@ -13,7 +13,7 @@ use crate::row::Row;
 use crate::tree::TreeMark;
 use crate::{ContentId, Dot, MeshError, Name, ReplicaId, Stamp};
 use macula_core::{AppName, Chance};
-use macula_kv::{Batch, Durability, Op, PageLimits, Snapshot, Store};
+use macula_kv::{Batch, Durability, Op, Options, PageLimits, Snapshot, Store};
 use serde::{Deserialize, Serialize};
 use std::ops::Bound;
 
@@ -29,6 +29,8 @@ const ROUNDS: &[u8] = b"k";
 const SEEN: &[u8] = b"v";
 const SELF: &[u8] = b"s";
 const SELF_VERSION: u8 = 1;
+/// Memory of what was written to it and waits to come into its file, bytes; as much again while it does.
+const TABLE_BYTES_MAX: usize = 6 << 20;
 /// Contents that are forgotten at once.
 const FORGOTTEN_MAX: usize = 1_000;
 const PAGE: PageLimits = PageLimits { entries_max: 1_000, bytes_max: 1 << 20, value_len_max: usize::MAX };
@@ -65,6 +67,12 @@ pub struct Change<'a> {
 
 fn key_of(of: u8, key: &[u8]) -> Vec<u8> {
     [&[of], key].concat()
+}
+
+/// How its store is to behave. A short content is forgotten soon after it came: where that is in the same table,
+/// the store's file sees neither.
+pub fn store_options() -> Options {
+    Options { table_bytes_max: TABLE_BYTES_MAX, ..Options::default() }
 }
 
 impl Index {

@@ -55,6 +55,7 @@ pub use error::MeshError;
 pub use events::{Event, Listening, Told, What, Wish, UNREAD_MAX};
 pub use floor::Floor;
 pub use id::{ContentId, Hashing, Manifest, BLOCK_LEN};
+pub use index::store_options;
 pub use local::{Page, Stat, Writing};
 pub use mesh::{Ack, Mesh, Status, Written};
 pub use name::Name;

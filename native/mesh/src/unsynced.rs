@@ -18,7 +18,7 @@ use tokio::sync::Notify;
 /// Longest content that is durable by the index, bytes.
 pub(crate) const SHORT_MAX: usize = 64 << 10;
 /// How long the index has it at least, and how much of it at most, when it is synced as fast as it comes.
-const EVERY: Duration = Duration::from_millis(500);
+const EVERY: Duration = Duration::from_millis(250);
 const BYTES_MAX: usize = 16 << 20;
 
 #[derive(Default)]

@@ -70,7 +70,7 @@ impl Apps for AppsOf {
 impl OpenMesh {
     /// Open them, as a member of the cluster of that state.
     pub fn open(opened: &Opened, state: &OpenState, options: Options) -> Result<Self, Failure> {
-        let (dir, store) = opened.base.own_mesh(macula_store::kv::Options::default())?;
+        let (dir, store) = opened.base.own_mesh(macula_mesh::store_options())?;
         let seams = Seams {
             store,
             apps: Arc::new(AppsOf(opened.base.clone())),

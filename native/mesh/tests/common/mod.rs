@@ -187,7 +187,7 @@ impl Node {
             chance: chance.clone(),
             threads: threads(),
         };
-        let store = Store::open(kv, macula_kv::Options::default())?;
+        let store = Store::open(kv, macula_mesh::store_options())?;
         let is_locked = Arc::<AtomicBool>::default();
         let apps = Arc::new(OneApp(files.clone(), is_locked.clone()));
         let members = Arc::new(Known(net.clone(), name.to_owned()));
