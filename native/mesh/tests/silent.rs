@@ -22,6 +22,7 @@ const EVIL: u64 = 1;
 const AT_ONCE: usize = 24;
 
 type Says = dyn Fn(&Request) -> Option<Vec<u8>> + Send + Sync;
+type Answers = fn(&Request) -> Option<Vec<u8>>;
 
 /// As one that has nothing and wants nothing.
 fn polite(request: &Request) -> Vec<u8> {
@@ -89,7 +90,7 @@ fn meets_evil(nodes: &[&Node]) {
 
 #[test]
 fn who_does_not_give_what_it_claims_is_not_asked_again_and_again() {
-    let says: [(&str, fn(&Request) -> Option<Vec<u8>>); 5] = [
+    let says: [(&str, Answers); 5] = [
         ("silent", |_| None),
         ("has other bytes", |_| as_bytes(&[7; 70_000])),
         ("has no end", |_| as_bytes(&vec![7; 5 << 20])),
@@ -109,7 +110,7 @@ fn who_does_not_give_what_it_claims_is_not_asked_again_and_again() {
         };
         join(&net, Arc::new(says));
         meets_evil(&[&first]);
-        let len = |n: usize| if n % 30 == 0 { 3 * BLOCK_LEN + 5 } else { 100 + n % 2 * 70_000 };
+        let len = |n: usize| if n.is_multiple_of(30) { 3 * BLOCK_LEN + 5 } else { 100 + n % 2 * 70_000 };
         let paths: Vec<String> = (0..150).map(|n| n.to_string()).collect();
         for (n, path) in paths.iter().enumerate() {
             first.write(path, &bytes(len(n), n as u64), Ack::Local).expect("written");
