@@ -54,6 +54,8 @@ struct Case {
 struct Try {
     dot: Option<Dot>,
     content: Option<Vec<u8>>,
+    /// Of whom it was asked.
+    at: usize,
     /// Changes before it that it may have replaced.
     over: usize,
     /// It may have happened though nobody said so.
@@ -133,7 +135,7 @@ impl Run {
         });
         let tries = self.tries.entry(path.to_owned()).or_default();
         let over = over.unwrap_or(tries.len());
-        tries.push(Try { dot, content, over, is_unknown, has_other });
+        tries.push(Try { dot, content, at, over, is_unknown, has_other });
         self.is_over |= disk.has_crashed();
     }
 
@@ -248,7 +250,9 @@ impl Run {
         let record = self.nodes[0].known(path);
         // shown is what nothing acknowledged replaced
         let acknowledged = || tries.iter().filter(|of| of.dot.is_some());
-        let is_replaced = |n: usize| tries[n + 1..].iter().any(|later| later.dot.is_some() && n < later.over);
+        // one of which nobody was told may come to be after what was written elsewhere meanwhile
+        let knew = |n: usize, later: &Try| n < later.over && (tries[n].dot.is_some() || tries[n].at == later.at);
+        let is_replaced = |n: usize| tries[n + 1..].iter().any(|later| later.dot.is_some() && knew(n, later));
         let may = |n: &usize| (tries[*n].dot.is_some() || tries[*n].is_unknown) && !is_replaced(*n);
         let mut may_be = (0..tries.len()).filter(may).map(|n| tries[n].content.as_ref());
         let may_be_none = acknowledged().next().is_none() && there.is_none();
