@@ -109,12 +109,15 @@ defmodule MaculaStorage.Cluster.MeshFSBadTransportTest do
     end
   end
 
-  test "what hangs is ended at its deadline", %{b: b} do
-    be(b, :hang)
-    # as long as a request waits, and no longer
-    read_fails(b)
-    be(b, :good)
-    Wait.until("all ended", fn -> call(b, Loopback, :carriers, []) == [] end)
+  # it takes half a minute; `native/mesh/tests/relay.rs` has one with a shorter deadline
+  if System.get_env("MACULA_TORTURE") do
+    test "what hangs is ended at its deadline", %{b: b} do
+      be(b, :hang)
+      # as long as a request waits, and no longer
+      read_fails(b)
+      be(b, :good)
+      Wait.until("all ended", fn -> call(b, Loopback, :carriers, []) == [] end)
+    end
   end
 
   test "who carries is killed: the next one goes on", %{b: b, content: content} do

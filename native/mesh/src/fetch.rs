@@ -69,8 +69,11 @@ async fn fetch(shared: &Arc<Shared>, name: &Name, why: Why) -> Result<bool, Mesh
     .await?;
     for version in wanted {
         let Some(content) = version.content else { continue };
-        let sources: Vec<Arc<Peer>> =
-            row.record.holders(version.dot).filter_map(|replica| shared.peers.of(replica)).collect();
+        let now = shared.clock.monotonic();
+        let mut sources = shared.peers.of_all(row.record.holders(version.dot), now);
+        if sources.iter().any(|peer| !peer.is_doubted(now)) {
+            sources.retain(|peer| !peer.is_doubted(now));
+        }
         if sources.is_empty() {
             return Ok(false);
         }
@@ -101,6 +104,7 @@ async fn fetch_short(
             // nobody but this replica makes news of it
             return blocking(move || shared.merge(&name, &record, Some(&bytes), "").map(drop)).await;
         }
+        peer.doubt(shared.clock.monotonic());
     }
     Err(MeshError::Unreachable { path: name.path.clone(), holders: String::new() })
 }
@@ -122,7 +126,11 @@ async fn ask_blocks(
             traffic.pass_fetched(clock, len).await;
             is_booked = true;
         }
-        match peer.ask_blocks(&request).await.ok()? {
+        let Ok(came) = peer.ask_blocks(&request).await else {
+            peer.doubt(clock.monotonic());
+            return None;
+        };
+        match came {
             Came::Bytes(bytes) => return Some((bytes, permit)),
             Came::NotHere => return None,
             Came::Later(wait) if waited < LATER_MAX => {
@@ -131,7 +139,10 @@ async fn ask_blocks(
                 waited += wait;
                 tokio::time::sleep(wait).await;
             }
-            Came::Later(_) => return None,
+            Came::Later(_) => {
+                peer.doubt(clock.monotonic());
+                return None;
+            }
         }
     }
 }
@@ -187,7 +198,8 @@ impl Transfer {
 
     /// All its blocks, staged.
     async fn bring(self: Arc<Self>, row: &Row) -> Result<(Arc<Manifest>, Arc<dyn Staged>), MeshError> {
-        let manifest = Arc::new(self.manifest().await?);
+        let (manifest, _room) = self.manifest().await?;
+        let manifest = Arc::new(manifest);
         let (of, plan, before) = (self.clone(), manifest.clone(), row.clone());
         let (staged, missing) = blocking(move || of.begin(&plan, &before)).await?;
         self.bring_blocks(&manifest, &staged, missing).await?;
@@ -198,11 +210,19 @@ impl Transfer {
         Of { key: self.name.key(), id: self.content.id }
     }
 
-    async fn manifest(&self) -> Result<Manifest, MeshError> {
+    /// And room for it, until that is dropped: it is as long as its content, and anybody may say how long that is.
+    async fn manifest(&self) -> Result<(Manifest, OwnedSemaphorePermit), MeshError> {
+        let mib = (crate::id::manifest_len(self.content.len) >> 20) as u32;
+        // who waits for room would be a worker less: it is tried again
+        let room = self.shared.fetches.manifests.clone().try_acquire_many_owned(mib);
+        let room = room.map_err(|_| MeshError::Internal("no room for a manifest now".into()))?;
         while let Some(peer) = self.source(0) {
             match self.shared.manifest_of(&self.name, self.content, &peer).await {
-                Ok(manifest) => return Ok(manifest),
-                Err(_) => self.drop_source(&peer),
+                Ok(manifest) => return Ok((manifest, room)),
+                Err(_) => {
+                    peer.doubt(self.shared.clock.monotonic());
+                    self.drop_source(&peer);
+                }
             }
         }
         Err(MeshError::Unreachable { path: self.name.path.clone(), holders: String::new() })
@@ -302,6 +322,7 @@ impl Transfer {
         })
         .await?;
         if !is_right {
+            peer.doubt(self.shared.clock.monotonic());
             self.drop_source(peer);
         }
         Ok(is_right)

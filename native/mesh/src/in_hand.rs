@@ -126,7 +126,7 @@ impl Shared {
             return Ok(true);
         }
         let names: BTreeSet<String> = found.iter().map(|(_, name)| name.clone()).collect();
-        let (mut used, mut after) = (BTreeSet::new(), Vec::new());
+        let (mut used, mut after, mut lasting) = (BTreeSet::new(), Vec::new(), BTreeMap::new());
         loop {
             let rows = self.index.page((Bound::Excluded(&after[..]), Bound::Unbounded), PIECE)?;
             let Some((last, _)) = rows.last() else { break };
@@ -136,7 +136,13 @@ impl Shared {
                 let lost = row.record.versions().iter().filter_map(|version| version.content);
                 for content in lost.filter(|content| !row.has_content(&content.id)) {
                     let kept = aside(&name, &content.id);
-                    if names.contains(&kept) && self.keep_again(&name, content)? {
+                    if !names.contains(&kept) {
+                        continue;
+                    }
+                    // whoever kept it may have failed to make that last, and have said nothing of it therefore
+                    let lasts = || self.files(&name.app).is_ok_and(|files| files.sync_all().is_ok());
+                    let lasts = *lasting.entry(name.app.clone()).or_insert_with(lasts);
+                    if !lasts || self.keep_again(&name, content)? {
                         used.insert(kept);
                     }
                 }

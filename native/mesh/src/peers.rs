@@ -33,6 +33,9 @@ const OUTBOX_MAX: usize = 100_000;
 /// Requests with changes under way to one peer: what comes meanwhile goes with the next.
 const PUSHES_MAX: usize = 3;
 
+/// Who did not give what it said that it has is asked for contents only when nobody else has them, for so long.
+const DOUBT: Duration = Duration::from_secs(300);
+
 /// A file of which a peer is to hear, and whether it changed just now: then a short content goes along.
 type News = (Name, bool);
 
@@ -52,6 +55,8 @@ pub(crate) struct Peer {
     is_here: AtomicBool,
     /// When it was last heard, or known, milliseconds of the monotonic clock.
     heard_ms: AtomicU64,
+    /// Until when it is doubted, the same.
+    doubted_ms: AtomicU64,
     outbox: Mutex<Outbox>,
     /// Changes that are being sent.
     sending: AtomicUsize,
@@ -100,6 +105,13 @@ impl Peers {
     /// The one that has a replica, if it can be asked now.
     pub fn of(&self, replica: ReplicaId) -> Option<Arc<Peer>> {
         self.here().into_iter().find(|peer| peer.replica() == replica)
+    }
+
+    /// Those that have one of some replicas and can be asked now; last those that did not give what they said they have.
+    pub fn of_all(&self, replicas: impl Iterator<Item = ReplicaId>, now: Duration) -> Vec<Arc<Peer>> {
+        let mut peers: Vec<_> = replicas.filter_map(|replica| self.of(replica)).collect();
+        peers.sort_by_key(|peer| peer.is_doubted(now));
+        peers
     }
 
     /// What waits to be sent, and is not answered yet, changes.
@@ -159,6 +171,7 @@ impl Peer {
             replica: AtomicU64::new(0),
             is_here: AtomicBool::new(false),
             heard_ms: AtomicU64::new(0),
+            doubted_ms: AtomicU64::new(0),
             outbox: Mutex::default(),
             sending: AtomicUsize::new(0),
             wake: Notify::new(),
@@ -177,6 +190,16 @@ impl Peer {
             true => Duration::ZERO,
             false => now.saturating_sub(Duration::from_millis(self.heard_ms.load(Ordering::Acquire))),
         }
+    }
+
+    /// It did not give what it said that it has.
+    pub fn doubt(&self, now: Duration) {
+        self.doubted_ms.store((now + DOUBT).as_millis() as u64, Ordering::Release);
+    }
+
+    /// Whether that was so lately.
+    pub fn is_doubted(&self, now: Duration) -> bool {
+        (now.as_millis() as u64) < self.doubted_ms.load(Ordering::Acquire)
     }
 
     fn hear(&self, now: Duration) {
@@ -271,9 +294,9 @@ impl Peer {
         if card.name != self.name || card.replica == shared.own() {
             return Err(MeshError::Malformed(format!("{} greets as {}", self.name, card.name)));
         }
-        self.replica.store(card.replica, Ordering::Release);
-        let of = shared.clone();
+        let (of, replica) = (shared.clone(), card.replica);
         blocking(move || of.meet(card)).await?;
+        self.replica.store(replica, Ordering::Release);
         self.is_here.store(true, Ordering::Release);
         shared.fetches.look();
         let mut compared: Option<Duration> = None;

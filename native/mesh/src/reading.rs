@@ -151,13 +151,14 @@ impl Shared {
 
     async fn read_remote(self: &Arc<Self>, reading: &Reading, part: (u64, u64)) -> Result<Vec<u8>, MeshError> {
         let Reading { name, row, version, content, .. } = reading;
-        let holders = row.record.holders(version.dot);
-        let peers: Vec<Arc<Peer>> = holders.filter_map(|replica| self.peers.of(replica)).collect();
-        for peer in peers {
-            let Ok(manifest) = self.manifest_of(name, *content, &peer).await else { continue };
-            if let Ok(Some(bytes)) = read_blocks(name, *content, &manifest, &peer, part).await {
-                return Ok(bytes);
+        let now = self.clock.monotonic();
+        for peer in self.peers.of_all(row.record.holders(version.dot), now) {
+            if let Ok(manifest) = self.manifest_of(name, *content, &peer).await {
+                if let Ok(Some(bytes)) = read_blocks(name, *content, &manifest, &peer, part).await {
+                    return Ok(bytes);
+                }
             }
+            peer.doubt(self.clock.monotonic());
         }
         Err(self.unreachable(name, row, version))
     }

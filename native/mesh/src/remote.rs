@@ -8,7 +8,7 @@ use crate::record::{Dot, Version};
 use crate::shared::Shared;
 use crate::turn::Turn;
 use crate::waiters::Waiter;
-use crate::wire::{Of, Request};
+use crate::wire::{Of, Request, MANIFEST_PART};
 use crate::{Content, Manifest, MeshError, Name, Record};
 use std::sync::Arc;
 use std::time::Duration;
@@ -91,8 +91,10 @@ impl Shared {
         let (len, mut bytes) = (crate::id::manifest_len(content.len), Vec::new());
         while (bytes.len() as u64) < len {
             let of = Of { key: name.key(), id };
+            let part_len = (len - bytes.len() as u64).min(MANIFEST_PART as u64);
             match peer.ask_bytes(&Request::Manifest(of, bytes.len() as u64)).await? {
-                Some(part) if !part.is_empty() && (bytes.len() + part.len()) as u64 <= len => bytes.extend(&part),
+                // who sent less each time would never come to an end
+                Some(part) if part.len() as u64 == part_len => bytes.extend(&part),
                 _ => return Err(MeshError::Malformed(format!("{} has another manifest", peer.name))),
             }
         }

@@ -347,11 +347,24 @@ impl Shared {
         self.cards.read().clone()
     }
 
-    /// Know who a replica is. One that lost its index comes as somebody else under the same name.
+    /// Know who a replica is. One that lost its index comes as somebody else under the same name, one whose machine was
+    /// renamed under another.
+    ///
+    /// # Errors
+    /// [`MeshError::Invalid`]: its number is that of another member. Whoever is taken for that is taken for one that has
+    /// its files.
     pub fn meet(&self, card: Card) -> Result<(), MeshError> {
-        let mut cards = self.cards.write();
-        if cards.contains(&card) {
+        if self.cards.read().contains(&card) {
             return Ok(());
+        }
+        let members = self.members.members();
+        let is_member = |name: &str| members.iter().any(|member| member.name == name);
+        let mut cards = self.cards.write();
+        let mut others = cards.iter().filter(|other| other.replica == card.replica && other.name != card.name);
+        let is_renamed = |other: &Card| is_member(&card.name) && !is_member(&other.name);
+        // whose number this one's is was its own before, whatever it is called now
+        if let Some(other) = others.find(|other| card.replica != self.own() && !is_renamed(other)) {
+            return Err(MeshError::Invalid(format!("{} greets with the number of {}", card.name, other.name)));
         }
         let is_former = |other: &Card| other.name == card.name || other.replica == card.replica;
         let former: Vec<ReplicaId> = cards.iter().filter(|other| is_former(other)).map(|other| other.replica).collect();

@@ -11,6 +11,8 @@ use tokio::sync::{Notify, Semaphore};
 
 /// Requests for blocks under way, of all files: each is of 1 MiB at most.
 const REQUESTS_MAX: usize = 24;
+/// Mebibytes of manifests of contents under way, of those that have more than one: of two of the longest.
+const MANIFESTS_MIB_MAX: usize = 260;
 /// Files at once that are brought here because of where they shall be now.
 const MOVES_MAX: usize = 8;
 
@@ -28,6 +30,8 @@ pub(crate) struct Fetches {
     queue: Mutex<Queue>,
     wake: Notify,
     pub requests: Arc<Semaphore>,
+    /// Of manifests, mebibytes.
+    pub manifests: Arc<Semaphore>,
 }
 
 #[derive(Default)]
@@ -42,7 +46,9 @@ struct Queue {
 
 impl Default for Fetches {
     fn default() -> Self {
-        Self { queue: Mutex::default(), wake: Notify::new(), requests: Arc::new(Semaphore::new(REQUESTS_MAX)) }
+        let (requests, manifests) = (Semaphore::new(REQUESTS_MAX), Semaphore::new(MANIFESTS_MIB_MAX));
+        let (requests, manifests) = (Arc::new(requests), Arc::new(manifests));
+        Self { queue: Mutex::default(), wake: Notify::new(), requests, manifests }
     }
 }
 

@@ -23,7 +23,7 @@ const ACK_WAIT: Duration = Duration::from_millis(300);
 /// Cases of a normal run, of each kind of fault and side.
 const SLICE: u64 = 5;
 /// They wait most of the time.
-const AT_ONCE: usize = 16;
+const AT_ONCE: usize = 48;
 
 /// What happens, and what is left of the disk then.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,6 +54,8 @@ struct Case {
 struct Try {
     dot: Option<Dot>,
     content: Option<Vec<u8>>,
+    /// Of whom it was asked.
+    at: usize,
     /// Changes before it that it may have replaced.
     over: usize,
     /// It may have happened though nobody said so.
@@ -69,6 +71,8 @@ struct Run {
     tries: BTreeMap<String, Vec<Try>>,
     is_over: bool,
     case: Case,
+    /// The operation that met it.
+    fault: Option<&'static str>,
 }
 
 fn bytes(len: usize, seed: u64) -> Vec<u8> {
@@ -93,7 +97,7 @@ impl Run {
         let on = |(name, disk): (&&str, &FaultDisk)| Node::on(&net, name, Arc::new(disk.clone()), Options::default());
         let nodes: Vec<Node> = NAMES.iter().zip(&disks).map(on).collect();
         all_meet(&nodes);
-        Self { nodes, net, disks, tries: BTreeMap::new(), is_over: false, case }
+        Self { nodes, net, disks, tries: BTreeMap::new(), is_over: false, case, fault: None }
     }
 
     /// A change is asked of a member: it counts as acknowledged when its answer is heard.
@@ -150,7 +154,7 @@ impl Run {
         });
         let tries = self.tries.entry(path.to_owned()).or_default();
         let over = over.unwrap_or(tries.len());
-        tries.push(Try { dot, content, over, is_unknown, has_other });
+        tries.push(Try { dot, content, at, over, is_unknown, has_other });
         self.is_over |= disk.has_crashed();
     }
 
@@ -206,6 +210,7 @@ impl Run {
     fn mend(&mut self) {
         let Case { victim, what, n } = self.case;
         let disk = &self.disks[victim];
+        self.fault = disk.operation(n);
         let left = match ALL[what] {
             // whose sync of all files failed is told so by each file's own next one, which this disk does not do
             What::FailAndLosePower if disk.operation(n) == Some("sync_tree") => disk.kill(),
@@ -237,7 +242,10 @@ impl Run {
             if (self.case.victim == 1 && !last.has_other) || (path == "both" && tries.len() < 4) || path == "late" {
                 continue;
             }
-            assert_eq!(victim.read(path).ok(), last.content, "{path} where it was acknowledged");
+            let read = victim.read(path);
+            let is_it = read.as_ref().ok() == last.content.as_ref();
+            let told = (read.map(|read| read.len()), last.content.as_ref().map(Vec::len), self.fault);
+            assert!(is_it, "{path} where it was acknowledged: {told:?}");
         }
     }
 
@@ -263,12 +271,15 @@ impl Run {
         let record = self.nodes[0].known(path);
         // shown is what nothing acknowledged replaced
         let acknowledged = || tries.iter().filter(|of| of.dot.is_some());
-        let is_replaced = |n: usize| tries[n + 1..].iter().any(|later| later.dot.is_some() && n < later.over);
+        // one of which nobody was told may come to be after what was written elsewhere meanwhile
+        let knew = |n: usize, later: &Try| n < later.over && (tries[n].dot.is_some() || tries[n].at == later.at);
+        let is_replaced = |n: usize| tries[n + 1..].iter().any(|later| later.dot.is_some() && knew(n, later));
         let may = |n: &usize| (tries[*n].dot.is_some() || tries[*n].is_unknown) && !is_replaced(*n);
         let mut may_be = (0..tries.len()).filter(may).map(|n| tries[n].content.as_ref());
         let may_be_none = acknowledged().next().is_none() && there.is_none();
-        let len = there.map(Vec::len);
-        assert!(may_be_none || may_be.any(|content| content == there), "{path}: len={len:?}");
+        let told = |of: &Try| (of.dot, of.content.as_ref().map(Vec::len), of.over, of.is_unknown);
+        let told = || (there.map(Vec::len), tries.iter().map(told).collect::<Vec<_>>(), &self.fault);
+        assert!(may_be_none || may_be.any(|content| content == there), "{path}: {:?} {record:?}", told());
         if record.versions().is_empty() {
             let may_be_last = (0..tries.len()).filter(may).any(|n| tries[n].content.is_none());
             assert!(may_be_last || acknowledged().next().is_none(), "{path} was forgotten");

@@ -223,6 +223,72 @@ fn what_is_no_name_and_what_is_too_much_is_refused() {
     assert!(node.mesh.list(&name("x").app, None, None, 10).expect("lists").paths.is_empty());
 }
 
+/// As it greets when it is asked, with a number that is not its own.
+fn greets_with(name: &str, replica: ReplicaId) -> Vec<u8> {
+    let card = Card { replica, name: name.into(), zone: String::new(), class: Class::Fast };
+    macula_mesh::wire::Reply::Answer(Answer::Greeted(card)).encode()
+}
+
+/// Whoever is taken for another is taken for one that has its files: nobody would make a copy more.
+#[test]
+fn nobody_takes_the_number_of_another_member() {
+    let (net, nodes) = cluster(&["a", "b"]);
+    nodes[0].write("f", b"of both", Ack::Others(1)).expect("the other has it");
+    let number = nodes[1].mesh.status().replica;
+    let asked = Arc::new(AtomicUsize::new(0));
+    let of = asked.clone();
+    *net.lie.lock() = Some(Box::new(move |from, request, bytes| match (from, request.get(1)) {
+        ("evil", Some(0)) => {
+            of.fetch_add(1, Ordering::AcqRel);
+            greets_with("evil", number)
+        }
+        _ => bytes,
+    }));
+    let evil = Node::open(&net, "evil", Options::default());
+    let card = Card { replica: number, name: "evil".into(), zone: String::new(), class: Class::Fast };
+    assert!(is_refused(&ask(&nodes[0], &Request::Greet(card))));
+    until("it tries again and again", || asked.load(Ordering::Acquire) > 4);
+    for (node, other) in [(&nodes[0], "b"), (&nodes[1], "a")] {
+        assert_eq!(node.mesh.status().peers, [other]);
+    }
+    nodes[0].write("g", b"of both", Ack::Others(1)).expect("the other has it");
+    // who says who it is is heard again
+    *net.lie.lock() = None;
+    let nodes = [nodes, vec![evil]].concat_nodes();
+    all_meet(&nodes);
+    settled(&nodes);
+}
+
+/// A machine that was made anew comes under its name with another number, and one that was renamed with its own.
+#[test]
+fn a_number_goes_with_its_disk_and_a_name_with_its_machine() {
+    let (net, mut nodes) = cluster(&["a", "b"]);
+    nodes[0].write("f", b"of both", Ack::Others(1)).expect("the other has it");
+    let number = nodes[1].mesh.status().replica;
+    drop(nodes.pop().expect("b").leave());
+    nodes.push(Node::open(&net, "b", Options::default()));
+    all_meet(&nodes);
+    settled(&nodes);
+    let anew = nodes[1].mesh.status().replica;
+    assert_ne!(anew, number);
+    let (disk, _dir) = nodes.pop().expect("b").leave();
+    let renamed = Node::on(&net, "c", disk, Options::default());
+    assert_eq!(renamed.mesh.status().replica, anew);
+    // for as long as the former is a member it is another's
+    let greeted = Arc::new(AtomicUsize::new(0));
+    let of = greeted.clone();
+    *net.lie.lock() = Some(Box::new(move |from, request, bytes| {
+        of.fetch_add(usize::from(from == "c" && request.get(1) == Some(&0)), Ordering::AcqRel);
+        bytes
+    }));
+    until("it greets again and again", || greeted.load(Ordering::Acquire) > 2);
+    assert!(nodes[0].mesh.status().peers.is_empty());
+    net.set_member("b", false);
+    nodes.push(renamed);
+    all_meet(&nodes);
+    settled(&nodes);
+}
+
 /// A content that is longer or shorter than its version says is none.
 #[test]
 fn a_content_of_another_length_is_not_put_in_place() {

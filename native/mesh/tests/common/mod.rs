@@ -22,6 +22,10 @@ pub const SOON: Duration = Duration::from_secs(45);
 
 /// Who lies, what it was asked, and what it would say.
 type Lie = Box<dyn Fn(&str, &[u8], Vec<u8>) -> Vec<u8> + Send>;
+/// A member that is none of ours, and what it answers a request with: nothing when it is silent.
+pub type Puppet = Arc<dyn Fn(&Bytes) -> Option<Vec<u8>> + Send + Sync>;
+/// Who is silent is given up after so long here, whatever the deadline.
+pub const SILENCE: Duration = Duration::from_secs(1);
 
 /// What joins the members.
 #[derive(Default)]
@@ -33,6 +37,7 @@ pub struct Network {
     pub calls: AtomicU64,
     /// Changes an answer on its way: a member that lies.
     pub lie: Mutex<Option<Lie>>,
+    puppets: Mutex<BTreeMap<String, Puppet>>,
 }
 
 impl Network {
@@ -48,6 +53,16 @@ impl Network {
 
     pub fn heal(&self) {
         self.cut.lock().clear();
+    }
+
+    fn is_there(&self, name: &str) -> bool {
+        self.meshes.lock().contains_key(name) || self.puppets.lock().contains_key(name)
+    }
+
+    /// A member that is none of ours comes.
+    pub fn join(&self, name: &str, puppet: Puppet) {
+        self.puppets.lock().insert(name.to_owned(), puppet);
+        self.set_member(name, true);
     }
 
     /// It is no member any more, or again.
@@ -71,6 +86,14 @@ impl Carrier for Loopback {
     fn call(&self, to: &str, request: Bytes, deadline: Duration) -> BoxFuture<'static, Result<Bytes, MeshError>> {
         let (net, from, to) = (self.net.clone(), self.from.clone(), to.to_owned());
         Box::pin(async move {
+            let puppet = net.puppets.lock().get(&to).cloned();
+            if let Some(puppet) = puppet {
+                let answer = tokio::task::spawn_blocking(move || puppet(&request)).await.map_err(|_| lost())?;
+                if answer.is_none() {
+                    tokio::time::sleep(deadline.min(SILENCE)).await;
+                }
+                return answer.map(Bytes::from).ok_or_else(lost);
+            }
             let mesh = net.meshes.lock().get(&to).cloned().filter(|_| !net.is_cut(&from, &to)).ok_or_else(lost)?;
             net.calls.fetch_add(1, Ordering::Relaxed);
             net.bytes.fetch_add(request.len() as u64, Ordering::Relaxed);
@@ -93,7 +116,7 @@ impl Carrier for Loopback {
     fn reachable(&self, to: &str) -> BoxFuture<'static, ()> {
         let (net, from, to) = (self.net.clone(), self.from.clone(), to.to_owned());
         Box::pin(async move {
-            while net.is_cut(&from, &to) || !net.meshes.lock().contains_key(&to) {
+            while net.is_cut(&from, &to) || !net.is_there(&to) {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         })
@@ -102,7 +125,7 @@ impl Carrier for Loopback {
     fn lost(&self, to: &str) -> BoxFuture<'static, ()> {
         let (net, from, to) = (self.net.clone(), self.from.clone(), to.to_owned());
         Box::pin(async move {
-            while !net.is_cut(&from, &to) && net.meshes.lock().contains_key(&to) {
+            while !net.is_cut(&from, &to) && net.is_there(&to) {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         })
@@ -150,7 +173,7 @@ pub struct Node {
     pub is_locked: Arc<AtomicBool>,
     net: Arc<Network>,
     writes: AtomicU64,
-    _dir: Option<tempfile::TempDir>,
+    dir: Option<tempfile::TempDir>,
 }
 
 pub fn threads() -> Threads {
@@ -163,7 +186,9 @@ impl Node {
     pub fn open(net: &Arc<Network>, name: &str, options: Options) -> Self {
         let dir = tempfile::tempdir().expect("tempdir");
         let disk: Arc<dyn Disk> = Arc::new(RealDisk::at(dir.path()).expect("opens"));
-        Self { _dir: Some(dir), ..Self::on(net, name, disk, options) }
+        let mut node = Self::on(net, name, disk, options);
+        node.dir = Some(dir);
+        node
     }
 
     pub fn on(net: &Arc<Network>, name: &str, disk: Arc<dyn Disk>, options: Options) -> Self {
@@ -208,16 +233,13 @@ impl Node {
             is_locked,
             net: net.clone(),
             writes: AtomicU64::new(0),
-            _dir: None,
+            dir: None,
         })
     }
 
     /// Gone; its disk stays with who has it.
-    pub fn leave(self) -> (Arc<dyn Disk>, Option<tempfile::TempDir>) {
-        self.net.meshes.lock().remove(&self.name);
-        // a call that is under way to it may have it still
-        self.mesh.close();
-        (self.disk, self._dir)
+    pub fn leave(mut self) -> (Arc<dyn Disk>, Option<tempfile::TempDir>) {
+        (self.disk.clone(), self.dir.take())
     }
 
     pub fn write(&self, path: &str, bytes: &[u8], ack: Ack) -> Result<Written, MeshError> {
@@ -316,6 +338,19 @@ impl Node {
             Err(error) => panic!("reads {path}: {error}"),
         };
         page.names.iter().filter_map(read).collect()
+    }
+}
+
+/// The network has every mesh, and every mesh the network: neither would end by itself.
+impl Drop for Node {
+    fn drop(&mut self) {
+        let mut meshes = self.net.meshes.lock();
+        if meshes.get(&self.name).is_some_and(|mesh| Arc::ptr_eq(mesh, &self.mesh)) {
+            meshes.remove(&self.name);
+        }
+        drop(meshes);
+        // a call that is under way to it may have it still
+        self.mesh.close();
     }
 }
 
