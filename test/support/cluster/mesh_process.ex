@@ -30,6 +30,16 @@ defmodule MaculaStorage.Cluster.MeshProcess do
   @doc false
   def read(app, name), do: app |> MeshFS.stream!(name) |> hashed()
 
+  @doc "Of each of some names the digest of what is read, and how many versions there are."
+  @spec seen(String.t(), [String.t()]) :: [{String.t(), binary, pos_integer}]
+  def seen(app, names) do
+    for name <- names do
+      {:ok, content} = MeshFS.read(app, name)
+      {:ok, versions} = MeshFS.versions(app, name)
+      {name, :erlang.md5(content), length(versions)}
+    end
+  end
+
   # no two are the same, and none of its beginning tells of the rest
   defp chunks(mebibytes, seed) do
     :rand.seed(:exsss, seed)
