@@ -22,6 +22,7 @@ mod index;
 mod local;
 mod mesh;
 mod name;
+mod near;
 mod peers;
 mod placement;
 pub mod ranges;

@@ -4,6 +4,7 @@
 //! whatever reason, it gets with the next comparison at the latest.
 
 use crate::carrier::Carrier;
+use crate::near::Near;
 use crate::reconcile;
 use crate::record::ReplicaId;
 use crate::shared::Shared;
@@ -45,6 +46,8 @@ pub(crate) struct Peers {
 pub(crate) struct Peer {
     pub name: String,
     pub carrier: Arc<dyn Carrier>,
+    /// How soon it answers who reads.
+    pub near: Near,
     traffic: Arc<Traffic>,
     /// Its replica's number, once it said so.
     replica: AtomicU64,
@@ -154,6 +157,7 @@ impl Peer {
         Self {
             name: name.to_owned(),
             carrier: carrier.clone(),
+            near: Near::default(),
             traffic: traffic.clone(),
             replica: AtomicU64::new(0),
             is_here: AtomicBool::new(false),
