@@ -138,7 +138,8 @@ defmodule MaculaStorage.MeshFS do
   end
 
   @doc """
-  Reads a whole file: from here when it is here, else from whoever has it, each block compared with its hash.
+  Reads a whole file: from here when it is here, else from the one of those that have it that answered soonest of late,
+  or the next when that fails; each block compared with its hash. What was read from elsewhere is not kept here.
 
   Options: `:version`, one of `versions/3` instead of the one that the name shows; `:range`, `{offset, length}` in bytes;
   `:bytes_max` (default 1 GiB: a longer file is `{:error, :too_large}`, use `stream!/3`); `:timeout`, of each mebibyte.

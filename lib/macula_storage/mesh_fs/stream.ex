@@ -5,7 +5,9 @@ defmodule MaculaStorage.MeshFS.Stream do
   Invariant: reading stays with the version that its first look found; what was collected is there wholly, or not at all.
   """
 
-  alias MaculaStorage.{Apps, Call, Error, MeshFS, Native}
+  @behaviour MaculaStorage.Chunks
+
+  alias MaculaStorage.{Apps, Call, Chunks, Error, MeshFS, Native}
 
   @enforce_keys [:app, :name, :chunk_bytes]
   defstruct @enforce_keys ++ [ack: nil, place: {nil, nil}]
@@ -18,12 +20,10 @@ defmodule MaculaStorage.MeshFS.Stream do
           place: {0..255 | nil, :fast | :bulk | nil}
         }
 
-  # a chunk crosses in pieces, so that no call handles more than a mebibyte
-  @piece 1_048_576
   # how long others are waited for, as `MeshFS.write/4` does
   @ack_ms 15_000
 
-  @doc false
+  @impl true
   def reader!(stream) do
     {reader, _size} =
       ok!(MeshFS.reader(stream.app, stream.name, nil, %{timeout: :infinity}), stream)
@@ -31,7 +31,7 @@ defmodule MaculaStorage.MeshFS.Stream do
     reader
   end
 
-  @doc false
+  @impl true
   def chunk!(stream, reader, offset) do
     part = {offset, stream.chunk_bytes}
     ok!(MeshFS.part(stream.app, reader, part, %{timeout: :infinity}), stream)
@@ -59,26 +59,18 @@ defmodule MaculaStorage.MeshFS.Stream do
     Apps.with_mesh(fn mesh -> call(stream, &Native.mesh_writer(mesh, &1, key, stream.place)) end)
   end
 
-  @doc false
+  @impl true
   def writer!(stream), do: stream |> writer() |> ok!(stream)
 
   @doc false
-  def write(stream, writer, chunk),
-    do: chunk |> IO.iodata_to_binary() |> write_pieces(stream, writer)
-
-  @doc false
-  def write!(stream, writer, chunk), do: stream |> write(writer, chunk) |> ok!(stream)
-
-  defp write_pieces("", _stream, _writer), do: :ok
-
-  defp write_pieces(<<piece::binary-size(@piece), rest::binary>>, stream, writer) do
-    with :ok <- write_piece(piece, stream, writer), do: write_pieces(rest, stream, writer)
+  def write(stream, writer, chunk) do
+    Chunks.write(chunk, fn piece ->
+      call(stream, &Native.mesh_writer_chunk(writer, &1, piece))
+    end)
   end
 
-  defp write_pieces(piece, stream, writer), do: write_piece(piece, stream, writer)
-
-  defp write_piece(piece, stream, writer),
-    do: call(stream, &Native.mesh_writer_chunk(writer, &1, piece))
+  @impl true
+  def write!(stream, writer, chunk), do: stream |> write(writer, chunk) |> ok!(stream)
 
   @doc false
   def commit(stream, writer, ack, wait_ms) do
@@ -89,11 +81,14 @@ defmodule MaculaStorage.MeshFS.Stream do
     )
   end
 
-  @doc false
+  @impl true
   def commit!(stream, writer) do
     ack = MeshFS.ack(%{ack: stream.ack, timeout: @ack_ms})
     stream |> commit(writer, ack, :infinity) |> ok!(stream)
   end
+
+  @impl true
+  def abort(writer), do: Native.mesh_writer_abort(writer)
 
   defp call(stream, start),
     do: Call.run(start, op: :mesh_stream, app: stream.app, timeout: :infinity)
@@ -101,47 +96,4 @@ defmodule MaculaStorage.MeshFS.Stream do
   defp ok!({:ok, value}, _stream), do: value
   defp ok!(:ok, _stream), do: :ok
   defp ok!({:error, reason}, stream), do: Error.raise!(reason, :mesh_stream, stream.app)
-
-  defimpl Enumerable do
-    alias MaculaStorage.MeshFS.Stream, as: FileStream
-
-    def reduce(stream, acc, fun) do
-      Stream.resource(
-        fn -> {FileStream.reader!(stream), 0} end,
-        fn {reader, offset} ->
-          case FileStream.chunk!(stream, reader, offset) do
-            "" -> {:halt, {reader, offset}}
-            bytes -> {[bytes], {reader, offset + byte_size(bytes)}}
-          end
-        end,
-        fn _ -> :ok end
-      ).(acc, fun)
-    end
-
-    def count(_stream), do: {:error, __MODULE__}
-    def member?(_stream, _element), do: {:error, __MODULE__}
-    def slice(_stream), do: {:error, __MODULE__}
-  end
-
-  defimpl Collectable do
-    alias MaculaStorage.MeshFS.Stream, as: FileStream
-    alias MaculaStorage.Native
-
-    def into(stream) do
-      writer = FileStream.writer!(stream)
-
-      {:ok,
-       fn
-         :ok, {:cont, chunk} ->
-           FileStream.write!(stream, writer, chunk)
-
-         :ok, :done ->
-           FileStream.commit!(stream, writer)
-           stream
-
-         :ok, :halt ->
-           Native.mesh_writer_abort(writer)
-       end}
-    end
-  end
 end

@@ -23,6 +23,7 @@ mod local;
 mod merge;
 mod mesh;
 mod name;
+mod near;
 mod peers;
 mod placement;
 pub mod ranges;

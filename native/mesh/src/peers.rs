@@ -5,6 +5,7 @@
 
 use crate::carrier::Carrier;
 use crate::merge::Told;
+use crate::near::Near;
 use crate::reconcile;
 use crate::record::{Dot, ReplicaId};
 use crate::shared::Shared;
@@ -49,6 +50,8 @@ pub(crate) struct Peers {
 pub(crate) struct Peer {
     pub name: String,
     pub carrier: Arc<dyn Carrier>,
+    /// How soon it answers who reads.
+    pub near: Near,
     traffic: Arc<Traffic>,
     /// Its replica's number, once it said so.
     replica: AtomicU64,
@@ -167,6 +170,7 @@ impl Peer {
         Self {
             name: name.to_owned(),
             carrier: carrier.clone(),
+            near: Near::default(),
             traffic: traffic.clone(),
             replica: AtomicU64::new(0),
             is_here: AtomicBool::new(false),

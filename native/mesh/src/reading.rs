@@ -152,40 +152,43 @@ impl Shared {
     async fn read_remote(self: &Arc<Self>, reading: &Reading, part: (u64, u64)) -> Result<Vec<u8>, MeshError> {
         let Reading { name, row, version, content, .. } = reading;
         let now = self.clock.monotonic();
-        for peer in self.peers.of_all(row.record.holders(version.dot), now) {
-            if let Ok(manifest) = self.manifest_of(name, *content, &peer).await {
-                if let Ok(Some(bytes)) = read_blocks(name, *content, &manifest, &peer, part).await {
-                    return Ok(bytes);
-                }
+        let mut peers = self.peers.of_all(row.record.holders(version.dot), now);
+        peers.sort_by_cached_key(|peer| (peer.is_doubted(now), peer.near.expected(now)));
+        for peer in peers {
+            if let Ok(Some(bytes)) = self.read_blocks(name, *content, &peer, part).await {
+                return Ok(bytes);
             }
             peer.doubt(self.clock.monotonic());
         }
         Err(self.unreachable(name, row, version))
     }
-}
 
-/// From one peer, block by block; none when it has other bytes.
-async fn read_blocks(
-    name: &Name,
-    content: Content,
-    manifest: &Manifest,
-    peer: &Peer,
-    (offset, end): (u64, u64),
-) -> Result<Option<Vec<u8>>, MeshError> {
-    let (first, last) = blocks_of(offset, end);
-    let mut bytes = Vec::with_capacity((end - offset) as usize);
-    for block in first..=last {
-        let of = Of { key: name.key(), id: content.id };
-        let Some(came) = peer.ask_bytes(&Request::Read(of, block as u64, 1)).await? else { return Ok(None) };
-        let (at, len) = manifest.place(block);
-        if !is_right(manifest, block, block, &came) {
-            return Ok(None);
+    /// From one peer, block by block; none when it has other bytes.
+    async fn read_blocks(
+        self: &Arc<Self>,
+        name: &Name,
+        content: Content,
+        peer: &Peer,
+        (offset, end): (u64, u64),
+    ) -> Result<Option<Vec<u8>>, MeshError> {
+        let manifest = self.manifest_of(name, content, peer).await?;
+        let (first, last) = blocks_of(offset, end);
+        let mut bytes = Vec::with_capacity((end - offset) as usize);
+        for block in first..=last {
+            let of = Of { key: name.key(), id: content.id };
+            let asked = self.clock.monotonic();
+            let Some(came) = peer.ask_bytes(&Request::Read(of, block as u64, 1)).await? else { return Ok(None) };
+            peer.near.answered(asked, self.clock.monotonic());
+            let (at, len) = manifest.place(block);
+            if !is_right(&manifest, block, block, &came) {
+                return Ok(None);
+            }
+            let from = offset.saturating_sub(at) as usize;
+            let to = (end - at).min(len as u64) as usize;
+            bytes.extend_from_slice(&came[from..to]);
         }
-        let from = offset.saturating_sub(at) as usize;
-        let to = (end - at).min(len as u64) as usize;
-        bytes.extend_from_slice(&came[from..to]);
+        Ok(Some(bytes))
     }
-    Ok(Some(bytes))
 }
 
 /// The first and the last block of some bytes, of which there is one at least.

@@ -270,12 +270,7 @@ fn mesh_copy<'a>(
     to: Binary<'a>,
     (ack, timeout_ms): (Term<'a>, u64),
 ) -> Term<'a> {
-    let to = match name_of(&(name.0, to)) {
-        Ok(to) => to,
-        Err(failure) => return failure.encode(env),
-    };
-    let (ack, copy) = (ack_of(ack), to.clone());
-    changing_to(env, &mesh, reference, (name, to), (ack, timeout_ms), move |mesh, from| Ok(mesh.copy(from, &copy)?))
+    changing_to(env, &mesh, reference, (name, to), (ack, timeout_ms), |mesh, from, to| Ok(mesh.copy(from, to)?))
 }
 
 /// own thread: give a file another name of the app; answers as `mesh_write`, of the new name.
@@ -288,13 +283,8 @@ fn mesh_rename<'a>(
     to: Binary<'a>,
     (ack, timeout_ms): (Term<'a>, u64),
 ) -> Term<'a> {
-    let to = match name_of(&(name.0, to)) {
-        Ok(to) => to,
-        Err(failure) => return failure.encode(env),
-    };
-    let (ack, renamed) = (ack_of(ack), to.clone());
-    changing_to(env, &mesh, reference, (name, to), (ack, timeout_ms), move |mesh, from| {
-        Ok(mesh.rename(from, &renamed).map(|(made, _gone)| made)?)
+    changing_to(env, &mesh, reference, (name, to), (ack, timeout_ms), |mesh, from, to| {
+        Ok(mesh.rename(from, to).map(|(made, _gone)| made)?)
     })
 }
 
@@ -489,29 +479,31 @@ fn changing<'a>(
     wait: (Option<Ack>, u64),
     change: impl FnOnce(&Mesh, &Name) -> Result<Dot, Failure> + Send + 'static,
 ) -> Term<'a> {
-    match name_of(&name) {
-        Ok(changed) => changing_to(env, mesh, reference, (name, changed), wait, change),
-        Err(failure) => failure.encode(env),
-    }
-}
-
-/// The same where what is changed has another name than what it is made of.
-fn changing_to<'a>(
-    env: Env<'a>,
-    mesh: &ResourceArc<MeshHandle>,
-    reference: Term<'a>,
-    (name, changed): ((&'a str, Binary<'a>), Name),
-    wait: (Option<Ack>, u64),
-    change: impl FnOnce(&Mesh, &Name) -> Result<Dot, Failure> + Send + 'static,
-) -> Term<'a> {
     let name = match name_of(&name) {
         Ok(name) => name,
         Err(failure) => return failure.encode(env),
     };
     working(env, mesh, reference, move |mesh, reply| match mesh.with(|mesh| change(mesh, &name)) {
-        Ok(dot) => acknowledge(mesh, reply, &changed, dot, wait),
+        Ok(dot) => acknowledge(mesh, reply, &name, dot, wait),
         Err(failure) => reply.send_result(Err::<(), _>(failure)),
     })
+}
+
+/// The same of a file that is made of another one of its app.
+fn changing_to<'a>(
+    env: Env<'a>,
+    mesh: &ResourceArc<MeshHandle>,
+    reference: Term<'a>,
+    (name, to): ((&'a str, Binary<'a>), Binary<'a>),
+    (ack, timeout_ms): (Term<'a>, u64),
+    change: impl FnOnce(&Mesh, &Name, &Name) -> Result<Dot, Failure> + Send + 'static,
+) -> Term<'a> {
+    let from = match name_of(&name) {
+        Ok(from) => from,
+        Err(failure) => return failure.encode(env),
+    };
+    let wait = (ack_of(ack), timeout_ms);
+    changing(env, mesh, reference, (name.0, to), wait, move |mesh, to| change(mesh, &from, to))
 }
 
 /// On a thread of the mesh, with one of its files.
