@@ -18,7 +18,8 @@ defmodule MaculaStorage.Config do
         mesh_copies: 2,                   # of a replicated file, beside the one where it was written
         mesh_rules: [                     # of what is written here to some: an app, or a directory of one
           {"my_app", copies: 1},
-          {{"my_app", "films"}, copies: 1, class: :bulk}
+          {{"my_app", "films"}, copies: 1, class: :bulk},
+          {{"my_app", "notes"}, keep_versions: 10}  # of what is replaced or deleted the last ten, where they are
         ],
         mesh_transport: MyApp.Transport,  # or {module, arg}, see MaculaStorage.MeshFS.Transport; nil: our links
         mesh_bandwidth: :infinity,        # bytes in a second of copies that it sends, and that it fetches: below
@@ -81,7 +82,7 @@ defmodule MaculaStorage.Config do
           mesh_zone: String.t(),
           mesh_class: :fast | :bulk,
           mesh_copies: non_neg_integer,
-          mesh_rules: [{String.t(), String.t() | nil, 0..255, :fast | :bulk}],
+          mesh_rules: [{String.t(), String.t() | nil, 0..255, :fast | :bulk, 0..255}],
           mesh_transport: {module, term} | nil,
           mesh_bandwidth: pos_integer | :infinity,
           mesh_repair_rate: pos_integer,
@@ -204,11 +205,15 @@ defmodule MaculaStorage.Config do
 
   defp rule(name, {{app, prefix}, place} = rule, copies)
        when (is_binary(prefix) and prefix != "") or is_nil(prefix) do
-    known = [copies: {copies, :any}, class: {:fast, {:one_of, [:fast, :bulk]}}]
+    known = [
+      copies: {copies, :any},
+      class: {:fast, {:one_of, [:fast, :bulk]}},
+      keep_versions: {0, :any}
+    ]
 
     case Options.validate!(place, known) do
-      %{copies: copies, class: class} when copies in 0..255 ->
-        {Options.app!(app), prefix, copies, class}
+      %{copies: copies, keep_versions: keep} = options when copies in 0..255 and keep in 0..255 ->
+        {Options.app!(app), prefix, copies, options.class, keep}
 
       _ ->
         bad_rule!(name, rule)
@@ -221,8 +226,8 @@ defmodule MaculaStorage.Config do
 
   defp bad_rule!(name, other) do
     raise ArgumentError,
-          "expected #{name} to be a list of {app, copies: 0..255, class: :fast | :bulk} or " <>
-            "{{app, directory}, ...}, got: #{inspect(other)}"
+          "expected #{name} to be a list of {app, copies: 0..255, class: :fast | :bulk, " <>
+            "keep_versions: 0..255} or {{app, directory}, ...}, got: #{inspect(other)}"
   end
 
   defp transport(name) do

@@ -293,13 +293,16 @@ defmodule MaculaStorage.MeshFS do
   end
 
   @doc """
-  The versions of a file that nothing replaced, the one that its name shows first.
+  The versions of a file that nothing replaced, the one that its name shows first, and former ones that are kept here.
 
   Each with `:version`, `:written_ms`, `:size` and `:id`; those two are `nil` of a deletion, which is told until all members
-  know of it, and some minutes longer. Cost: as `stat/3`. Options: `:timeout`.
+  know of it, and some minutes longer. `:state` is `:shown`, `:conflict` (made at once with what is shown) or `:former`:
+  replaced or deleted, the last first, as many as `keep_versions:` of `:mesh_rules` in `MaculaStorage.Config` says on this
+  node, for 30 days when the file was deleted. Each node keeps those whose content it had; what another program replaced is
+  gone. All are read by `read/3` and brought back by `resolve/4`. Cost: as `stat/3`. Options: `:timeout`.
 
       iex> MaculaStorage.MeshFS.write(:mesh_versions_doc, "a", "1")
-      iex> {:ok, [%{size: 1}]} = MaculaStorage.MeshFS.versions(:mesh_versions_doc, "a")
+      iex> {:ok, [%{size: 1, state: :shown}]} = MaculaStorage.MeshFS.versions(:mesh_versions_doc, "a")
       iex> MaculaStorage.MeshFS.versions(:mesh_versions_doc, "b")
       {:error, :not_found}
   """
@@ -309,11 +312,12 @@ defmodule MaculaStorage.MeshFS do
 
     with {:ok, told} <-
            on_mesh(:mesh_versions, app, options, &Native.mesh_versions(&1, &2, key(app, name))),
-         do: {:ok, Enum.map(told, &shown/1)}
+         do: {:ok, for({version, state} <- told, do: Map.put(shown(version), :state, state))}
   end
 
   @doc """
-  Ends a conflict: the file has the content of one of its `versions/3`, and the others are replaced. Options: as `write/4`.
+  Ends a conflict, or brings a former version back: the file has the content of one of its `versions/3`, and the others are
+  replaced. Options: as `write/4`.
 
   Durability: as `write/4`. Cost: as writing that content anew. Where the version's content is not on this node: an
   error of kind `:unreachable` that names who has it.

@@ -123,6 +123,29 @@ defmodule MaculaStorage.Cluster.MeshFSTest do
     Wait.until("all know all", fn -> Enum.all?(all, same_list) end)
   end
 
+  test "what was replaced and deleted is kept where a rule says so, and brought back" do
+    [a, b] = all = cluster(2, mesh_rules: [{app(), keep_versions: 2}])
+
+    Wait.until("the other", fn ->
+      match?({:ok, %{peers: [_]}}, mesh(a, :status))
+    end)
+
+    for n <- 1..4, do: assert(:ok = mesh(a, :write, ["f", "content #{n}", [ack: :all]]))
+
+    states = fn node ->
+      {:ok, all} = mesh(node, :versions, ["f"])
+      Enum.map(all, & &1.state)
+    end
+
+    for node <- all, do: assert([:shown, :former, :former] = states.(node))
+
+    assert :ok = mesh(b, :delete, ["f", [ack: :all]])
+    assert {:ok, [%{size: nil}, _, former]} = mesh(a, :versions, ["f"])
+    assert {:ok, "content 3"} = mesh(a, :read, ["f", [version: former.version]])
+    assert :ok = mesh(a, :resolve, ["f", former.version, [ack: :all]])
+    for node <- all, do: assert({:ok, "content 3"} = mesh(node, :read, ["f"]))
+  end
+
   test "one that does not answer is not waited for longer than was said" do
     [a, b] = cluster(2, mesh_copies: 0)
     assert :ok = mesh(a, :write, ["a", "content"])

@@ -66,17 +66,18 @@ defmodule MaculaStorage.ConfigTest do
     rules = &config("/b", &1, ~w(mesh_rules)a)
     assert rules.([]) == "[]"
 
-    given = [{:films, copies: 1}, {{"films", "a/b"}, class: :bulk, copies: 0}]
+    given = [{:films, copies: 1}, {{"films", "a/b"}, class: :bulk, copies: 0, keep_versions: 9}]
 
     assert rules.(mesh_rules: given, mesh_copies: 3) ==
-             ~s([{"films", nil, 1, :fast}, {"films", "a/b", 0, :bulk}])
+             ~s([{"films", nil, 1, :fast, 0}, {"films", "a/b", 0, :bulk, 9}])
 
     assert rules.(mesh_rules: [{"films", class: :bulk}], mesh_copies: 3) ==
-             ~s([{"films", nil, 3, :bulk}])
+             ~s([{"films", nil, 3, :bulk, 0}])
 
     for rule <- [
           {"films", copies: -1},
           {"films", copies: 256},
+          {"films", keep_versions: 256},
           {{"films", ""}, []},
           {{1, 2}, []},
           1

@@ -98,6 +98,10 @@ impl Shared {
         let rows = self.index.page((Bound::Excluded(after), Bound::Unbounded), PIECE)?;
         let (live, members, mut cared) = (self.live(), self.members_replicas(), Cared::default());
         for (name, row) in &rows {
+            if row.former.len() > self.keeps(name, &row.record) && self.opened(&name.app).is_some() {
+                // what cannot be written now is let go of later
+                let _ = self.forget_former(name);
+            }
             if let Some(members) = members.as_ref().filter(|members| self.is_over(&row.record, members)) {
                 self.forget(name, members)?;
                 continue;

@@ -8,7 +8,7 @@ use crate::early::EarlySync;
 use crate::in_hand::Held;
 use crate::placement::{Class, Place};
 use crate::record::{Content, Record, Version};
-use crate::row::Row;
+use crate::row::{Former, Row};
 use crate::shared::Shared;
 use crate::turn::{Turn, CHUNK};
 use crate::unsynced::SHORT_MAX;
@@ -109,7 +109,7 @@ impl Writing {
     fn end(
         &mut self,
         change: impl FnOnce(&mut Record, Dot, Content),
-        check: impl FnOnce(&Record) -> Result<(), MeshError>,
+        check: impl FnOnce(&Row) -> Result<(), MeshError>,
     ) -> Result<Dot, MeshError> {
         if let Some(ahead) = &mut self.ahead {
             ahead.finish();
@@ -127,7 +127,7 @@ impl Writing {
             }
         }
         let mut turn = Turn::of(&self.shared, &self.name)?;
-        check(&turn.row.record)?;
+        check(&turn.row)?;
         let (dot, _making) = self.shared.make()?;
         let mut record = turn.row.record.clone();
         change(&mut record, dot, content);
@@ -231,7 +231,7 @@ impl Shared {
         // a copy: whoever holds the chosen one may look for it there
         let mut writing = self.copying(name, Some(chosen), name)?;
         let resolve = |record: &mut Record, dot, content| record.resolve(dot, Some(content));
-        writing.end(resolve, |record| match record.version(&chosen) {
+        writing.end(resolve, |row| match row.version(&chosen) {
             Some(_) => Ok(()),
             None => Err(MeshError::NotFound { path: name.path.clone() }),
         })
@@ -299,6 +299,18 @@ impl Shared {
             true => Err(MeshError::NotFound { path: name.path.clone() }),
             false => Ok(versions),
         }
+    }
+
+    /// Let go of former versions that are kept no more.
+    pub fn forget_former(&self, name: &Name) -> Result<(), MeshError> {
+        let mut turn = Turn::of(self, name)?;
+        let record = turn.row.record.clone();
+        turn.know(record)
+    }
+
+    /// The versions that were replaced and are kept here, the last first.
+    pub fn former(&self, name: &Name) -> Result<Vec<Version>, MeshError> {
+        Ok(self.row(name)?.former.iter().rev().map(Former::version).collect())
     }
 
     /// Names of an app at or below `prefix` that come after `after`, at most `limit`, only those with such records.

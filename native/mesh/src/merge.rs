@@ -181,7 +181,7 @@ impl Shared {
 
     /// Whether the content of what a record shows is wanted here, and not here.
     fn lacks_shown(&self, name: &Name, row: &Row, record: &Record) -> bool {
-        let there = Row { record: record.clone(), here: row.here.clone() };
+        let there = Row { record: record.clone(), here: row.here.clone(), former: Vec::new() };
         let dot = record.winner().map(|winner| winner.dot);
         let is_wanted = self.wanted(name, &there).any(|version| Some(version.dot) == dot);
         is_wanted

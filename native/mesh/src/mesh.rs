@@ -279,6 +279,12 @@ impl Mesh {
         self.shared.versions(name)
     }
 
+    /// Versions of a file that were replaced or deleted and are kept here, the last first: they are read, and resolved
+    /// to, by their dots. Blocks.
+    pub fn former(&self, name: &Name) -> Result<Vec<Version>, MeshError> {
+        self.shared.former(name)
+    }
+
     /// Whether all that a replica made up to a version was seen here, of all files.
     pub fn has_seen_all_to(&self, dot: &Dot) -> bool {
         self.shared.floor.lock().has(dot)

@@ -28,7 +28,7 @@ pub struct Place {
     pub class: Class,
 }
 
-/// Where what is written to files beneath a directory of an app shall lie.
+/// Where what is written to files beneath a directory of an app shall lie, and what is kept of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rule {
     /// The app; nothing: all of them.
@@ -37,17 +37,19 @@ pub struct Rule {
     pub prefix: Option<RelPath>,
     /// There.
     pub place: Place,
+    /// So many former versions are kept on each member that had them and has this rule.
+    pub keep_versions: u8,
 }
 
-/// The place of a file by the rule that speaks of it most precisely.
-pub fn place_of(rules: &[Rule], name: &Name) -> Option<Place> {
+/// The rule that speaks of a file most precisely.
+pub fn rule_of<'a>(rules: &'a [Rule], name: &Name) -> Option<&'a Rule> {
     let is_of = |rule: &&Rule| {
         let is_app = rule.app.as_ref().is_none_or(|app| *app == name.app);
         is_app && rule.prefix.as_ref().is_none_or(|prefix| name.path.is_within(prefix))
     };
     let precision =
         |rule: &&Rule| (rule.app.is_some(), rule.prefix.as_ref().map(|prefix| prefix.as_bytes().len()).unwrap_or(0));
-    rules.iter().filter(is_of).max_by_key(precision).map(|rule| rule.place)
+    rules.iter().filter(is_of).max_by_key(precision)
 }
 
 /// Who a replica is, in its own words.

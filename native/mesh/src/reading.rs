@@ -66,10 +66,10 @@ impl Shared {
         loop {
             let row = self.row(name)?;
             let version = match chosen {
-                Some(dot) => row.record.version(&dot),
-                None => row.record.winner(),
+                Some(dot) => row.version(&dot),
+                None => row.record.winner().cloned(),
             };
-            let version = version.cloned().and_then(|version| version.content.map(|content| (version, content)));
+            let version = version.and_then(|version| version.content.map(|content| (version, content)));
             let (version, content) = version.ok_or_else(|| MeshError::NotFound { path: name.path.clone() })?;
             let opened = self.open_content(name, &content.id)?;
             tries += 1;

@@ -9,8 +9,9 @@ use crate::{ContentId, MeshError, Name};
 use macula_core::Look;
 use serde::{Deserialize, Serialize};
 
-/// The version of the encoding.
-const VERSION: u8 = 1;
+/// The version of the encoding, and the one before, which had no former versions.
+const VERSION: u8 = 2;
+const VERSION_BEFORE: u8 = 1;
 
 /// What lies under the name in the app's files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,6 +49,15 @@ pub struct Here {
     pub pending: Option<Pending>,
 }
 
+/// A version that was replaced or deleted, whose content is kept here: no other member is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Former {
+    /// Which version it was.
+    pub dot: Dot,
+    /// Its content, one of those that are kept.
+    pub content: Content,
+}
+
 /// What is known of a name.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Row {
@@ -55,6 +65,8 @@ pub struct Row {
     pub record: Record,
     /// By this replica.
     pub here: Here,
+    /// Former versions that are kept, the one first that was replaced first.
+    pub former: Vec<Former>,
 }
 
 impl Placed {
@@ -88,9 +100,12 @@ impl Row {
     /// # Errors
     /// [`MeshError::NewerFormat`]; [`MeshError::Malformed`].
     pub fn decode(bytes: &[u8]) -> Result<Self, MeshError> {
+        let malformed = |error| MeshError::Malformed(format!("a row of the index: {error}"));
         match bytes.split_first() {
-            Some((&VERSION, row)) => {
-                postcard::from_bytes(row).map_err(|error| MeshError::Malformed(format!("a row of the index: {error}")))
+            Some((&VERSION, row)) => postcard::from_bytes(row).map_err(malformed),
+            Some((&VERSION_BEFORE, row)) => {
+                let (record, here) = postcard::from_bytes(row).map_err(malformed)?;
+                Ok(Self { record, here, former: Vec::new() })
             }
             Some((version, _)) => Err(MeshError::NewerFormat(*version)),
             None => Err(MeshError::Malformed("an empty row of the index".into())),
@@ -117,9 +132,46 @@ impl Row {
         self.here.pending.is_none() && shown.is_some() && self.here.placed.map(|placed| placed.content) != shown
     }
 
+    /// The version of a dot, also a former one.
+    pub fn version(&self, dot: &Dot) -> Option<Version> {
+        let former = || self.former.iter().find(|former| former.dot == *dot).map(Former::version);
+        self.record.version(dot).cloned().or_else(former)
+    }
+
+    /// `record` is what is known from now on, and what was `placed` before is not any more: what it has no more is
+    /// former, where its content `is_kept`, the last `count` of them.
+    pub fn retire(
+        &mut self,
+        record: &Record,
+        placed: Option<Placed>,
+        count: usize,
+        is_kept: impl Fn(&ContentId) -> bool,
+    ) {
+        let Self { record: before, here, former } = self;
+        let known = before.versions().iter().filter_map(|version| Some((version.dot, version.content?)));
+        // of that one the record may have known no more for long: another was on its way
+        let all = placed.map(|placed| (placed.dot, placed.content)).into_iter().chain(known);
+        let is_gone = |dot: &Dot, id: &ContentId| record.version(dot).is_none() && here.kept.contains(id);
+        for (dot, content) in all.filter(|(dot, of)| count > 0 && is_gone(dot, &of.id) && is_kept(&of.id)) {
+            // one that came back has one content
+            former.retain(|other| other.content != content);
+            former.push(Former { dot, content });
+        }
+        let is_left = |content: Content| record.versions().iter().any(|version| version.content == Some(content));
+        former.retain(|of| here.kept.contains(&of.content.id) && !is_left(of.content));
+        former.drain(..former.len().saturating_sub(count));
+    }
+
     /// The versions that this replica has.
     pub fn had(&self) -> Vec<Dot> {
         self.record.versions().iter().filter(|version| self.has(version)).map(|version| version.dot).collect()
+    }
+}
+
+impl Former {
+    /// As a version.
+    pub fn version(&self) -> Version {
+        Version { dot: self.dot, content: Some(self.content), over: Vec::new(), place: None }
     }
 }
 

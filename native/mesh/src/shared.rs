@@ -10,7 +10,7 @@ use crate::floor::{Floor, InMaking};
 use crate::in_hand::InHand;
 use crate::index::{Change, Index};
 use crate::peers::Peers;
-use crate::placement::{choose, place_of, Card, Class, Place, Rule};
+use crate::placement::{choose, rule_of, Card, Class, Place, Rule};
 use crate::ranges::Digest;
 use crate::reconcile::Fingerprints;
 use crate::record::{Dot, Record, ReplicaId, Version};
@@ -33,6 +33,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// Turns that are held at once, at most.
+/// Former versions of what was deleted are kept for so long.
+const FORMER_DELETED_MS: u64 = 30 * 24 * 3_600_000;
 const LOCKS: usize = 1 << 16;
 /// Stamps are reserved so far ahead, milliseconds: one sync for all that are given meanwhile.
 const RESERVED_MS: u64 = 2_000;
@@ -308,13 +310,23 @@ impl Shared {
 
     /// Where what is written here to a file shall lie; what is told goes before the rules.
     pub fn place_for(&self, name: &Name, copies: Option<u8>, class: Option<Class>) -> Option<Place> {
-        let ruled = place_of(&self.options.rules, name);
+        let ruled = rule_of(&self.options.rules, name).map(|rule| rule.place);
         if copies.is_none() && class.is_none() {
             return ruled;
         }
         let usual = u8::try_from(self.options.copies).unwrap_or(u8::MAX);
         let usual = ruled.unwrap_or(Place { copies: usual, class: Class::Fast });
         Some(Place { copies: copies.unwrap_or(usual.copies), class: class.unwrap_or(usual.class) })
+    }
+
+    /// So many former versions of a file are kept here, when this is known of it: of what was deleted long ago none.
+    pub fn keeps(&self, name: &Name, record: &Record) -> usize {
+        let deleted = record.winner().filter(|winner| winner.content.is_none()).map(|winner| winner.dot.stamp);
+        let is_over = |since: Stamp| self.clock.wall_ms().saturating_sub(since.wall_ms()) > FORMER_DELETED_MS;
+        match rule_of(&self.options.rules, name) {
+            Some(rule) if !deleted.is_some_and(is_over) => rule.keep_versions.into(),
+            _ => 0,
+        }
     }
 
     /// Replicas that a version shall have beside the one that made it, and on which disks first.

@@ -7,7 +7,7 @@
 use crate::events::Seen;
 use crate::in_hand::Held;
 use crate::ranges::Digest;
-use crate::record::{Content, Dot, Record};
+use crate::record::{Content, Dot, Record, Version};
 use crate::row::{aside, Here, Pending, Placed, Row};
 use crate::shared::{Saving, Shared};
 use crate::unsynced::SHORT_MAX;
@@ -257,8 +257,7 @@ impl<'a> Turn<'a> {
     pub fn begin_know(&mut self, record: Record) -> Result<Durability, MeshError> {
         // who else has what is known is told again by whoever it is
         let is_news = record.versions() != self.row.record.versions();
-        self.row.record = record;
-        self.drop_kept();
+        self.replace_record(record, None);
         self.claim()?;
         Ok(if is_news { Durability::Sync } else { Durability::Async })
     }
@@ -309,6 +308,8 @@ impl<'a> Turn<'a> {
         let kept = self.row.here.kept.clone();
         self.row.here.kept.retain(|id| self.files.open_kept(&aside(self.name, id)).is_ok());
         if self.row.here.kept != kept {
+            let Row { here, former, .. } = &mut self.row;
+            former.retain(|of| here.kept.contains(&of.content.id));
             self.claim()?;
             self.save(Durability::Sync)?;
         }
@@ -369,12 +370,21 @@ impl<'a> Turn<'a> {
         }
     }
 
-    /// The content under the name, if another version that is left has it.
+    fn looks_as(&self, placed: &Placed) -> bool {
+        self.files.look(&self.name.path).is_ok_and(|look| look == Some(placed.look()))
+    }
+
+    /// The content under the name, if another version that is left has it, or it becomes a former one that is kept.
     fn to_keep(&self, record: &Record) -> Option<ContentId> {
-        let old = self.row.here.placed?.content.id;
-        let winner = record.winner()?;
-        let is_left = record.versions().iter().any(|version| version.content.is_some_and(|content| content.id == old));
-        (is_left && winner.content.is_none_or(|content| content.id != old)).then_some(old)
+        let placed = self.row.here.placed?;
+        let old = placed.content.id;
+        record.winner().filter(|winner| winner.content.is_none_or(|content| content.id != old))?;
+        let is_left = |version: &Version| version.content.is_some_and(|content| content.id == old);
+        // what another program put in its place is no former version of anybody's; who goes on with a change keeps what was
+        // to be kept
+        let is_there = || self.row.here.kept.contains(&old) || self.looks_as(&placed);
+        let is_former = || self.shared.keeps(self.name, record) > 0 && is_there();
+        (record.versions().iter().any(is_left) || is_former()).then_some(old)
     }
 
     fn change_file(&self, to: &Pending, keep: Option<ContentId>) -> Result<Option<Look>, AppFilesError> {
@@ -468,29 +478,34 @@ impl<'a> Turn<'a> {
     /// The same, and the row is to be written.
     fn ended(&mut self, record: Record, look: Option<Look>) -> Result<(), MeshError> {
         self.row.here.pending = None;
+        let before = self.row.here.placed;
         let winner = record.winner().map(|winner| (winner.dot, winner.content));
         self.row.here.placed = match (winner, look) {
             (Some((dot, Some(content))), Some(look)) => Some(Placed::new(dot, content, look)),
             _ => None,
         };
-        if let Some(placed) = self.row.here.placed {
-            // once is enough, also when it came by another way
-            if self.row.here.kept.contains(&placed.content.id) {
-                self.row.here.kept.retain(|id| *id != placed.content.id);
-                let _ = self.files.unkeep(&aside(self.name, &placed.content.id));
-            }
-        }
+        self.replace_record(record, before);
+        self.claim()
+    }
+
+    fn replace_record(&mut self, record: Record, placed: Option<Placed>) {
+        let count = self.shared.keeps(self.name, &record);
+        let (files, name) = (&self.files, self.name);
+        // who went on after a power loss may not have found it any more
+        self.row.retire(&record, placed, count, |id| files.open_kept(&aside(name, id)).is_ok());
         self.row.record = record;
         self.drop_kept();
-        self.claim()
     }
 
     /// Let go of contents that nothing speaks of any more. What stays by a crash is found by the sweep.
     fn drop_kept(&mut self) {
-        let is_of = |version: &crate::Version, id: &ContentId| version.content.is_some_and(|content| content.id == *id);
-        let Row { record, here } = &mut self.row;
-        let (kept, dropped) =
-            here.kept.iter().partition(|id| record.versions().iter().any(|version| is_of(version, id)));
+        let Row { record, here, former } = &mut self.row;
+        let of_versions = record.versions().iter().filter_map(|version| version.content);
+        // what is in its place lies there once, also when it came by another way, or never went
+        let is_placed = |id: &ContentId| here.placed.is_some_and(|placed| placed.content.id == *id);
+        let used = of_versions.chain(former.iter().map(|of| of.content)).map(|of| of.id);
+        let used: Vec<ContentId> = used.filter(|id| !is_placed(id)).collect();
+        let (kept, dropped) = here.kept.iter().partition(|id| used.contains(id));
         here.kept = kept;
         let dropped: Vec<ContentId> = dropped;
         for id in dropped {

@@ -10,7 +10,7 @@ mod common;
 
 use common::{all_meet, name, settled, until, Network, Node};
 use macula_core::{AppFiles, Disk, Kind, Kinded};
-use macula_mesh::{Ack, ContentId, Dot, Hashing, MeshError, Options, BLOCK_LEN};
+use macula_mesh::{Ack, Class, ContentId, Dot, Hashing, MeshError, Options, Place, Rule, BLOCK_LEN};
 use macula_testkit::{CrashMode, Fault, FaultDisk};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -80,6 +80,13 @@ fn bytes(len: usize, seed: u64) -> Vec<u8> {
     (0..len).map(|_| rng.u8(..)).collect()
 }
 
+/// Of some files former versions are kept.
+fn options() -> Options {
+    let place = Place { copies: 2, class: Class::Fast };
+    let rule = |prefix: &str| Rule { app: None, prefix: Some(name(prefix).path), place, keep_versions: 2 };
+    Options { rules: vec![rule("long"), rule("dir")], ..Options::default() }
+}
+
 fn unknown(error: &MeshError) -> MeshError {
     macula_core::AppFilesError { kind: Kind::UnknownResult, message: error.to_string() }.into()
 }
@@ -94,7 +101,7 @@ impl Run {
     fn new(case: Case) -> Self {
         let net = Arc::new(Network::default());
         let disks: Vec<FaultDisk> = NAMES.iter().map(|_| FaultDisk::new()).collect();
-        let on = |(name, disk): (&&str, &FaultDisk)| Node::on(&net, name, Arc::new(disk.clone()), Options::default());
+        let on = |(name, disk): (&&str, &FaultDisk)| Node::on(&net, name, Arc::new(disk.clone()), options());
         let nodes: Vec<Node> = NAMES.iter().zip(&disks).map(on).collect();
         all_meet(&nodes);
         Self { nodes, net, disks, tries: BTreeMap::new(), is_over: false, case, fault: None }
@@ -228,7 +235,7 @@ impl Run {
         let (died, lives) = if victim == 0 { (one, other) } else { (other, one) };
         died.leave();
         self.disks[victim] = left.clone();
-        let back = Node::on(&self.net, NAMES[victim], Arc::new(left) as Arc<dyn Disk>, Options::default());
+        let back = Node::on(&self.net, NAMES[victim], Arc::new(left) as Arc<dyn Disk>, options());
         self.nodes = if victim == 0 { vec![back, lives] } else { vec![lives, back] };
         self.check_alone();
         self.net.heal();
@@ -264,7 +271,8 @@ impl Run {
         for (path, tries) in &self.tries {
             self.check_name(path, tries, tree.get(path));
         }
-        self.nodes.iter().for_each(check_index);
+        let all: Vec<&String> = self.tries.keys().collect();
+        self.nodes.iter().for_each(|node| check_index(node, &all));
     }
 
     fn check_name(&self, path: &str, tries: &[Try], there: Option<&Vec<u8>>) {
@@ -305,7 +313,7 @@ impl Run {
 }
 
 /// What the index says is in the tree, and nothing else; nothing is under way, and nothing is kept for nobody.
-fn check_index(node: &Node) {
+fn check_index(node: &Node, all: &[&String]) {
     let listed = node.mesh.list(&name("x").app, None, None, 1_000).expect("lists");
     let tree = node.tree();
     let paths: Vec<String> = listed.paths.iter().map(ToString::to_string).collect();
@@ -318,7 +326,15 @@ fn check_index(node: &Node) {
     until(&format!("nothing is staged any more: {:?}", files.staged()), || files.staged().expect("lists").is_empty());
     let versions = |path: &String| node.mesh.versions(&name(path)).expect("known").len() - 1;
     let losers: usize = tree.keys().map(versions).sum();
-    until("kept is what is not shown", || files.kept().expect("lists").len() <= losers);
+    until("kept is what is not shown, or former", || {
+        let former: usize = all.iter().map(|path| node.mesh.former(&name(path)).expect("known").len()).sum();
+        files.kept().expect("lists").len() <= losers + former
+    });
+    for path in all {
+        for of in node.mesh.former(&name(path)).expect("known") {
+            node.read_version(path, Some(of.dot)).expect("a former version is there, whole");
+        }
+    }
 }
 
 /// Whether the fault came before the end.

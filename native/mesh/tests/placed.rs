@@ -11,7 +11,12 @@ use std::sync::Arc;
 
 fn rule(app: Option<&str>, prefix: Option<&str>, copies: u8, class: Class) -> Rule {
     let app = app.map(|app| AppName::new(app).expect("a name"));
-    Rule { app, prefix: prefix.map(|prefix| RelPath::new(prefix).expect("a path")), place: Place { copies, class } }
+    Rule {
+        app,
+        prefix: prefix.map(|prefix| RelPath::new(prefix).expect("a path")),
+        place: Place { copies, class },
+        keep_versions: 0,
+    }
 }
 
 /// Four members, of which two have large, slow disks.

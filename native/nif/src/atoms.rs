@@ -3,7 +3,7 @@
 rustler::atoms! {
     ok, error, nil, none, done, progress, cancelled, replied, not_open, cold, expired,
     // expected outcomes
-    not_found, exists, conflict, busy, timeout, closed, locked, unsupported, quota_exceeded, too_large,
+    not_found, exists, conflict, shown, former, busy, timeout, closed, locked, unsupported, quota_exceeded, too_large,
     no_quorum, disk_full, unknown_result, poisoned, history_gone, opened_by_other_sqlite,
     // what a person must read
     invalid, corrupt, newer_format, permission, io, sql, unreachable, lock_held, internal,

@@ -210,8 +210,8 @@ fn write_short<'a>(
 
 /// Copies and class of disk, where they are told.
 type PlaceTerm = (Option<u8>, Option<Atom>);
-/// App, prefix, copies, class.
-type RuleTerm<'a> = (Option<String>, Option<Binary<'a>>, u8, Atom);
+/// App, prefix, copies, class, former versions that are kept.
+type RuleTerm<'a> = (Option<String>, Option<Binary<'a>>, u8, Atom, u8);
 
 fn class_of(class: Atom) -> Class {
     if class == atoms::bulk() {
@@ -221,10 +221,10 @@ fn class_of(class: Atom) -> Class {
     }
 }
 
-fn rule_of((app, prefix, copies, class): RuleTerm<'_>) -> Result<Rule, Failure> {
+fn rule_of((app, prefix, copies, class, keep_versions): RuleTerm<'_>) -> Result<Rule, Failure> {
     let app = app.map(|app| app_name(&app)).transpose()?;
     let prefix = prefix.map(|prefix| rel_path(&prefix)).transpose()?;
-    Ok(Rule { app, prefix, place: Place { copies, class: class_of(class) } })
+    Ok(Rule { app, prefix, place: Place { copies, class: class_of(class) }, keep_versions })
 }
 
 fn begin(mesh: &Mesh, name: &Name, (copies, class): PlaceTerm) -> Result<Writing, Failure> {
@@ -348,7 +348,7 @@ fn mesh_stat<'a>(
     })
 }
 
-/// own thread: the versions of a file that nothing replaced, the one it shows first.
+/// own thread: the versions of a file that nothing replaced, the one it shows first, and former ones that are kept here.
 #[rustler::nif]
 fn mesh_versions<'a>(
     env: Env<'a>,
@@ -357,7 +357,10 @@ fn mesh_versions<'a>(
     name: (&'a str, Binary<'a>),
 ) -> Term<'a> {
     looking(env, &mesh, reference, name, |mesh, name| {
-        Ok(mesh.versions(name)?.into_iter().map(Told).collect::<Vec<_>>())
+        let beside = std::iter::once(atoms::shown()).chain(std::iter::repeat(atoms::conflict()));
+        let former = mesh.former(name)?.into_iter().zip(std::iter::repeat(atoms::former()));
+        let all = mesh.versions(name)?.into_iter().zip(beside).chain(former);
+        Ok(all.map(|(version, state)| (Told(version), state)).collect::<Vec<_>>())
     })
 }
 
