@@ -50,7 +50,7 @@ fn what_was_read_is_kept_if_wished_and_follows() {
     }
     assert_eq!(read_to_keep(&nodes[1], "short", None).expect("reads"), b"1");
     assert_eq!(read_to_keep(&nodes[1], "long", None).expect("reads"), long);
-    until("it is kept", || nodes[1].tree().get("short").is_some() && nodes[1].tree().get("long") == Some(&long));
+    until("it is kept", || nodes[1].tree().contains_key("short") && nodes[1].tree().get("long") == Some(&long));
     // all hear of that copy
     let has_two = |path| nodes[2].mesh.stat(&name(path)).is_ok_and(|stat| stat.replicas.len() == 2);
     until("it is told", || has_two("short") && has_two("long"));
