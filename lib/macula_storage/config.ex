@@ -23,7 +23,7 @@ defmodule MaculaStorage.Config do
         ],
         mesh_transport: MyApp.Transport,  # or {module, arg}, see MaculaStorage.MeshFS.Transport; nil: our links
         mesh_bandwidth: :infinity,        # bytes in a second of copies that it sends, and that it fetches: below
-        mesh_repair_rate: 33_554_432,     # of copies that it fetches because members came or went
+        mesh_repair_rate: 33_554_432,     # of copies for which no writer waits: members came or went, cache: true
         mesh_watch: true,                 # find what other programs do to files at once, or false: by scans only
         mesh_scrub_every: 604_800_000,    # all that is here is read once in so many milliseconds, or :never
         mesh_scrub_rate: 8_388_608,       # bytes of that in a second, at most; a file counts for 32 KiB at least

@@ -139,13 +139,20 @@ defmodule MaculaStorage.MeshFS do
 
   @doc """
   Reads a whole file: from here when it is here, else from the one of those that have it that answered soonest of late,
-  or the next when that fails; each block compared with its hash. What was read from elsewhere is not kept here.
+  or the next when that fails; each block compared with its hash.
 
   Options: `:version`, one of `versions/3` instead of the one that the name shows; `:range`, `{offset, length}` in bytes;
-  `:bytes_max` (default 1 GiB: a longer file is `{:error, :too_large}`, use `stream!/3`); `:timeout`, of each mebibyte.
+  `:bytes_max` (default 1 GiB: a longer file is `{:error, :too_large}`, use `stream!/3`); `:timeout`, of each mebibyte;
+  `:cache` (default `false`: what was read from elsewhere is not kept here).
+
+  With `cache: true`, what the name shows is fetched in the background, whole, once its first bytes came from elsewhere:
+  a copy more, as any other. It has what is written elsewhere from then on, counts among `:replicas` of `stat/3` and in
+  the app's quota, and stays until the file is deleted: nothing here makes room, and removing it by hand is a deletion.
+  It is tried once for each read; who reads does not hear whether it came: `:here` of `stat/3` tells.
 
   Durability: what is read is durable where it was read. Cost: a thread of ours, and a message for each mebibyte; from
-  elsewhere a request for each block of 256 KiB.
+  elsewhere a request for each block of 256 KiB. A copy to be kept travels for itself, with what moves
+  (`:mesh_repair_rate` of `MaculaStorage.Config`).
 
       iex> MaculaStorage.MeshFS.write(:mesh_read_doc, "a", "0123456789")
       iex> MaculaStorage.MeshFS.read(:mesh_read_doc, "a", range: {2, 3})
@@ -160,6 +167,7 @@ defmodule MaculaStorage.MeshFS do
         version: {nil, :any},
         range: {nil, :any},
         bytes_max: {@read_bytes_max, :positive},
+        cache: {false, :boolean},
         timeout: {nil, :timeout}
       )
 
@@ -167,7 +175,7 @@ defmodule MaculaStorage.MeshFS do
     version = options.version && version!(options.version)
 
     # the reader stays with its version: parts of two would be neither
-    with {:ok, {reader, size}} <- reader(app, name, version, options),
+    with {:ok, {reader, size}} <- reader(app, name, {version, options.cache}, options),
          len = min(len, max(size - offset, 0)),
          true <- len <= options.bytes_max || {:error, :too_large} do
       parts(app, reader, {offset, len}, options, [])
@@ -175,8 +183,8 @@ defmodule MaculaStorage.MeshFS do
   end
 
   @doc false
-  def reader(app, name, version, options) do
-    start = &Native.mesh_reader(&1, &2, key(app, name), version)
+  def reader(app, name, chosen, options) do
+    start = &Native.mesh_reader(&1, &2, key(app, name), chosen)
 
     with {:ok, {reader, {_version, _ms, {_id, size}}}} <-
            on_mesh(:mesh_read, app, options, start),
@@ -363,8 +371,8 @@ defmodule MaculaStorage.MeshFS do
   A stream of chunks of the file, and something to collect chunks into: constant memory both ways.
 
   Read, it is the version that the name shows when the reading begins. Collected, it replaces that when all is written;
-  a collection that fails leaves no trace. Options: `:chunk_bytes` (default 262,144, at most 1 MiB); `:ack`, as
-  `write/4`, for which it waits 15 seconds. Raises `MaculaStorage.Error`.
+  a collection that fails leaves no trace. Options: `:chunk_bytes` (default 262,144, at most 1 MiB); `:cache`, as
+  `read/3`; `:ack`, as `write/4`, for which it waits 15 seconds. Raises `MaculaStorage.Error`.
 
   Durability: when collecting returns, as `write/4`. Cost: a thread of ours per chunk.
 
@@ -374,13 +382,14 @@ defmodule MaculaStorage.MeshFS do
   """
   @spec stream!(app, Path.t(), keyword) :: Stream.t()
   def stream!(app, name, options \\ []) do
-    known = [chunk_bytes: {262_144, :positive}, ack: {nil, :any}] ++ @place
-    options = Options.validate!(options, known)
+    known = [chunk_bytes: {262_144, :positive}, cache: {false, :boolean}, ack: {nil, :any}]
+    options = Options.validate!(options, known ++ @place)
 
     %Stream{
       app: Options.app!(app),
       name: path!(name),
       chunk_bytes: min(options.chunk_bytes, @part),
+      cache: options.cache,
       ack: ack!(options.ack),
       place: place(options)
     }

@@ -86,10 +86,19 @@ defmodule MaculaStorage.Cluster.MeshFSTest do
     assert {:ok, %{here: false}} = mesh(b, :stat, ["small"])
     assert tree(b) == %{}
 
+    # but what it is to keep
+    for name <- ["kept/1", "kept/2"], do: assert(:ok = mesh(a, :write, [name, large]))
+    for name <- ["kept/1", "kept/2"], do: eventually_replicas(b, name, [a.name])
+    assert {:ok, <<_::72>>} = mesh(b, :read, ["kept/1", [cache: true, range: {0, 9}]])
+    assert :erlang.md5(large) == call(b, MeshProcess, :read, [app(), "kept/2", [cache: true]])
+    for name <- ["kept/1", "kept/2"], do: eventually_replicas(b, name, names([a, b]))
+    assert tree(b) == %{"kept/1" => large, "kept/2" => large}
+
     kill(a)
+    for name <- ["kept/1", "kept/2"], do: assert({:ok, large} == mesh(b, :read, [name]))
     assert {:error, %Error{kind: :unreachable} = error} = mesh(b, :read, ["large"])
     assert Exception.message(error) =~ to_string(a.name)
-    assert {:ok, ["large", "small"]} = mesh(b, :list)
+    assert {:ok, ["kept/1", "kept/2", "large", "small"]} = mesh(b, :list)
     # it replaces the other's without having it
     assert :ok = mesh(b, :write, ["small", "new"])
     a = revive(a, [b])

@@ -403,7 +403,7 @@ defmodule MaculaStorage.MeshFSTest do
     assert {:ok, ["a"]} = MeshFS.list(app)
     assert File.ls!(path(app, ".")) == ["a"]
 
-    for bad <- [[chunk: 1], [chunk_bytes: 0], [timeout: 1]],
+    for bad <- [[chunk: 1], [chunk_bytes: 0], [cache: 1], [timeout: 1]],
         do: assert_raise(ArgumentError, fn -> MeshFS.stream!(app, "a", bad) end)
   end
 

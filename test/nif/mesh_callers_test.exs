@@ -50,7 +50,7 @@ defmodule MaculaStorage.Nif.MeshCallersTest do
     end
 
     b = {app, "b"}
-    {:ok, {reader, _told}} = run.(&Native.mesh_reader(&1, &2, {app, "a"}, nil), 60_000)
+    {:ok, {reader, _told}} = run.(&Native.mesh_reader(&1, &2, {app, "a"}, {nil, false}), 60_000)
 
     for ms <- [0, 1],
         call <- [
@@ -58,7 +58,7 @@ defmodule MaculaStorage.Nif.MeshCallersTest do
           fn -> run.(&Native.mesh_write(&1, &2, b, "b", {1, 1}, {nil, nil}), ms) end,
           fn -> run.(&Native.mesh_delete(&1, &2, b, {:local, 1}), ms) end,
           fn -> run.(&Native.mesh_resolve(&1, &2, {app, "a"}, version, {nil, 1}), ms) end,
-          fn -> run.(&Native.mesh_reader(&1, &2, {app, "a"}, nil), ms) end,
+          fn -> run.(&Native.mesh_reader(&1, &2, {app, "a"}, {nil, false}), ms) end,
           fn -> Call.run(&Native.mesh_read_part(reader, &1, 0, 100), timeout: ms) end,
           fn -> run.(&Native.mesh_stat(&1, &2, b), ms) end,
           fn -> run.(&Native.mesh_versions(&1, &2, b), ms) end,

@@ -10,12 +10,13 @@ defmodule MaculaStorage.MeshFS.Stream do
   alias MaculaStorage.{Apps, Call, Chunks, Error, MeshFS, Native}
 
   @enforce_keys [:app, :name, :chunk_bytes]
-  defstruct @enforce_keys ++ [ack: nil, place: {nil, nil}]
+  defstruct @enforce_keys ++ [cache: false, ack: nil, place: {nil, nil}]
 
   @type t :: %__MODULE__{
           app: String.t(),
           name: Path.t(),
           chunk_bytes: pos_integer,
+          cache: boolean,
           ack: MeshFS.ack() | nil,
           place: {0..255 | nil, :fast | :bulk | nil}
         }
@@ -25,8 +26,10 @@ defmodule MaculaStorage.MeshFS.Stream do
 
   @impl true
   def reader!(stream) do
+    chosen = {nil, stream.cache}
+
     {reader, _size} =
-      ok!(MeshFS.reader(stream.app, stream.name, nil, %{timeout: :infinity}), stream)
+      ok!(MeshFS.reader(stream.app, stream.name, chosen, %{timeout: :infinity}), stream)
 
     reader
   end

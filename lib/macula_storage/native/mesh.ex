@@ -45,8 +45,8 @@ defmodule MaculaStorage.Native.Mesh do
       @spec mesh_rename(handle, reference, name, binary, ack) :: call
       def mesh_rename(_mesh, _ref, _name, _to, _ack), do: missing()
 
-      @spec mesh_reader(handle, reference, name, version | nil) :: call
-      def mesh_reader(_mesh, _ref, _name, _version), do: missing()
+      @spec mesh_reader(handle, reference, name, {version | nil, cache :: boolean}) :: call
+      def mesh_reader(_mesh, _ref, _name, _chosen), do: missing()
 
       @spec mesh_read_part(handle, reference, non_neg_integer, pos_integer) :: call
       def mesh_read_part(_reader, _ref, _offset, _len), do: missing()

@@ -57,14 +57,19 @@ pub(crate) async fn keep(shared: Arc<Shared>) {
 
 /// Everything of a file that is wanted here; whether it is here now.
 async fn fetch(shared: &Arc<Shared>, name: &Name, why: Why) -> Result<bool, MeshError> {
-    let (of, at) = (shared.clone(), name.clone());
-    let (row, wanted) = blocking(move || {
+    let (of, at, is_read) = (shared.clone(), name.clone(), shared.fetches.take_read(name));
+    let (row, wanted, extra) = blocking(move || {
         let row = of.index.row(&at)?.unwrap_or_default();
         let mut wanted: Vec<Version> = of.wanted(&at, &row).cloned().collect();
+        // what a caller read and placement has elsewhere
+        let is_extra = |shown: &&Version| !row.has(shown) && wanted.iter().all(|version| version.dot != shown.dot);
+        let extra = row.record.winner().filter(|_| is_read).filter(is_extra).cloned();
+        let extra_dot = extra.as_ref().map(|version| version.dot);
+        wanted.extend(extra);
         // what the name shows goes first
         let shown = row.record.winner().map(|winner| winner.dot);
         wanted.sort_by_key(|version| Some(version.dot) != shown);
-        Ok((row, wanted))
+        Ok((row, wanted, extra_dot))
     })
     .await?;
     for version in wanted {
@@ -78,7 +83,7 @@ async fn fetch(shared: &Arc<Shared>, name: &Name, why: Why) -> Result<bool, Mesh
             return Ok(false);
         }
         let is_shown = row.record.winner().map(|winner| winner.dot) == Some(version.dot);
-        if is_shown && content.len <= SHORT_MAX as u64 {
+        if is_shown && content.len <= SHORT_MAX as u64 && extra != Some(version.dot) {
             fetch_short(shared, (name, &row), content, why, &sources).await?;
             continue;
         }

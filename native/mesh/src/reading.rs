@@ -11,6 +11,7 @@ use crate::turn::{open_here, Turn};
 use crate::wire::{Of, Request};
 use crate::{ContentId, Manifest, MeshError, Name};
 use macula_core::Opened;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
 
 /// How often a file may be replaced while it is being opened.
@@ -28,6 +29,17 @@ pub struct Reading {
     /// What it holds.
     pub content: Content,
     pub(crate) opened: Opening,
+    /// The first bytes that come from elsewhere have it fetched.
+    is_to_stay: AtomicBool,
+}
+
+impl Reading {
+    /// Once some of it was read from elsewhere, the whole file is fetched to be kept here, in the background: if this is
+    /// the version that the name shows. Nobody hears whether it comes.
+    pub fn have_kept(&self) {
+        let is_shown = self.row.record.winner().is_some_and(|winner| winner.dot == self.version.dot);
+        self.is_to_stay.store(is_shown && self.opened.is_none(), Ordering::Release);
+    }
 }
 
 impl std::fmt::Debug for Reading {
@@ -77,7 +89,8 @@ impl Shared {
             if opened.is_none() && row.has_content(&content.id) && tries < CHANGES_MAX {
                 continue;
             }
-            return Ok(Reading { name: name.clone(), row, version, content, opened });
+            let (name, is_to_stay) = (name.clone(), AtomicBool::new(false));
+            return Ok(Reading { name, row, version, content, opened, is_to_stay });
         }
     }
 
@@ -100,6 +113,9 @@ impl Shared {
         let (of, at) = (self.clone(), reading.clone());
         match self.read_remote(reading, (offset, end)).await {
             Ok(bytes) => {
+                if reading.is_to_stay.swap(false, Ordering::AcqRel) {
+                    self.fetches.want_read(reading.name.clone());
+                }
                 if reading.opened.is_some() {
                     drop(tokio::spawn(async move { of.mend_once(&at.name, at.content).await }));
                 }
@@ -122,7 +138,8 @@ impl Shared {
             let Reading { name, row, version, content, .. } = &*at;
             let opened = of.open_content(name, &content.id)?;
             let (name, row, version) = (name.clone(), row.clone(), version.clone());
-            let anew = Reading { name, row, version, content: *content, opened };
+            let is_to_stay = AtomicBool::new(false);
+            let anew = Reading { name, row, version, content: *content, opened, is_to_stay };
             of.read_here(&anew, part)?.ok_or_else(|| MeshError::Rotten { path: at.name.path.clone() })
         })
         .await

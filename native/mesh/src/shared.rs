@@ -77,7 +77,7 @@ pub struct Options {
     /// Bytes of blocks in a second, at most: that are fetched to be kept here, and that are sent to those who do the
     /// same. `None`: as many as there are.
     pub bandwidth: Option<u64>,
-    /// Of those that are fetched because members came or went, bytes in a second.
+    /// Of those that are fetched because members came or went, or a caller read them, bytes in a second.
     pub repair_rate: u64,
 }
 

@@ -1,7 +1,7 @@
 //! Files of which content is to be brought here, and who may ask for blocks.
 //!
 //! Invariant: what somebody just wrote is never behind what merely moves because members came or went; that takes a
-//! part of the workers at most. A name is in one place: wanted, under way, or waiting for another try.
+//! part of the workers at most, and so does what a caller read and wants kept. A name is in one place: wanted, under way, or waiting for another try.
 
 use crate::Name;
 use parking_lot::Mutex;
@@ -21,7 +21,7 @@ const MOVES_MAX: usize = 8;
 pub(crate) enum Why {
     /// Something changed in it.
     New,
-    /// Members came or went: others shall have it now.
+    /// Members came or went: others shall have it now. Or nobody but a caller who read it has it stay here.
     Moved,
 }
 
@@ -42,6 +42,8 @@ struct Queue {
     under_way: BTreeMap<Name, (Why, Option<Why>)>,
     /// Failed, and waiting.
     later: BTreeMap<Name, Why>,
+    /// Of those, which a caller read, so that what they show is to be kept here.
+    read: BTreeSet<Name>,
 }
 
 impl Default for Fetches {
@@ -90,6 +92,20 @@ impl Fetches {
         self.wake.notify_one();
     }
 
+    /// A caller read a file that is not here, and what it shows is to be kept here.
+    pub fn want_read(&self, name: Name) {
+        let mut queue = self.queue.lock();
+        queue.read.insert(name.clone());
+        queue.want(name, Why::Moved);
+        drop(queue);
+        self.wake.notify_one();
+    }
+
+    /// Whether a caller read it; asked by whoever fetches it now: of what fails nobody tries it again.
+    pub fn take_read(&self, name: &Name) -> bool {
+        self.queue.lock().read.remove(name)
+    }
+
     /// Somebody came: what failed may be had now.
     pub fn look(&self) {
         let mut queue = self.queue.lock();
@@ -111,7 +127,7 @@ impl Fetches {
     /// All of them, if they are no more than that.
     pub fn names(&self, max: usize) -> Option<Vec<Name>> {
         let queue = self.queue.lock();
-        let Queue { wanted, moved, under_way, later } = &*queue;
+        let Queue { wanted, moved, under_way, later, .. } = &*queue;
         let is_few = wanted.len() + moved.len() + under_way.len() + later.len() <= max;
         is_few.then(|| wanted.iter().chain(moved).chain(under_way.keys()).chain(later.keys()).cloned().collect())
     }
@@ -205,5 +221,25 @@ mod tests {
         assert_eq!(next(&fetches), Some((name("a"), Why::New)));
         assert_eq!(next(&fetches), Some((name("b"), Why::New)));
         assert_eq!(fetches.waiting(), (2, 0));
+    }
+
+    #[test]
+    fn what_was_read_is_behind_what_is_new_and_tried_once() {
+        let fetches = Fetches::default();
+        fetches.want_read(name("a"));
+        fetches.want(name("b"), Why::New);
+        assert_eq!((next(&fetches), fetches.take_read(&name("b"))), (Some((name("b"), Why::New)), false));
+        assert_eq!((next(&fetches), fetches.take_read(&name("a"))), (Some((name("a"), Why::Moved)), true));
+        // read once more, behind the look at what is wanted
+        fetches.want_read(name("a"));
+        fetches.ended(name("a"), true);
+        assert_eq!((next(&fetches), fetches.take_read(&name("a"))), (Some((name("a"), Why::Moved)), true));
+        fetches.ended(name("a"), false);
+        fetches.look();
+        assert_eq!((next(&fetches), fetches.take_read(&name("a"))), (Some((name("a"), Why::Moved)), false));
+        // what is new stays so
+        fetches.want(name("c"), Why::New);
+        fetches.want_read(name("c"));
+        assert_eq!((next(&fetches), fetches.take_read(&name("c"))), (Some((name("c"), Why::New)), true));
     }
 }

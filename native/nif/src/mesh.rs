@@ -288,15 +288,15 @@ fn mesh_rename<'a>(
     })
 }
 
-/// own thread: open a version of a file, or the one that its name shows, to be read; answers the reader and the
-/// version.
+/// own thread: open a version of a file, or the one that its name shows, to be read, and with `cache` kept here then;
+/// answers the reader and the version.
 #[rustler::nif]
 fn mesh_reader<'a>(
     env: Env<'a>,
     mesh: ResourceArc<MeshHandle>,
     reference: Term<'a>,
     name: (&'a str, Binary<'a>),
-    version: Option<(u64, u64)>,
+    (version, cache): (Option<(u64, u64)>, bool),
 ) -> Term<'a> {
     let name = match name_of(&name) {
         Ok(name) => name,
@@ -305,6 +305,9 @@ fn mesh_reader<'a>(
     working(env, &mesh, reference, move |mesh, reply| {
         let reading = mesh.with(|of| Ok(of.reading(&name, version.map(dot_of))?));
         reply.send_result(reading.map(|reading| {
+            if cache {
+                reading.have_kept();
+            }
             let told = Told(reading.version.clone());
             (ResourceArc::new(ReadingHandle(Handle::new((Arc::new(reading), mesh.clone())))), told)
         }));

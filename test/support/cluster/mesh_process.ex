@@ -28,7 +28,7 @@ defmodule MaculaStorage.Cluster.MeshProcess do
     do: MeshFS.write(app, name, chunks(mebibytes, seed), options)
 
   @doc false
-  def read(app, name), do: app |> MeshFS.stream!(name) |> hashed()
+  def read(app, name, options \\ []), do: app |> MeshFS.stream!(name, options) |> hashed()
 
   @doc "Of each of some names the digest of what is read, and how many versions there are."
   @spec seen(String.t(), [String.t()]) :: [{String.t(), binary, pos_integer}]
