@@ -1,7 +1,8 @@
 //! Files of which content is to be brought here, and who may ask for blocks.
 //!
-//! Invariant: what somebody just wrote is never behind what merely moves because members came or went; that takes a
-//! part of the workers at most, and so does what a caller read and wants kept. A name is in one place: wanted, under way, or waiting for another try.
+//! Invariant: what somebody just wrote is never behind what merely moves because members came or went, or what a caller
+//! read and wants kept; these take a part of the workers at most. A name is in one place: wanted, under way, or waiting
+//! for another try.
 
 use crate::Name;
 use parking_lot::Mutex;
