@@ -25,8 +25,6 @@ use tokio::task::{AbortHandle, JoinSet};
 pub(crate) const ASK_WAIT: Duration = Duration::from_secs(20);
 /// Between two looks for members.
 const LOOK: Duration = Duration::from_millis(250);
-/// Between two comparisons with one peer.
-const COMPARE_EVERY: Duration = Duration::from_secs(15);
 /// After a failure of a peer that can be reached.
 const PAUSE: Duration = Duration::from_millis(300);
 /// Changes that one peer has not heard of: beyond that, it is compared with instead.
@@ -303,10 +301,10 @@ impl Peer {
         self.replica.store(replica, Ordering::Release);
         self.is_here.store(true, Ordering::Release);
         shared.fetches.look();
-        let mut compared: Option<Duration> = None;
+        let (mut compared, every): (Option<Duration>, _) = (None, shared.options.compare_every);
         loop {
             let now = shared.clock.monotonic();
-            let is_due = compared.is_none_or(|at| now.saturating_sub(at) >= COMPARE_EVERY);
+            let is_due = compared.is_none_or(|at| now.saturating_sub(at) >= every);
             if is_due || std::mem::take(&mut self.outbox.lock().is_short) {
                 // what is in the outbox is found by it, too, but its content would not come along
                 let found = reconcile::with(shared, self).await?;
@@ -314,7 +312,7 @@ impl Peer {
                 compared = Some(shared.clock.monotonic());
             }
             self.push_all(shared).await?;
-            let _ = tokio::time::timeout(COMPARE_EVERY, self.wake.notified()).await;
+            let _ = tokio::time::timeout(every, self.wake.notified()).await;
         }
     }
 

@@ -66,6 +66,8 @@ pub struct Options {
     pub rules: Vec<Rule>,
     /// How long a member that cannot be reached counts as one that has its files; then others get them.
     pub grace: Duration,
+    /// Between two comparisons with one peer.
+    pub compare_every: Duration,
     /// Between two looks for what other programs did to files.
     pub scan_every: Duration,
     /// Whether to look at what the kernel tells of other programs meanwhile.
@@ -83,11 +85,20 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        let (grace, scan_every) = (Duration::from_secs(600), Duration::from_secs(600));
-        let (scrub_every, scrub_rate) = (Some(Duration::from_secs(7 * 24 * 3600)), 8 << 20);
-        let (zone, class, copies) = (String::new(), Class::Fast, 2);
-        let (bandwidth, repair_rate, rules, watch) = (None, 32 << 20, Vec::new(), false);
-        Self { zone, class, copies, rules, grace, scan_every, watch, scrub_every, scrub_rate, bandwidth, repair_rate }
+        Self {
+            zone: String::new(),
+            class: Class::Fast,
+            copies: 2,
+            rules: Vec::new(),
+            grace: Duration::from_secs(600),
+            compare_every: Duration::from_secs(15),
+            scan_every: Duration::from_secs(600),
+            watch: false,
+            scrub_every: Some(Duration::from_secs(7 * 24 * 3600)),
+            scrub_rate: 8 << 20,
+            bandwidth: None,
+            repair_rate: 32 << 20,
+        }
     }
 }
 

@@ -1,11 +1,7 @@
 //! Contents that travel while they are written.
 
-#![allow(clippy::disallowed_methods)]
-
-mod common;
-
+use crate::common::{cluster, name, settled, until, wait, Node};
 use bytes::Bytes;
-use common::{cluster, name, settled, until, wait, Node};
 use macula_core::{Kind, Kinded, Open, RelPath};
 use macula_mesh::wire::{answer, Ahead, Answer, Request};
 use macula_mesh::{Ack, MeshError, Writing, BLOCK_LEN};

@@ -2,11 +2,7 @@
 //!
 //! Times are compared with what they must be at least: a slow machine changes nothing about that.
 
-#![allow(clippy::disallowed_methods)]
-
-mod common;
-
-use common::{all_meet, settled, until, Network, Node};
+use crate::common::{all_meet, settled, until, Network, Node};
 use macula_mesh::{Ack, Options};
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -1,10 +1,6 @@
 //! What a caller read from elsewhere is kept here when it says so, and not otherwise.
 
-#![allow(clippy::disallowed_methods)]
-
-mod common;
-
-use common::{all_meet, name, until, wait, Network, Node};
+use crate::common::{all_meet, name, until, wait, Network, Node};
 use macula_core::Kinded;
 use macula_mesh::{Ack, Dot, MeshError, Options, BLOCK_LEN};
 use std::sync::Arc;

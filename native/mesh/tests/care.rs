@@ -1,10 +1,6 @@
 //! What other programs do to files, what becomes of files when members come and go, and peers that lie.
 
-#![allow(clippy::disallowed_methods)]
-
-mod common;
-
-use common::{all_meet, cluster, name, settled, until, Network, Node};
+use crate::common::{all_meet, cluster, name, settled, until, Network, Node};
 use macula_core::{AppName, Cancel, Disk, Kind, Kinded, Open, RelPath};
 use macula_mesh::{Ack, Options, Scanned, BLOCK_LEN};
 use macula_testkit::FaultDisk;

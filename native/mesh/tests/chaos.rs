@@ -3,11 +3,7 @@
 //!
 //! `MACULA_SEED` runs one again; `MACULA_TORTURE` runs more of them.
 
-#![allow(clippy::disallowed_methods)]
-
-mod common;
-
-use common::{all_meet, name, settled, until, Network, Node};
+use crate::common::{all_meet, name, settled, until, Network, Node};
 use fastrand::Rng;
 use macula_core::Disk;
 use macula_mesh::{Ack, Dot, Options, Record, Version, BLOCK_LEN};
@@ -211,7 +207,9 @@ fn run_until(victim: usize, n: u64) -> bool {
         let Ok(dot) = nodes[0].mesh.write(&name(path), content) else { break };
         acknowledged.insert((path.to_owned(), dot), Some(content.to_vec()));
         let wait = std::time::Duration::from_millis(if world.disks[victim].has_crashed() { 1 } else { 300 });
-        let _ = common::wait(|reply| nodes[0].mesh.acknowledged(&name(path), dot, Some(Ack::Others(1)), wait, reply));
+        let _ = crate::common::wait(|reply| {
+            nodes[0].mesh.acknowledged(&name(path), dot, Some(Ack::Others(1)), wait, reply)
+        });
     }
     if let Ok(dot) = nodes[0].mesh.delete(&name("g")) {
         acknowledged.insert(("g".to_owned(), dot), None);

@@ -1,10 +1,6 @@
 //! What those hear who listen: each thing once, and how much they missed.
 
-#![allow(clippy::disallowed_methods)]
-
-mod common;
-
-use common::{all_meet, cluster, name, settled, until, Network, Node};
+use crate::common::{all_meet, cluster, name, settled, until, Network, Node};
 use macula_core::{AppName, RelPath};
 use macula_mesh::{Ack, Event, Listening, Options, What, Wish, BLOCK_LEN, UNREAD_MAX};
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -4,11 +4,7 @@
 //! Threads take turns by chance, so n is not the same operation in each run. `MACULA_CASE` runs one case again, as it
 //! was printed; `MACULA_TORTURE` runs every n instead of some.
 
-#![allow(clippy::disallowed_methods)]
-
-mod common;
-
-use common::{all_meet, name, settled, until, Network, Node};
+use crate::common::{all_meet, name, settled, until, Network, Node};
 use macula_core::{AppFiles, Disk, Kind, Kinded};
 use macula_mesh::{Ack, Class, ContentId, Dot, Hashing, MeshError, Options, Place, Rule, BLOCK_LEN};
 use macula_testkit::{CrashMode, Fault, FaultDisk};
@@ -157,7 +153,7 @@ impl Run {
         let has_other = dot.is_some_and(|dot| {
             let asked =
                 |reply| self.nodes[at].mesh.acknowledged(&name(path), dot, Some(Ack::Others(1)), ACK_WAIT, reply);
-            common::wait(asked).is_ok_and(|written| written.replicas > 0)
+            crate::common::wait(asked).is_ok_and(|written| written.replicas > 0)
         });
         let tries = self.tries.entry(path.to_owned()).or_default();
         let over = over.unwrap_or(tries.len());

@@ -1,19 +1,15 @@
 //! Deletions end when all members know of them, and what they hid does not come back with somebody who was away.
 
-#![allow(clippy::disallowed_methods)]
-
-mod common;
-
+use crate::common::{all_meet, cluster_with, comparing, name, settled, until, Network, Node};
 use bytes::Bytes;
-use common::{all_meet, cluster, name, settled, until, Network, Node};
 use macula_mesh::wire::{Answer, Reply, Request};
 use macula_mesh::{Ack, Floor, Options, Record, Stamp};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::Arc;
 use std::time::Duration;
 
 fn options() -> Options {
-    Options { scan_every: Duration::from_millis(200), ..Options::default() }
+    Options { scan_every: Duration::from_millis(200), ..comparing() }
 }
 
 fn is_forgotten(node: &Node, path: &str) -> bool {
@@ -83,22 +79,31 @@ fn deletions_end_when_their_files_writer_lost_its_index() {
     until("nothing is left of it", || nodes.iter().all(|node| is_forgotten(node, "old")));
 }
 
+/// What it says while a file is written is believed, as a deletion by it would be.
 #[test]
 fn who_says_that_it_saw_what_will_be_written_deletes_nothing() {
-    let (net, nodes) = cluster(&["a", "b", "c"]);
-    let (lies, writer) = (Arc::<AtomicUsize>::default(), nodes[2].mesh.status().replica);
-    let told = lies.clone();
+    let (net, nodes) = cluster_with(&["a", "b", "c"], &comparing());
+    let (lies, truths) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
+    let (is_over, writer) = (Arc::<AtomicBool>::default(), nodes[2].mesh.status().replica);
+    let (lied, told, ends) = (lies.clone(), truths.clone(), is_over.clone());
     *net.lie.lock() = Some(Box::new(move |from, request, answer| {
         let is_seen = matches!(Request::decode(&Bytes::copy_from_slice(request)), Ok((Request::Seen, _)));
         if from != "b" || !is_seen {
             return answer;
         }
+        if ends.load(Ordering::Acquire) {
+            told.fetch_add(1, Ordering::AcqRel);
+            return answer;
+        }
         let mut floor = Floor::default();
         floor.raise(writer, Stamp(u64::MAX));
-        told.fetch_add(1, Ordering::AcqRel);
+        lied.fetch_add(1, Ordering::AcqRel);
         Reply::Answer(Answer::Seen(floor)).encode()
     }));
     until("it lies to both", || lies.load(Ordering::Acquire) >= 4);
+    is_over.store(true, Ordering::Release);
+    // who asks again took note of what it was told before
+    until("both ask again", || truths.load(Ordering::Acquire) >= 4);
     nodes[2].write("new", b"new", Ack::All).expect("written");
     settled(&nodes);
     assert!(nodes.iter().all(|node| node.read("new").is_ok_and(|read| read == b"new")));

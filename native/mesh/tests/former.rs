@@ -1,8 +1,6 @@
 //! Versions that were replaced or deleted are kept where a rule says so: read, and brought back.
 
-mod common;
-
-use common::{all_meet, name, settled, until, Network, Node};
+use crate::common::{all_meet, name, settled, until, Network, Node};
 use macula_core::{AppName, Kind, Kinded, RelPath};
 use macula_mesh::{Ack, Class, Dot, Options, Place, Rule};
 use std::sync::Arc;

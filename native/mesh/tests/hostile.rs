@@ -3,12 +3,8 @@
 //!
 //! `MACULA_SEED` runs a seed again; `MACULA_TORTURE` runs more of them.
 
-#![allow(clippy::disallowed_methods)]
-
-mod common;
-
+use crate::common::{all_meet, cluster, cluster_with, comparing, name, settled, until, wait, Network, Node};
 use bytes::Bytes;
-use common::{all_meet, cluster, name, settled, until, wait, Network, Node};
 use fastrand::Rng;
 use macula_core::{AppName, RelPath};
 use macula_mesh::wire::{answer, Answer, Of, Pushed, Request};
@@ -59,7 +55,7 @@ fn record(versions: Vec<Version>, seen: &[(ReplicaId, u64)], claims: Vec<(Replic
 fn ask_bytes(node: &Node, request: Bytes) -> Vec<u8> {
     let (answer, answered) = mpsc::channel();
     node.mesh.serve("evil", request, move |bytes| drop(answer.send(bytes)));
-    answered.recv_timeout(common::SOON).expect("an answer")
+    answered.recv_timeout(crate::common::SOON).expect("an answer")
 }
 
 fn ask(node: &Node, request: &Request) -> Answer {
@@ -152,7 +148,7 @@ fn what_two_members_say_together_keeps_nobody_from_the_rest() {
 /// An app that another process has, or that is damaged, keeps no other from being replicated.
 #[test]
 fn an_app_that_cannot_be_opened_keeps_no_other_from_it() {
-    let (net, nodes) = cluster(&["a", "b"]);
+    let (net, nodes) = cluster_with(&["a", "b"], &comparing());
     let of_locked = |path: &str| Name { app: AppName::new("locked").expect("a name"), path: name(path).path };
     nodes[0].mesh.write(&of_locked("x"), b"1").expect("written");
     until("it comes", || nodes[1].mesh.stat(&of_locked("x")).is_ok_and(|stat| stat.is_here));
@@ -169,7 +165,7 @@ fn an_app_that_cannot_be_opened_keeps_no_other_from_it() {
     nodes.iter().for_each(|node| node.is_locked.store(false, Ordering::Release));
     for (node, dot) in nodes.iter().zip(dots) {
         let at = of_locked(&node.name);
-        wait(|reply| node.mesh.acknowledged(&at, dot, Some(Ack::Others(1)), common::SOON, reply))
+        wait(|reply| node.mesh.acknowledged(&at, dot, Some(Ack::Others(1)), crate::common::SOON, reply))
             .expect("the other has it");
     }
 }

@@ -1,10 +1,6 @@
 //! What is kept of conflicts may be the only copy, and outlives the index.
 
-#![allow(clippy::disallowed_methods)]
-
-mod common;
-
-use common::{all_meet, name, settled, until, Network, Node};
+use crate::common::{all_meet, name, settled, until, Network, Node};
 use macula_core::Disk;
 use macula_mesh::{Ack, Options, BLOCK_LEN};
 use macula_testkit::{CrashMode, Fault, FaultDisk};

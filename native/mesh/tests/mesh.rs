@@ -1,10 +1,6 @@
 //! Members of one process write, read, part and meet again.
 
-#![allow(clippy::disallowed_methods)]
-
-mod common;
-
-use common::{all_meet, cluster, name, settled, until, Node};
+use crate::common::{all_meet, cluster, name, settled, until, Node};
 use macula_core::{Kind, Kinded};
 use macula_mesh::{Ack, Options, BLOCK_LEN};
 use std::sync::atomic::Ordering;
@@ -110,7 +106,7 @@ fn who_was_away_gets_what_it_missed() {
 
 #[test]
 fn what_is_not_here_is_read_from_who_has_it() {
-    let net = std::sync::Arc::new(common::Network::default());
+    let net = std::sync::Arc::new(crate::common::Network::default());
     let options = Options { copies: 0, ..Options::default() };
     let nodes: Vec<Node> = ["a", "b"].iter().map(|name| Node::open(&net, name, options.clone())).collect();
     all_meet(&nodes);

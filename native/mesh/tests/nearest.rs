@@ -1,10 +1,6 @@
 //! Who is asked for a file that is not here.
 
-#![allow(clippy::disallowed_methods)]
-
-mod common;
-
-use common::{cluster, until};
+use crate::common::{cluster, until};
 use macula_mesh::Ack;
 use parking_lot::Mutex;
 use std::sync::Arc;
@@ -22,7 +18,9 @@ fn who_answers_soonest_is_asked_and_the_next_when_it_has_nothing() {
     until("three have it", || have() == 3);
     let (mut holders, others): (Vec<_>, Vec<_>) = nodes.iter().partition(|node| node.tree().contains_key("f"));
     let reader = others[0];
-    until("the reader knows who", || reader.mesh.stat(&common::name("f")).is_ok_and(|stat| stat.replicas.len() == 3));
+    until("the reader knows who", || {
+        reader.mesh.stat(&crate::common::name("f")).is_ok_and(|stat| stat.replicas.len() == 3)
+    });
     // it would be the first otherwise
     holders.sort_by_key(|node| node.mesh.status().replica);
     let slow = holders[0].name.clone();

@@ -1,10 +1,6 @@
 //! Where copies lie, as an app, a directory, a file or a write has it.
 
-#![allow(clippy::disallowed_methods)]
-
-mod common;
-
-use common::{all_meet, name, until, Network, Node};
+use crate::common::{all_meet, name, until, Network, Node};
 use macula_core::{AppName, RelPath};
 use macula_mesh::{Ack, Class, Options, Place, Rule};
 use std::sync::Arc;

@@ -1,11 +1,7 @@
 //! Where a file cannot lie on one member: no room, another kind of thing in its place, a link that leads elsewhere, a
 //! name that only others can tell from another. What can be is replicated, what cannot is told, and nothing leads out.
 
-#![allow(clippy::disallowed_methods)]
-
-mod common;
-
-use common::{all_meet, cluster, name, settled, until, wait, Network, Node};
+use crate::common::{all_meet, cluster, cluster_with, comparing, name, settled, until, wait, Network, Node};
 use macula_core::{create_dir_all, FileKind, Kind, Kinded, Open, RelPath};
 use macula_mesh::{Ack, Options, Stat, BLOCK_LEN};
 use macula_testkit::{Fault, FaultDisk};
@@ -91,7 +87,7 @@ fn names_that_look_alike_are_files_of_their_own() {
 fn links_that_were_planted_lead_nowhere() {
     let outside = tempfile::tempdir().expect("tempdir");
     std::fs::write(outside.path().join("secret"), b"secret").expect("written");
-    let (_net, nodes) = cluster(&["a", "b"]);
+    let (_net, nodes) = cluster_with(&["a", "b"], &comparing());
     let long = bytes(2 * BLOCK_LEN + 5, 1);
     nodes[0].write("old/f", b"before", Ack::All).expect("written");
     settled(&nodes);

@@ -1,7 +1,5 @@
 //! Two sets compared by messages as they go over the wire, beside a naive comparison: random pairs of sets, sets that
 //! change meanwhile, what a million rows cost, and peers that lie.
-#![allow(clippy::disallowed_methods)]
-
 use macula_mesh::ranges::{
     answer, Answer, Asker, Bounds, Difference, Digest, Fingerprint, Limits, Question, Rows, Step, Tree, Unruly, Visit,
     KEY_BYTES_MAX, MESSAGE_BYTES_MAX,

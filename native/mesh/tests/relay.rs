@@ -1,11 +1,7 @@
 //! Requests that somebody else carries: each ends once, whatever becomes of who carries it.
 
-#![allow(clippy::disallowed_methods)]
-
-mod common;
-
+use crate::common::{cluster, name, until};
 use bytes::Bytes;
-use common::{cluster, name, until};
 use macula_core::{Kind, Kinded, MemberAt};
 use macula_mesh::{Ack, Answered, Carrier, Courier, MeshError, Relay, MESSAGE_LEN_MAX, UNDER_WAY_MAX};
 use parking_lot::Mutex;
@@ -75,7 +71,7 @@ fn words(bytes: &'static [u8]) -> Answered {
 
 /// What ends, or the test does.
 async fn ends<T>(future: impl std::future::Future<Output = T>) -> T {
-    tokio::time::timeout(common::SOON, future).await.expect("ends")
+    tokio::time::timeout(crate::common::SOON, future).await.expect("ends")
 }
 
 async fn why(call: Call) -> String {
@@ -233,7 +229,7 @@ fn only_members_are_answered() {
     let answer = |from: &str, request: Bytes| {
         let (sent, came) = mpsc::channel();
         nodes[0].mesh.answer(from, request, move |answer| drop(sent.send(answer)));
-        came.recv_timeout(common::SOON).expect("an answer")
+        came.recv_timeout(crate::common::SOON).expect("an answer")
     };
     for from in ["c", "a", ""] {
         let error = answer(from, push.clone()).expect_err("no other member");

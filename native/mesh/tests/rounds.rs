@@ -1,10 +1,6 @@
 //! What is read once in a while by itself: all of it, at its pace, from where a former process was.
 
-#![allow(clippy::disallowed_methods)]
-
-mod common;
-
-use common::{all_meet, name, settled, until, wait, Network, Node};
+use crate::common::{all_meet, name, settled, until, wait, Network, Node};
 use macula_core::{Kind, Kinded, Task};
 use macula_mesh::{Ack, Options, Scrubbed, BLOCK_LEN};
 use std::sync::Arc;

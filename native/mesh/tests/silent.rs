@@ -1,12 +1,8 @@
 //! Members that do not give what they say they have: they are silent, have something else, or never come to an end. Others
 //! are asked, callers do not wait for them, and what this one keeps of theirs is bounded.
 
-#![allow(clippy::disallowed_methods)]
-
-mod common;
-
+use crate::common::{name, until, Network, Node};
 use bytes::Bytes;
-use common::{name, until, Network, Node};
 use macula_mesh::wire::{Answer, Pushed, Reply, Request};
 use macula_mesh::{
     Ack, Card, Claim, Class, Content, ContentId, Dot, Hashing, Manifest, MeshError, Options, Record, Stamp, Version,
@@ -48,7 +44,7 @@ fn tell(node: &Node, path: &str, record: Record) -> Answer {
     let (tell, told) = mpsc::channel();
     let request = Request::Push(vec![pushed]).encode().expect("encodes");
     node.mesh.serve("evil", request, move |bytes| drop(tell.send(bytes)));
-    let bytes = told.recv_timeout(common::SOON).expect("an answer");
+    let bytes = told.recv_timeout(crate::common::SOON).expect("an answer");
     macula_mesh::wire::answer(Bytes::from(bytes)).expect("ours").expect("words")
 }
 

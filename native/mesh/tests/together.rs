@@ -1,8 +1,6 @@
 //! Writes of short files that come at once are made together: each as if it came alone.
 
-mod common;
-
-use common::{all_meet, cluster, name, settled, until, Network, Node};
+use crate::common::{all_meet, cluster, name, settled, until, Network, Node};
 use macula_core::{Kind, Kinded};
 use macula_mesh::{Ack, Dot, MeshError, Options};
 use std::collections::BTreeMap;

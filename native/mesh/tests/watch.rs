@@ -1,11 +1,7 @@
 //! What other programs do to files is found while they do it, where the kernel tells. No scan comes in the way: the one
 //! at the beginning is over before, the next is an hour away.
 
-#![allow(clippy::disallowed_methods)]
-
-mod common;
-
-use common::{all_meet, name, settled, until, Network, Node};
+use crate::common::{all_meet, name, settled, until, Network, Node};
 use macula_core::{Kind, Kinded, Open, RelPath};
 use macula_mesh::{Ack, Options};
 use std::sync::Arc;

@@ -1,7 +1,5 @@
 //! Members of one process: each with a disk, an app and a mesh, joined by a carrier that can be cut.
 
-#![allow(dead_code, clippy::disallowed_methods)]
-
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use macula_core::{
@@ -17,7 +15,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{mpsc, Arc};
 use std::time::{Duration, Instant};
 
-/// What a member could not take, because its disk was full, it gets with a comparison: one each 15 s.
+/// What a member could not take, because its disk was full, it gets with a comparison: one each 15 s, if not
+/// [`comparing`] more often.
 pub const SOON: Duration = Duration::from_secs(45);
 
 /// Who lies, what it was asked, and what it would say.
@@ -375,8 +374,17 @@ pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
 
 /// Members that know each other.
 pub fn cluster(names: &[&str]) -> (Arc<Network>, Vec<Node>) {
+    cluster_with(names, &Options::default())
+}
+
+/// What waits for the next comparison comes soon.
+pub fn comparing() -> Options {
+    Options { compare_every: Duration::from_millis(300), ..Options::default() }
+}
+
+pub fn cluster_with(names: &[&str], options: &Options) -> (Arc<Network>, Vec<Node>) {
     let net = Arc::new(Network::default());
-    let nodes: Vec<Node> = names.iter().map(|name| Node::open(&net, name, Options::default())).collect();
+    let nodes: Vec<Node> = names.iter().map(|name| Node::open(&net, name, options.clone())).collect();
     all_meet(&nodes);
     (net, nodes)
 }
