@@ -10,7 +10,7 @@ defmodule MaculaStorage.Apps do
 
   alias MaculaStorage.{Call, Config, Native}
   alias MaculaStorage.Khepri.Endpoint
-  alias MaculaStorage.MeshFS.Courier
+  alias MaculaStorage.MeshFS.{Courier, Refusals}
 
   @table __MODULE__
   @open_ms 60_000
@@ -103,8 +103,9 @@ defmodule MaculaStorage.Apps do
 
     with {:ok, base} <- base(),
          {:ok, mesh} <- Call.run(&open.(base, &1), op: :open, timeout: @open_ms) do
-      # there when the courier looks, also one that starts now
+      # there when these look, also one that starts now
       keep(:mesh, mesh)
+      Refusals.look()
       if config.mesh_transport, do: Courier.look()
       {:ok, mesh}
     end

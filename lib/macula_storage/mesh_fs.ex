@@ -444,6 +444,10 @@ defmodule MaculaStorage.MeshFS do
   `:watched_dirs` are those of which the kernel tells what other programs do there; in as many open apps as
   `:unwatched_apps` not all are (too few watches, or a file system without), and a scan finds it.
 
+  `:refused`: what other members sent or said that cannot be so (bytes that are not the file's, contents that they lack
+  and say they have, requests that are none), of each such member `%{member: name, count: n, why: text, at_ms: ms}`, the
+  last time, since it was opened; the log has a warning, of each member once a minute at most. Others are asked instead.
+
   `:scrub`: of those that go by themselves `:last`, a map as `scrub/1` gives it with `:began_ms` and `:ended_ms`
   (milliseconds since 1970), `:now`, the same of the one under way, each `nil` when there is none; and `:due_ms`, when the
   next begins: `nil` when never. Options: `:timeout`. Cost: memory, on a thread of ours.

@@ -7,7 +7,7 @@ defmodule MaculaStorage.Cluster.MeshFSBadTransportTest do
 
   import MaculaStorage.BeamNode
   import MaculaStorage.Cluster.Meshes
-  alias MaculaStorage.{Apps, Error, Wait}
+  alias MaculaStorage.{Apps, Error, MeshFS, Wait}
   alias MaculaStorage.Cluster.{Loopback, OverLoopback, TransportProcess}
   alias MaculaStorage.MeshFS.{Courier, Transport}
 
@@ -57,8 +57,8 @@ defmodule MaculaStorage.Cluster.MeshFSBadTransportTest do
       call(b, TransportProcess, :forget_log, [])
       be(b, unquote(Macro.escape(mode)))
       read_fails(b)
-      Wait.until("word of it", fn -> call(b, TransportProcess, :log, []) != [] end)
-      assert [said] = call(b, TransportProcess, :log, [])
+      Wait.until("word of it", fn -> logged(b, "mesh transport, ") != [] end)
+      assert [said] = logged(b, "mesh transport, ")
       assert said =~ "mesh transport, to n1@127.0.0.1: "
       assert said =~ unquote(why)
       assert :ok = mesh(b, :write, ["other", "here"])
@@ -66,27 +66,44 @@ defmodule MaculaStorage.Cluster.MeshFSBadTransportTest do
 
       # said once, however often it fails
       for _ <- 1..10, do: read_fails(b)
-      assert [_] = call(b, TransportProcess, :log, [])
+      assert [_] = logged(b, "mesh transport, ")
       be(b, :good)
       Wait.until("it again", fn -> mesh(b, :read, ["f"]) == {:ok, content} end)
       Wait.until("none left", fn -> call(b, Loopback, :carriers, []) == [] end)
     end
   end
 
-  for {name, answer} <- [
-        {"nothing", ""},
-        {"zeros", <<0, 0, 0, 0>>},
-        {"words that are none", <<1, 255, 255, 255>>},
-        {"another version", <<9, 1, 2, 3>>},
-        {"blocks of something else", <<0>> <> :binary.copy("x", 1_048_576)}
-      ] do
-    test "one that answers #{name} is not believed", %{b: b, content: content} do
-      be(b, {:ok, unquote(answer)})
+  test "what cannot be an answer is not believed, and the log and the status tell of it", context do
+    %{a: a, b: b, content: content} = context
+    call(b, TransportProcess, :forget_log, [])
+
+    for answer <- [
+          "",
+          <<0, 0, 0, 0>>,
+          # words that are none, another version, blocks of something else
+          <<1, 255, 255, 255>>,
+          <<9, 1, 2, 3>>,
+          <<0>> <> :binary.copy("x", 1_048_576)
+        ] do
+      before = refused(b)
+      be(b, {:ok, answer})
       read_fails(b)
       be(b, :good)
+      assert refused(b) > before
       Wait.until("it again", fn -> mesh(b, :read, ["f"]) == {:ok, content} end)
     end
+
+    Wait.until("word of it", fn -> logged(b, "refused what #{a.name} sent or said") != [] end)
+    assert {:ok, %{refused: [%{why: why, at_ms: at_ms}]}} = call(b, MeshFS, :status, [])
+    assert why != "" and abs(System.os_time(:millisecond) - at_ms) < 600_000
   end
+
+  defp refused(node) do
+    {:ok, %{refused: refused}} = call(node, MeshFS, :status, [])
+    Enum.sum(for of <- refused, do: of.count)
+  end
+
+  defp logged(node, what), do: Enum.filter(call(node, TransportProcess, :log, []), &(&1 =~ what))
 
   test "what hangs is ended when nobody can be asked any more", %{a: a, b: b} do
     for mode <- [:hang, :trap] do

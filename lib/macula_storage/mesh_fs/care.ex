@@ -37,7 +37,8 @@ defmodule MaculaStorage.MeshFS.Care do
     options = Options.validate!(options, timeout: {nil, :timeout})
 
     with {:ok,
-          {here, {failed, sent, received}, {{files, under, bytes_here}, {dirs, partly}}, rounds}} <-
+          {here, {failed, sent, received}, {{files, under, bytes_here}, {dirs, partly}}, rounds,
+           refused}} <-
            on_all(:mesh_status, options, &Native.mesh_status/2) do
       {replica, peers, untold, fetching} = here
 
@@ -55,6 +56,7 @@ defmodule MaculaStorage.MeshFS.Care do
          bytes_here: bytes_here,
          watched_dirs: dirs,
          unwatched_apps: partly,
+         refused: Enum.map(refused, &refusal/1),
          scrub: rounds(rounds)
        }}
     end
@@ -65,6 +67,11 @@ defmodule MaculaStorage.MeshFS.Care do
       Call.run(&start.(mesh, &1), [op: op, timeout: options.timeout] ++ more)
     end)
   end
+
+  @doc "What was refused of a member."
+  @spec refusal(tuple) :: map
+  def refusal({member, count, why, at_ms}),
+    do: %{member: member, count: count, why: why, at_ms: at_ms}
 
   defp rounds({since_ms, now, last}) do
     every = Config.get().mesh_scrub_every

@@ -11,6 +11,10 @@ defmodule MaculaStorage.Native.MeshCare do
       @spec mesh_status(handle, reference) :: call
       def mesh_status(_mesh, _ref), do: missing()
 
+      # messages `{:refused, {member, count, why, at_ms}}`
+      @spec mesh_hear_refusals(handle) :: :ok | failure
+      def mesh_hear_refusals(_mesh), do: missing()
+
       @spec mesh_scan(handle, reference, String.t(), boolean) :: call
       def mesh_scan(_mesh, _ref, _app, _deletions), do: missing()
 

@@ -28,6 +28,7 @@ defmodule MaculaStorage.Operator.Mesh do
       ["changes to be told", Text.count(status.untold)],
       ["to be fetched", Text.count(status.fetching)],
       ["of these tried in vain so far", Text.count(status.failed)],
+      ["refused", refused_text(status.refused)],
       ["sent", Text.bytes(status.sent_bytes)],
       ["received", Text.bytes(status.received_bytes)],
       ["last scrub", last_text(status.scrub.last)],
@@ -36,6 +37,15 @@ defmodule MaculaStorage.Operator.Mesh do
     ]
 
     Enum.map_intersperse(rows, ?\n, fn [what, value] -> [String.pad_trailing(what, 31), value] end)
+  end
+
+  defp refused_text([]), do: "nothing"
+
+  defp refused_text(refused) do
+    told =
+      for of <- refused, do: "of #{of.member} #{Text.count(of.count)}, last #{inspect(of.why)}"
+
+    Enum.join(told, "; ")
   end
 
   defp last_text(nil), do: "none yet"

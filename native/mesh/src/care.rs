@@ -63,7 +63,8 @@ pub(crate) async fn keep(shared: Arc<Shared>) {
             placed_for = Some(live);
         }
         let now = shared.clock.monotonic();
-        if scanned.is_none_or(|at| now.saturating_sub(at) >= shared.options.scan_every) {
+        let is_due = |at| now.saturating_sub(at) >= shared.options.scan_every;
+        if scanned.map_or_else(|| shared.has_met(), is_due) {
             let (of, is_first) = (shared.clone(), scanned.is_none());
             is_swept = blocking(move || of.scan_all(is_first).and(of.sweep_kept())).await.unwrap_or(false);
             scanned = Some(shared.clock.monotonic());

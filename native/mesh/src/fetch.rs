@@ -15,7 +15,7 @@ use crate::shared::Shared;
 use crate::turn::{open_here, Turn};
 use crate::unsynced::SHORT_MAX;
 use crate::wanted::Why;
-use crate::wire::{Of, Request, BLOCKS_MAX};
+use crate::wire::{Answer, Of, Request, BLOCKS_MAX};
 use crate::{Content, ContentId, Manifest, MeshError, Name};
 use bytes::Bytes;
 use macula_core::{AppFiles, Kind, Kinded, Opened, Staged};
@@ -102,27 +102,28 @@ async fn fetch_short(
 ) -> Result<(), MeshError> {
     for peer in sources {
         let of = Of { key: name.key(), id: content.id };
-        let asked = ask_blocks(shared, peer, Request::Blocks(of, 0, 1), (content.len, why)).await;
+        let asked = ask_blocks(shared, peer, (of, 0, 1), (content.len, why)).await;
         let Some((bytes, _permit)) = asked else { continue };
         if bytes.len() as u64 == content.len && ContentId::of_block(&bytes) == content.id {
             let (shared, name, record) = (shared.clone(), name.clone(), row.record.clone());
             // nobody but this replica makes news of it
             return blocking(move || shared.merge(&name, &record, Some(&bytes), "").map(drop)).await;
         }
-        peer.doubt(shared.clock.monotonic());
+        peer.refuse(shared.clock.monotonic(), &format!("bytes that are not those of {name}"));
     }
     Err(MeshError::Unreachable { path: name.path.clone(), holders: String::new() })
 }
 
-/// Ask for so many bytes of blocks, when they may come, as often as a member says "later"; nothing when it does not have
-/// them. Others may ask when the permit is dropped.
+/// Ask for so many blocks from one on, of that many bytes, when they may come, as often as a member says "later"; nothing
+/// when it does not have them. Others may ask when the permit is dropped.
 async fn ask_blocks(
     shared: &Shared,
     peer: &Peer,
-    request: Request,
+    (of, first, count): (Of, u64, u32),
     (len, why): (u64, Why),
 ) -> Option<(Bytes, OwnedSemaphorePermit)> {
     let (traffic, clock) = (&shared.traffic, &*shared.clock);
+    let request = Request::Blocks(of.clone(), first, count);
     let (mut is_booked, mut waited) = (false, Duration::ZERO);
     traffic.pass_moved(clock, why, len).await;
     loop {
@@ -131,13 +132,22 @@ async fn ask_blocks(
             traffic.pass_fetched(clock, len).await;
             is_booked = true;
         }
-        let Ok(came) = peer.ask_blocks(&request).await else {
-            peer.doubt(clock.monotonic());
-            return None;
+        let came = match peer.ask_blocks(&request).await {
+            Ok(came) => came,
+            Err(error) => {
+                peer.refuse_by(clock.monotonic(), &error);
+                return None;
+            }
         };
         match came {
             Came::Bytes(bytes) => return Some((bytes, permit)),
-            Came::NotHere => return None,
+            Came::NotHere => {
+                drop(permit);
+                if claims(peer, &of).await {
+                    peer.refuse(clock.monotonic(), "it lacks a content that it says it has");
+                }
+                return None;
+            }
             Came::Later(wait) if waited < LATER_MAX => {
                 drop(permit);
                 let wait = wait.clamp(LATER_MIN, LATER_MAX);
@@ -145,11 +155,21 @@ async fn ask_blocks(
                 tokio::time::sleep(wait).await;
             }
             Came::Later(_) => {
-                peer.doubt(clock.monotonic());
+                peer.refuse(clock.monotonic(), "it puts off for minutes what it says it has");
                 return None;
             }
         }
     }
+}
+
+/// Whether a member that lacks a content says that it has it, and did not merely replace it meanwhile.
+async fn claims(peer: &Peer, of: &Of) -> bool {
+    let Ok(Answer::Records(records)) = peer.ask(&Request::Records(vec![of.key.clone()])).await else { return false };
+    let is_it = |version: &&Version| version.content.is_some_and(|content| content.id == of.id);
+    records.iter().flatten().any(|record| {
+        let versions = record.versions().iter().filter(is_it);
+        versions.flat_map(|version| record.holders(version.dot)).any(|holder| holder == peer.replica())
+    })
 }
 
 /// Blocks in a row: the first, and how many.
@@ -224,8 +244,8 @@ impl Transfer {
         while let Some(peer) = self.source(0) {
             match self.shared.manifest_of(&self.name, self.content, &peer).await {
                 Ok(manifest) => return Ok((manifest, room)),
-                Err(_) => {
-                    peer.doubt(self.shared.clock.monotonic());
+                Err(error) => {
+                    peer.refuse_by(self.shared.clock.monotonic(), &error);
                     self.drop_source(&peer);
                 }
             }
@@ -316,8 +336,8 @@ impl Transfer {
     ) -> Result<bool, MeshError> {
         let (at, last_len) = manifest.place(first + count - 1);
         let len = at + last_len as u64 - manifest.place(first).0;
-        let request = Request::Blocks(self.of(), first as u64, count as u32);
-        let Some((bytes, permit)) = ask_blocks(&self.shared, peer, request, (len, self.why)).await else {
+        let asked = (self.of(), first as u64, count as u32);
+        let Some((bytes, permit)) = ask_blocks(&self.shared, peer, asked, (len, self.why)).await else {
             self.drop_source(peer);
             return Ok(false);
         };
@@ -327,7 +347,8 @@ impl Transfer {
         })
         .await?;
         if !is_right {
-            peer.doubt(self.shared.clock.monotonic());
+            let why = format!("bytes that are not those of {}", self.name);
+            peer.refuse(self.shared.clock.monotonic(), &why);
             self.drop_source(peer);
         }
         Ok(is_right)

@@ -162,10 +162,10 @@ impl Shared {
             return Ok(());
         }
         let (key, told) = (name.key(), self.digest(name, &row.record));
-        self.fingerprints.lock().begin(&key, told);
+        self.fingerprints.begin([(&key[..], told)].into_iter());
         let forgotten = self.index.forget(name);
         let now = if forgotten.is_ok() { None } else { told };
-        self.fingerprints.lock().end(&self.index, &key, now)?;
+        self.fingerprints.end(&self.index, [(&key[..], now)].into_iter())?;
         forgotten
     }
 }

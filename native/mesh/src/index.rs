@@ -50,6 +50,15 @@ pub struct Index {
     replica: ReplicaId,
 }
 
+/// The index at one moment.
+pub(crate) struct View(Snapshot);
+
+/// Is shown a key and what belongs to it, and says whether it wants more.
+pub(crate) type EachRecord<'a> = dyn FnMut(&[u8], Option<&[u8]>) -> bool + 'a;
+
+/// From a key to a key.
+type Range<'a> = (Bound<&'a [u8]>, Bound<&'a [u8]>);
+
 /// One row, to be written.
 #[derive(Debug)]
 pub struct Change<'a> {
@@ -309,12 +318,38 @@ impl Index {
         rows.into_iter().collect()
     }
 
-    fn scan(
-        &self,
-        of: u8,
-        (from, to): (Bound<&[u8]>, Bound<&[u8]>),
-        each: &mut dyn FnMut(&[u8], &[u8]) -> bool,
-    ) -> Result<(), MeshError> {
+    /// It as it is now.
+    pub fn view(&self) -> Result<View, MeshError> {
+        Ok(View(self.store.snapshot()?))
+    }
+
+    fn scan(&self, of: u8, range: Range<'_>, each: &mut dyn FnMut(&[u8], &[u8]) -> bool) -> Result<(), MeshError> {
+        self.view()?.scan(of, range, each)
+    }
+
+    /// Close it; waits for what is under way.
+    pub fn close(&self) {
+        self.store.close();
+    }
+}
+
+impl View {
+    /// Rows whose keys are in a range, in order, while `each` says so: of each its record, encoded, unless it has no
+    /// versions.
+    pub fn records(&self, range: Range<'_>, each: &mut EachRecord<'_>) -> Result<(), MeshError> {
+        let mut failed = None;
+        let read = &mut |key: &[u8], row: &[u8]| match Row::record_of(row) {
+            Ok(record) => each(key, record),
+            Err(error) => {
+                failed = Some(error);
+                false
+            }
+        };
+        self.scan(FILE, range, read)?;
+        failed.map_or(Ok(()), Err)
+    }
+
+    fn scan(&self, of: u8, (from, to): Range<'_>, each: &mut dyn FnMut(&[u8], &[u8]) -> bool) -> Result<(), MeshError> {
         let with = |bound: Bound<&[u8]>, open: Bound<Vec<u8>>| match bound {
             Bound::Included(key) => Bound::Included(key_of(of, key)),
             Bound::Excluded(key) => Bound::Excluded(key_of(of, key)),
@@ -322,9 +357,8 @@ impl Index {
         };
         let mut from = with(from, Bound::Included(vec![of]));
         let to = with(to, Bound::Excluded(vec![of + 1]));
-        let snapshot = Held(self.store.snapshot()?);
         loop {
-            let page = snapshot.0.page(&(from, to.clone()), false, PAGE)?;
+            let page = self.0.page(&(from, to.clone()), false, PAGE)?;
             for (key, value) in &page.entries {
                 if !each(&key[1..], value) {
                     return Ok(());
@@ -336,17 +370,9 @@ impl Index {
             }
         }
     }
-
-    /// Close it; waits for what is under way.
-    pub fn close(&self) {
-        self.store.close();
-    }
 }
 
-/// A snapshot for the time of a scan.
-struct Held(Snapshot);
-
-impl Drop for Held {
+impl Drop for View {
     fn drop(&mut self) {
         self.0.release();
     }

@@ -60,6 +60,7 @@ impl Shared {
             let (at, known) = one.map_err(ended)?;
             merged[at] = known;
         }
+        merged.iter().filter_map(|known| known.as_ref().err()).for_each(|error| self.refusals.note_error(from, error));
         Ok(merged)
     }
 

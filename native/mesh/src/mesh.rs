@@ -10,6 +10,7 @@ use crate::local::{Page, Stat, Writing};
 use crate::placement::Class;
 use crate::reading::Reading;
 use crate::record::{Dot, Record, Version};
+use crate::refusals::Refusal;
 use crate::rounds::{Rounds, Scrubbed};
 use crate::scan::Scanned;
 use crate::serve::Door;
@@ -90,6 +91,8 @@ pub struct Status {
     pub sent: u64,
     /// And that came.
     pub received: u64,
+    /// What others sent or said and was refused.
+    pub refused: Vec<Refusal>,
     /// As of the last look at all files.
     pub cared: Cared,
     /// What other programs do is found at once there.
@@ -135,6 +138,9 @@ impl Mesh {
         let runtime = builder.build().map_err(|error| MeshError::Internal(format!("no threads: {error}")))?;
         let of = shared.clone();
         runtime.spawn_blocking(move || of.finish_pending());
+        let of = shared.clone();
+        // a peer that comes would wait for them; of an index that fails it is told why
+        runtime.spawn_blocking(move || drop(of.fingerprints.make(&of.index)));
         runtime.spawn(fetch::keep(shared.clone()));
         runtime.spawn(care::keep(shared.clone()));
         runtime.spawn(rounds::keep(shared.clone()));
@@ -208,6 +214,12 @@ impl Mesh {
             return reply(Err(MeshError::Invalid(format!("a request of {} bytes", request.len()))));
         }
         self.serve(from, request, move |answer| reply(Ok(answer)));
+    }
+
+    /// Hear of what is refused of other members, from now on: of each once a minute at most. On a thread of the mesh,
+    /// which may not wait.
+    pub fn hear_refusals(&self, listener: impl Fn(&Refusal) + Send + Sync + 'static) {
+        self.shared.refusals.listen(listener);
     }
 
     /// Begin to write a file. Blocks.
@@ -396,6 +408,7 @@ impl Mesh {
             failed,
             sent,
             received,
+            refused: self.shared.refusals.all(),
             cared,
             watched,
             rounds,

@@ -8,6 +8,7 @@ use crate::merge::Told;
 use crate::near::Near;
 use crate::reconcile;
 use crate::record::{Dot, ReplicaId};
+use crate::refusals::Refusals;
 use crate::shared::Shared;
 use crate::traffic::Traffic;
 use crate::wire::{answer, Answer, Pushed, Request, INLINE_MAX, PUSH_BYTES_MAX, PUSH_MAX};
@@ -51,6 +52,7 @@ pub(crate) struct Peer {
     /// How soon it answers who reads.
     pub near: Near,
     traffic: Arc<Traffic>,
+    refusals: Arc<Refusals>,
     /// Its replica's number, once it said so.
     replica: AtomicU64,
     is_here: AtomicBool,
@@ -150,7 +152,7 @@ pub(crate) async fn keep(shared: Arc<Shared>, carrier: Arc<dyn Carrier>) {
             for other in &others {
                 let mut open = shared.peers.open.write();
                 if !open.contains_key(&other.name) {
-                    let peer = Arc::new(Peer::new(&other.name, &carrier, &shared.traffic));
+                    let peer = Arc::new(Peer::new(&other.name, &carrier, &shared));
                     peer.hear(shared.clock.monotonic());
                     let task = tokio::spawn(peer.clone().talk(shared.clone()));
                     *peer.task.lock() = Some(task.abort_handle());
@@ -164,12 +166,13 @@ pub(crate) async fn keep(shared: Arc<Shared>, carrier: Arc<dyn Carrier>) {
 }
 
 impl Peer {
-    fn new(name: &str, carrier: &Arc<dyn Carrier>, traffic: &Arc<Traffic>) -> Self {
+    fn new(name: &str, carrier: &Arc<dyn Carrier>, shared: &Shared) -> Self {
         Self {
             name: name.to_owned(),
             carrier: carrier.clone(),
             near: Near::default(),
-            traffic: traffic.clone(),
+            traffic: shared.traffic.clone(),
+            refusals: shared.refusals.clone(),
             replica: AtomicU64::new(0),
             is_here: AtomicBool::new(false),
             heard_ms: AtomicU64::new(0),
@@ -197,6 +200,18 @@ impl Peer {
     /// It did not give what it said that it has.
     pub fn doubt(&self, now: Duration) {
         self.doubted_ms.store((now + DOUBT).as_millis() as u64, Ordering::Release);
+    }
+
+    /// What it gave, or said that it has, cannot be so.
+    pub fn refuse(&self, now: Duration, why: &str) {
+        self.refusals.note(&self.name, why);
+        self.doubt(now);
+    }
+
+    /// The same, if the error is of its doing; else it is doubted only.
+    pub fn refuse_by(&self, now: Duration, error: &MeshError) {
+        self.refusals.note_error(&self.name, error);
+        self.doubt(now);
     }
 
     /// Whether that was so lately.
@@ -281,8 +296,10 @@ impl Peer {
                 self.hear(shared.clock.monotonic());
             }
             self.is_here.store(false, Ordering::Release);
-            if let Err(MeshError::Closed) = ended {
-                return;
+            match ended {
+                Ok(()) => {}
+                Err(MeshError::Closed) => return,
+                Err(error) => self.refusals.note_error(&self.name, &error),
             }
             tokio::time::sleep(PAUSE).await;
         }

@@ -199,7 +199,12 @@ impl Tree {
     }
 
     /// Counts the rows `visited`.
-    fn sum<R: Rows>(&self, rows: &R, bounds: Bounds<'_>, visited: &mut u64) -> Result<Fingerprint, R::Error> {
+    pub(crate) fn sum<R: Rows>(
+        &self,
+        rows: &R,
+        bounds: Bounds<'_>,
+        visited: &mut u64,
+    ) -> Result<Fingerprint, R::Error> {
         let mut sum = Fingerprint::default();
         for (piece, whole) in self.pieces(bounds) {
             match whole {

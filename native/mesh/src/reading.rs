@@ -172,15 +172,16 @@ impl Shared {
         let mut peers = self.peers.of_all(row.record.holders(version.dot), now);
         peers.sort_by_cached_key(|peer| (peer.is_doubted(now), peer.near.expected(now)));
         for peer in peers {
-            if let Ok(Some(bytes)) = self.read_blocks(name, *content, &peer, part).await {
-                return Ok(bytes);
+            match self.read_blocks(name, *content, &peer, part).await {
+                Ok(Some(bytes)) => return Ok(bytes),
+                Ok(None) => peer.doubt(self.clock.monotonic()),
+                Err(error) => peer.refuse_by(self.clock.monotonic(), &error),
             }
-            peer.doubt(self.clock.monotonic());
         }
         Err(self.unreachable(name, row, version))
     }
 
-    /// From one peer, block by block; none when it has other bytes.
+    /// From one peer, block by block; none when it does not have them.
     async fn read_blocks(
         self: &Arc<Self>,
         name: &Name,
@@ -198,7 +199,7 @@ impl Shared {
             peer.near.answered(asked, self.clock.monotonic());
             let (at, len) = manifest.place(block);
             if !is_right(&manifest, block, block, &came) {
-                return Ok(None);
+                return Err(MeshError::Malformed(format!("{} has bytes that are not those of {name}", peer.name)));
             }
             let from = offset.saturating_sub(at) as usize;
             let to = (end - at).min(len as u64) as usize;

@@ -3,79 +3,20 @@
 //! Invariant: what they have and we do not is merged here, what we have is sent by the outbox; so both sides hear of
 //! each difference in one comparison, whoever began it. What changes meanwhile is told by its own way.
 
-use crate::index::Index;
 use crate::merge::Told;
 use crate::peers::{blocking, Peer};
-use crate::ranges::{self, Asker, Bounds, Difference, Digest, Limits, Rows, Step, Tree, Visit};
+use crate::ranges::{self, Asker, Difference, Limits, Step};
 use crate::record::Record;
-use crate::shared::{digest, Shared};
+use crate::shared::Shared;
 use crate::wire::{name_of, Answer, Reply, Request, PUSH_MAX};
 use crate::MeshError;
-use std::collections::BTreeMap;
-use std::ops::{Bound, ControlFlow};
 use std::sync::Arc;
-
-/// Fingerprints of all records, made with the first comparison.
-#[derive(Default)]
-pub(crate) struct Fingerprints {
-    tree: Option<Tree>,
-    /// What was told of rows that are being written: whoever scans meanwhile goes by that, because their change is
-    /// still to come.
-    written: BTreeMap<Vec<u8>, Option<Digest>>,
-}
-
-/// The digests of the records of an index.
-struct Digests<'a> {
-    index: &'a Index,
-    written: &'a BTreeMap<Vec<u8>, Option<Digest>>,
-}
-
-impl Rows for Digests<'_> {
-    type Error = MeshError;
-
-    fn scan(&self, (from, to): Bounds<'_>, visit: &mut Visit<'_>) -> Result<(), MeshError> {
-        let to = to.map_or(Bound::Unbounded, Bound::Excluded);
-        self.index.rows((Bound::Included(from), to), &mut |key, row| {
-            let digest = self.written.get(key).copied().unwrap_or_else(|| digest(key, &row.record));
-            digest.is_none_or(|digest| visit(key, digest) == ControlFlow::Continue(()))
-        })
-    }
-}
-
-impl Fingerprints {
-    /// A row is about to be written, of which `told` was told before.
-    pub fn begin(&mut self, key: &[u8], told: Option<Digest>) {
-        self.written.insert(key.to_vec(), told);
-    }
-
-    /// It was, and this is told now.
-    pub fn end(&mut self, index: &Index, key: &[u8], now: Option<Digest>) -> Result<(), MeshError> {
-        let told = self.written.remove(key).unwrap_or_default();
-        let Self { tree, written } = self;
-        let Some(tree) = tree else { return Ok(()) };
-        if tree.change(key, told, now) {
-            tree.split(&Digests { index, written }, key)?;
-        }
-        Ok(())
-    }
-}
-
-impl Shared {
-    fn with_tree<T>(&self, look: impl FnOnce(&Digests<'_>, &Tree) -> Result<T, MeshError>) -> Result<T, MeshError> {
-        let mut fingerprints = self.fingerprints.lock();
-        let Fingerprints { tree, written } = &mut *fingerprints;
-        let rows = Digests { index: &self.index, written };
-        let tree = match tree {
-            Some(tree) => tree,
-            none => none.insert(Tree::build(&rows)?),
-        };
-        look(&rows, tree)
-    }
-}
 
 /// Answer what a peer asks.
 pub(crate) fn answer(shared: &Shared, question: &ranges::Question) -> Result<Reply, MeshError> {
-    let answer = shared.with_tree(|rows, tree| ranges::answer(rows, tree, question, &Limits::default()))?;
+    let answer = shared
+        .fingerprints
+        .with(&shared.index, |rows, tree| ranges::answer(rows, tree, question, &Limits::default()))?;
     Ok(Reply::Answer(Answer::Compared(answer)))
 }
 
@@ -106,7 +47,7 @@ async fn compare(shared: &Arc<Shared>, peer: &Arc<Peer>) -> Result<(u64, bool), 
         let of = shared.clone();
         let step;
         (asker, step) = blocking(move || {
-            let step = of.with_tree(|rows, tree| asker.step(rows, tree))?;
+            let step = of.fingerprints.with(&of.index, |rows, tree| asker.step(rows, tree))?;
             Ok((asker, step))
         })
         .await?;

@@ -112,6 +112,19 @@ impl Row {
         }
     }
 
+    /// Of what was stored the record, encoded; nothing of one without versions. The rest is not looked at.
+    ///
+    /// # Errors
+    /// As [`Row::decode`].
+    pub fn record_of(bytes: &[u8]) -> Result<Option<&[u8]>, MeshError> {
+        let Some((&(VERSION | VERSION_BEFORE), row)) = bytes.split_first() else {
+            return Self::decode(bytes).map(|_| None);
+        };
+        let malformed = |error| MeshError::Malformed(format!("a row of the index: {error}"));
+        let (record, rest) = postcard::take_from_bytes::<Record>(row).map_err(malformed)?;
+        Ok((!record.versions().is_empty()).then(|| &row[..row.len() - rest.len()]))
+    }
+
     /// Whether this replica has what a version holds. Of a deletion: whether no file is there.
     pub fn has(&self, version: &Version) -> bool {
         match version.content {

@@ -24,7 +24,11 @@ impl Shared {
             Ok((request, _)) => self.answer(from, request).await,
             Err(error) => Err(error),
         };
-        let reply = reply.unwrap_or_else(|error| Reply::Answer(Answer::Refused(error.to_string()))).encode();
+        let refuse = |error: MeshError| {
+            self.refusals.note_error(from, &error);
+            Reply::Answer(Answer::Refused(error.to_string()))
+        };
+        let reply = reply.unwrap_or_else(refuse).encode();
         self.traffic.count_sent(reply.len());
         reply
     }

@@ -6,14 +6,15 @@
 use crate::arriving::Arrivals;
 use crate::care::Cared;
 use crate::events::Listeners;
+use crate::fingerprints::{digest, Fingerprints};
 use crate::floor::{Floor, InMaking};
 use crate::in_hand::InHand;
 use crate::index::{Change, Index};
 use crate::peers::Peers;
 use crate::placement::{choose, rule_of, Card, Class, Place, Rule};
 use crate::ranges::Digest;
-use crate::reconcile::Fingerprints;
 use crate::record::{Dot, Record, ReplicaId, Version};
+use crate::refusals::Refusals;
 use crate::rounds::Rounds;
 use crate::row::Row;
 use crate::short_writes::ShortWrites;
@@ -32,9 +33,11 @@ use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Turns that are held at once, at most.
 /// Former versions of what was deleted are kept for so long.
 const FORMER_DELETED_MS: u64 = 30 * 24 * 3_600_000;
+/// How long members are waited for with what is not urgent.
+const MEETING_MAX: Duration = Duration::from_secs(10);
+/// Turns that are held at once, at most.
 const LOCKS: usize = 1 << 16;
 /// Stamps are reserved so far ahead, milliseconds: one sync for all that are given meanwhile.
 const RESERVED_MS: u64 = 2_000;
@@ -111,6 +114,7 @@ pub(crate) struct Shared {
     pub peers: Peers,
     pub fetches: Fetches,
     pub traffic: Arc<Traffic>,
+    pub refusals: Arc<Refusals>,
     pub waiters: Waiters,
     pub listeners: Arc<Listeners>,
     pub cared: Mutex<Cared>,
@@ -122,10 +126,12 @@ pub(crate) struct Shared {
     pub in_making: InMaking,
     /// Replicas of which all that they know was merged by this process.
     pub told_by: Mutex<BTreeSet<ReplicaId>>,
+    /// When it was opened.
+    began: Duration,
     pub in_hand: InHand,
     /// Files of which a content is being replaced because it rotted.
     pub mending: Mutex<BTreeSet<Name>>,
-    pub fingerprints: Mutex<Fingerprints>,
+    pub fingerprints: Fingerprints,
     pub trees: Trees,
     pub arrivals: Arrivals,
     apps: Arc<dyn Apps>,
@@ -159,7 +165,7 @@ impl Shared {
         let (index, stamped) = Index::open(seams.store, &*seams.chance)?;
         let cards = RwLock::new(index.cards()?);
         let unsynced = Unsynced::of_former(index.shorts()?);
-        let floor = Mutex::new(index.floor()?);
+        let (floor, began) = (Mutex::new(index.floor()?), seams.clock.monotonic());
         let rounds = match index.rounds()? {
             Some(rounds) => rounds,
             None => {
@@ -174,6 +180,7 @@ impl Shared {
             reserved: Mutex::new(stamped),
             cards,
             index,
+            refusals: Arc::new(Refusals::new(seams.clock.clone())),
             clock: seams.clock,
             chance: seams.chance,
             members: seams.members,
@@ -192,9 +199,10 @@ impl Shared {
             floor,
             in_making: InMaking::default(),
             told_by: Mutex::default(),
+            began,
             in_hand: InHand::default(),
             mending: Mutex::default(),
-            fingerprints: Mutex::default(),
+            fingerprints: Fingerprints::default(),
             trees: Trees::default(),
             arrivals: Arrivals::default(),
             locks: (0..LOCKS).map(|_| Mutex::new(())).collect(),
@@ -204,6 +212,14 @@ impl Shared {
         }
         shared.meet(shared.card())?;
         Ok(Arc::new(shared))
+    }
+
+    /// Whether those who are there were compared with since it was opened, or that takes too long: then what is read for
+    /// itself, all files, keeps nobody waiting for what he missed.
+    pub fn has_met(&self) -> bool {
+        let told_by = self.told_by.lock();
+        let is_late = self.clock.monotonic().saturating_sub(self.began) >= MEETING_MAX;
+        is_late || self.peers.here().iter().all(|peer| told_by.contains(&peer.replica()))
     }
 
     /// This replica's number.
@@ -281,17 +297,14 @@ impl Shared {
         let is_wanted =
             |of: &Saving<'_>| of.row.here.pending.is_none() && self.wanted(of.name, of.row).next().is_some();
         let changes: Vec<Change<'_>> = saving.iter().map(|of| of.change(is_wanted(of))).collect();
-        let mut fingerprints = self.fingerprints.lock();
-        saving.iter().zip(&keys).for_each(|(of, key)| fingerprints.begin(key, of.told));
-        drop(fingerprints);
+        let rows = || saving.iter().zip(&keys).map(|(of, key)| (of, &key[..]));
+        self.fingerprints.begin(rows().map(|(of, key)| (key, of.told)));
         let written = self.index.write(&changes, durability);
-        let mut fingerprints = self.fingerprints.lock();
-        let mut ended = Ok(());
-        for ((of, key), now) in saving.iter().zip(&keys).zip(&now) {
-            // of one that may or may not have been written others may hear too much, or with the next opening
-            ended = ended.and(fingerprints.end(&self.index, key, if written.is_ok() { *now } else { of.told }));
-        }
-        drop(fingerprints);
+        // of one that may or may not have been written others may hear too much, or with the next opening
+        let is_written = written.is_ok();
+        let told = |(of, now): (&Saving<'_>, &Option<Digest>)| if is_written { *now } else { of.told };
+        let ended = rows().zip(&now).map(|((of, key), now)| (key, told((of, now))));
+        let ended = self.fingerprints.end(&self.index, ended);
         written.and(ended)?;
         for change in changes.iter().filter(|change| change.is_wanted) {
             self.fetches.want(change.name.clone(), Why::New);
@@ -398,19 +411,4 @@ impl Shared {
         cards.sort_by_key(|card| card.replica);
         Ok(())
     }
-}
-
-/// The fingerprint of a record under its key; none of one without versions, as if it were forgotten.
-pub(crate) fn digest(key: &[u8], record: &Record) -> Option<Digest> {
-    if record.versions().is_empty() {
-        return None;
-    }
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(&(key.len() as u64).to_le_bytes());
-    hasher.update(key);
-    // a record is encoded in one way only
-    hasher.update(&postcard::to_stdvec(record).unwrap_or_default());
-    let mut digest = [0; 16];
-    digest.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
-    Some(digest)
 }

@@ -209,6 +209,9 @@ impl Watch {
 
     /// Watch the trees of apps that are open, also those that were put in the place of others.
     fn look_for_trees(&mut self, shared: &Shared) {
+        if !shared.has_met() {
+            return;
+        }
         let now = shared.clock.monotonic();
         let apps: Vec<AppName> = shared.apps().unwrap_or_default();
         let open: BTreeMap<_, _> =

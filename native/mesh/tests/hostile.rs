@@ -245,7 +245,11 @@ fn nobody_takes_the_number_of_another_member() {
     assert!(is_refused(&ask(&nodes[0], &Request::Greet(card))));
     until("it tries again and again", || asked.load(Ordering::Acquire) > 4);
     for (node, other) in [(&nodes[0], "b"), (&nodes[1], "a")] {
-        assert_eq!(node.mesh.status().peers, [other]);
+        let status = node.mesh.status();
+        assert_eq!(status.peers, [other]);
+        // of b by its name; b's own knows itself
+        let [refused] = &status.refused[..] else { panic!("{:?}", status.refused) };
+        assert!(refused.member == "evil" && refused.why.contains("greets"), "{refused:?}");
     }
     nodes[0].write("g", b"of both", Ack::Others(1)).expect("the other has it");
     // who says who it is is heard again

@@ -116,6 +116,10 @@ fn who_does_not_give_what_it_claims_is_not_asked_again_and_again() {
         until(&format!("all come, though one {what}"), || third.tree() == first.tree());
         let asked = asked.load(Ordering::Acquire);
         assert!((1..=AT_ONCE + 16).contains(&asked), "one that {what} was asked {asked} times");
+        // who is silent may only be slow
+        let refused = third.mesh.status().refused;
+        let members: Vec<&str> = refused.iter().map(|of| &of.member[..]).collect();
+        assert_eq!(members, if what == "silent" { vec![] } else { vec!["evil"] }, "{what}: {refused:?}");
     }
 }
 
@@ -145,6 +149,33 @@ fn who_reads_waits_once_for_one_that_is_silent() {
     tell(&reader, "lost", made_up(lost));
     assert!(matches!(reader.read("lost"), Err(MeshError::Unreachable { .. })));
     assert_eq!(asked.load(Ordering::Acquire), 2);
+}
+
+/// Who lacks what it says it has is told of; who does not say so any more replaced it meanwhile.
+#[test]
+fn who_lacks_what_it_claims_is_refused() {
+    let content = Content { id: ContentId::of_block(b"lost"), len: 4 };
+    for still_claims in [true, false] {
+        let (net, asked) = (Arc::<Network>::default(), Arc::<AtomicUsize>::default());
+        let of = asked.clone();
+        let says = move |request: &Request| match request {
+            Request::Records(keys) => {
+                of.fetch_add(1, Ordering::AcqRel);
+                let record = still_claims.then(|| made_up(content));
+                Some(Reply::Answer(Answer::Records(vec![record; keys.len()])).encode())
+            }
+            _ => Some(polite(request)),
+        };
+        let node = Node::open(&net, "a", Options::default());
+        join(&net, Arc::new(says));
+        meets_evil(&[&node]);
+        tell(&node, "f", made_up(content));
+        // tried again after three seconds
+        until("it is asked twice", || asked.load(Ordering::Acquire) >= 2);
+        let refused = node.mesh.status().refused;
+        assert_eq!(refused.len(), usize::from(still_claims), "{refused:?}");
+        assert!(refused.iter().all(|of| of.member == "evil" && of.why.contains("lacks")), "{refused:?}");
+    }
 }
 
 /// What is told of a content is as long as it is told to be.

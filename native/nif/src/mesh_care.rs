@@ -6,8 +6,9 @@ use crate::files::Bytes;
 use crate::mesh::{working, MeshHandle, NodeName};
 use crate::options::{app_name, rel_path};
 use crate::reply::Reply;
+use crate::{atoms, stop};
 use macula_core::Task;
-use macula_mesh::{Mesh, Page, Rounds, Scrubbed};
+use macula_mesh::{Mesh, Page, Refusal, Rounds, Scrubbed};
 use parking_lot::Mutex;
 use rustler::{Binary, Encoder, Env, ResourceArc, Term};
 use std::sync::Arc;
@@ -52,9 +53,29 @@ fn mesh_status<'a>(env: Env<'a>, mesh: ResourceArc<MeshHandle>, reference: Term<
             let here = (status.replica, peers(status.peers), status.untold, status.fetching);
             let cared = (status.cared.files, status.cared.under_replicated, status.cared.bytes_here);
             let watched = (status.watched.dirs, status.watched.partly);
-            (here, (status.failed, status.sent, status.received), (cared, watched), Told(status.rounds))
+            let refused: Vec<Refused> = status.refused.into_iter().map(Refused).collect();
+            (here, (status.failed, status.sent, status.received), (cared, watched), Told(status.rounds), refused)
         }));
     })
+}
+
+/// memory: have the calling process hear what is refused of other members, `{refused, refusal}`, instead of who did
+/// before.
+#[rustler::nif]
+fn mesh_hear_refusals<'a>(env: Env<'a>, mesh: ResourceArc<MeshHandle>) -> Term<'a> {
+    let listener = env.pid();
+    let hear = move |refusal: &Refusal| {
+        // who is gone is followed by another
+        stop::tell(&listener, |env| (atoms::refused(), Refused(refusal.clone())).encode(env));
+    };
+    let listen = |mesh: &Mesh| {
+        mesh.hear_refusals(hear);
+        Ok(())
+    };
+    match mesh.get().and_then(|open| open.with(listen)) {
+        Ok(()) => atoms::ok().encode(env),
+        Err(failure) => failure.encode(env),
+    }
 }
 
 /// own thread: look for what other programs did to the files of an app; with `deletions`, what is missing was deleted.
@@ -112,6 +133,16 @@ impl Encoder for Found {
     fn encode<'a>(&self, env: Env<'a>) -> Term<'a> {
         let Scrubbed { files, bytes, mended, rotten, skipped } = self.0;
         (files, bytes, mended, rotten, skipped).encode(env)
+    }
+}
+
+/// `{member, count, why, at_ms}`.
+struct Refused(Refusal);
+
+impl Encoder for Refused {
+    fn encode<'a>(&self, env: Env<'a>) -> Term<'a> {
+        let Refusal { member, count, why, at_ms } = &self.0;
+        (NodeName(member.clone()), *count, Bytes(why.as_bytes().to_vec()), *at_ms).encode(env)
     }
 }
 
