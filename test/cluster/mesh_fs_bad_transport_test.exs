@@ -73,7 +73,8 @@ defmodule MaculaStorage.Cluster.MeshFSBadTransportTest do
     end
   end
 
-  test "what cannot be an answer is not believed, and the log and the status tell of it", context do
+  test "what cannot be an answer is not believed, and the log and the status tell of it",
+       context do
     %{a: a, b: b, content: content} = context
     call(b, TransportProcess, :forget_log, [])
 
