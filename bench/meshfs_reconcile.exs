@@ -37,6 +37,7 @@ defmodule MaculaStorage.Bench.MeshFSReconcile do
       fill(nodes, options)
       told("filled", nodes)
       idle(nodes)
+      told("idle", nodes)
       listed(hd(nodes))
       nodes = parted(place, nodes, options)
       told("after that", nodes)
