@@ -199,12 +199,7 @@ impl Tree {
     }
 
     /// Counts the rows `visited`.
-    pub(crate) fn sum<R: Rows>(
-        &self,
-        rows: &R,
-        bounds: Bounds<'_>,
-        visited: &mut u64,
-    ) -> Result<Fingerprint, R::Error> {
+    fn sum<R: Rows>(&self, rows: &R, bounds: Bounds<'_>, visited: &mut u64) -> Result<Fingerprint, R::Error> {
         let mut sum = Fingerprint::default();
         for (piece, whole) in self.pieces(bounds) {
             match whole {

@@ -13,7 +13,7 @@ defmodule MaculaStorage.MeshFS.CareTest do
     assert %{replica: replica, peers: [], untold: 0, files: _, under_replicated: _} = status
     # those of apps that other tests removed wait for somebody who has them
     assert replica > 0 and status.fetching >= 0 and status.bytes_here >= 0
-    assert map_size(status) == 13
+    assert map_size(status) == 14
 
     assert status.failed <= status.fetching and status.sent_bytes == 0 and
              status.received_bytes == 0

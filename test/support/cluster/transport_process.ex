@@ -21,7 +21,7 @@ defmodule MaculaStorage.Cluster.TransportProcess do
   def log(%{msg: message}, _config) do
     with {:string, text} <- message,
          text = IO.chardata_to_string(text),
-         true <- text =~ "mesh transport",
+         true <- text =~ ~r"mesh transport|replicated files",
          do: Agent.update(agent(), &(&1 ++ [text]))
   end
 
