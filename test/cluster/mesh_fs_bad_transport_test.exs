@@ -76,7 +76,6 @@ defmodule MaculaStorage.Cluster.MeshFSBadTransportTest do
   test "what cannot be an answer is not believed, and the log and the status tell of it",
        context do
     %{a: a, b: b, content: content} = context
-    call(b, TransportProcess, :forget_log, [])
 
     for answer <- [
           "",

@@ -56,6 +56,14 @@ pub enum MeshError {
     /// What a peer sent, or what lies in the index, is not what it should be.
     #[error("{0}")]
     Malformed(String),
+    /// A peer did not do what it was asked.
+    #[error("{by} refused: {why}")]
+    Refused {
+        /// Its name.
+        by: String,
+        /// What it said.
+        why: String,
+    },
     /// A peer does not compare by the rules.
     #[error(transparent)]
     Unruly(#[from] crate::ranges::Unruly),
@@ -100,9 +108,8 @@ impl Kinded for MeshError {
     fn kind(&self) -> Kind {
         match self {
             Self::NotFound { .. } => Kind::NotFound,
-            Self::Unreachable { .. } | Self::NotReplicated { .. } | Self::Net(_) | Self::Carrier { .. } => {
-                Kind::Unreachable
-            }
+            Self::Unreachable { .. } | Self::NotReplicated { .. } => Kind::Unreachable,
+            Self::Net(_) | Self::Carrier { .. } | Self::Refused { .. } => Kind::Unreachable,
             Self::Changed { .. } => Kind::Conflict,
             Self::TooLarge { .. } => Kind::TooLarge,
             Self::Malformed(_) | Self::Unruly(_) | Self::Rotten { .. } => Kind::Corrupt,

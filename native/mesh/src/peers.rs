@@ -259,7 +259,7 @@ impl Peer {
     /// The same of a request that is encoded.
     pub async fn ask_encoded(&self, request: Bytes) -> Result<Answer, MeshError> {
         match self.call(request).await? {
-            Ok(Answer::Refused(why)) => Err(MeshError::Malformed(format!("{} refused: {why}", self.name))),
+            Ok(Answer::Refused(why)) => Err(MeshError::Refused { by: self.name.clone(), why }),
             Ok(words) => Ok(words),
             Err(_) => Err(MeshError::Malformed(format!("{} answered with bytes", self.name))),
         }
@@ -279,7 +279,7 @@ impl Peer {
             Err(bytes) => Ok(Came::Bytes(bytes)),
             Ok(Answer::NotHere) => Ok(Came::NotHere),
             Ok(Answer::Later(ms)) => Ok(Came::Later(Duration::from_millis(ms.into()))),
-            Ok(Answer::Refused(why)) => Err(MeshError::Malformed(format!("{} refused: {why}", self.name))),
+            Ok(Answer::Refused(why)) => Err(MeshError::Refused { by: self.name.clone(), why }),
             Ok(_) => Err(MeshError::Malformed(format!("{} answered with words", self.name))),
         }
     }

@@ -26,7 +26,7 @@ pub(crate) async fn with(shared: &Arc<Shared>, peer: &Arc<Peer>) -> Result<u64, 
     let theirs = match peer.ask(&Request::Seen).await {
         Ok(Answer::Seen(floor)) if floor.is_sound() => Some(floor),
         // it cannot say now
-        Ok(_) | Err(MeshError::Malformed(_)) => None,
+        Ok(_) | Err(MeshError::Refused { .. } | MeshError::Malformed(_)) => None,
         Err(error) => return Err(error),
     };
     let (found, is_merged) = compare(shared, peer).await?;

@@ -95,7 +95,11 @@ impl Shared {
             match peer.ask_bytes(&Request::Manifest(of, bytes.len() as u64)).await? {
                 // who sent less each time would never come to an end
                 Some(part) if part.len() as u64 == part_len => bytes.extend(&part),
-                _ => return Err(MeshError::Malformed(format!("{} has another manifest", peer.name))),
+                Some(_) => return Err(MeshError::Malformed(format!("{} has another manifest", peer.name))),
+                // it may have replaced that content
+                None => {
+                    return Err(MeshError::Refused { by: peer.name.clone(), why: "it has no manifest of it".into() })
+                }
             }
         }
         let manifest = Manifest::decode(&bytes, &id)?;

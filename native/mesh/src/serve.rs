@@ -115,9 +115,10 @@ impl Shared {
     fn find(&self, of: &Of, first: u64, count: u32) -> Result<Option<Found>, MeshError> {
         let name = name_of(&of.key)?;
         let Some(opened) = self.open_content(&name, &of.id)? else { return Ok(None) };
-        let offset = first.checked_mul(BLOCK_LEN as u64).filter(|offset| *offset <= opened.look().len);
-        let Some(offset) = offset else { return Err(MeshError::Invalid("no such block".into())) };
-        let len = (opened.look().len - offset).min(u64::from(count.min(BLOCKS_MAX)) * BLOCK_LEN as u64) as usize;
+        let offset = first.checked_mul(BLOCK_LEN as u64).ok_or_else(|| MeshError::Invalid("no such block".into()))?;
+        // another program may have cut it off
+        let Some(left) = opened.look().len.checked_sub(offset) else { return Ok(None) };
+        let len = left.min(u64::from(count.min(BLOCKS_MAX)) * BLOCK_LEN as u64) as usize;
         Ok(Some(Found { opened, offset, len }))
     }
 }

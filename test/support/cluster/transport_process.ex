@@ -25,12 +25,13 @@ defmodule MaculaStorage.Cluster.TransportProcess do
          do: Agent.update(agent(), &(&1 ++ [text]))
   end
 
-  @doc "What was said since it was forgotten, the first first."
+  @doc "What was said since, the first first."
   @spec log() :: [String.t()]
   def log, do: Agent.get(agent(), & &1)
 
-  @doc false
-  def forget_log, do: Agent.update(agent(), fn _ -> [] end)
+  @doc "What was refused is not forgotten: it is said once a minute at most."
+  @spec forget_log() :: :ok
+  def forget_log, do: Agent.update(agent(), &Enum.filter(&1, fn text -> text =~ "refused" end))
 
   defp agent, do: :persistent_term.get(@log)
 
