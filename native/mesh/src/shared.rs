@@ -302,9 +302,8 @@ impl Shared {
         let written = self.index.write(&changes, durability);
         // of one that may or may not have been written others may hear too much, or with the next opening
         let is_written = written.is_ok();
-        let told = |(of, now): (&Saving<'_>, &Option<Digest>)| if is_written { *now } else { of.told };
-        let ended = rows().zip(&now).map(|((of, key), now)| (key, told((of, now))));
-        let ended = self.fingerprints.end(&self.index, ended);
+        let told = rows().zip(&now).map(|((of, key), now)| (key, if is_written { *now } else { of.told }));
+        let ended = self.fingerprints.end(&self.index, told);
         written.and(ended)?;
         for change in changes.iter().filter(|change| change.is_wanted) {
             self.fetches.want(change.name.clone(), Why::New);
