@@ -133,8 +133,9 @@ defmodule MaculaStorage.Nif.ArgumentsTest do
 
       {:shutdown, result} = reason
 
-      assert result in [:argument_error, :ok, :cancelled, :replied] or
-               match?({:error, _}, result) or match?({:ok, _}, result) or
+      # those that answer at once may say that it takes longer, or that no row is left
+      assert result in [:argument_error, :ok, :cancelled, :replied, :cold, :done] or
+               match?({tag, _} when tag in [:error, :ok, :etf, :row], result) or
                match?({:ok, _, _}, result),
              "#{name}(#{inspect(args, limit: 8)}) answered #{inspect(result)}"
     end
