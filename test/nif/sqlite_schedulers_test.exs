@@ -41,7 +41,7 @@ defmodule MaculaStorage.Nif.SQLiteSchedulersTest do
   end
 
   test "the check sees a function that holds the schedulers" do
-    number = long_to_multiply(5_000)
+    number = long_to_multiply(6_250)
     {seen, _} = late(fn -> for _ <- 1..2, do: spawn_link(fn -> hold(number) end) end, 4_000)
     assert seen.longest_us > @late_us_max
     assert seen.held > 0

@@ -166,4 +166,6 @@ pub trait Apps: Send + Sync + Debug {
     fn files_of(&self, app: &AppName) -> Result<Arc<dyn AppFiles>, AppFilesError>;
     /// The files of an app, if it is open: for what may wait until somebody uses it.
     fn opened(&self, app: &AppName) -> Option<Arc<dyn AppFiles>>;
+    /// Whether somebody used it since this process began: one that is not open was closed then, and is left so.
+    fn was_used(&self, app: &AppName) -> bool;
 }

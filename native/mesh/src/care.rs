@@ -125,10 +125,11 @@ impl Shared {
         Ok((last, cared))
     }
 
-    /// Look through the files of all apps of which something is known; of those that are open, but for the first time.
+    /// Look through the files of all apps of which something is known, and that are open; for the first time of those,
+    /// too, that nobody used yet.
     fn scan_all(&self, is_first: bool) -> Result<(), MeshError> {
         for app in self.apps()? {
-            if is_first || self.opened(&app).is_some() {
+            if self.opened(&app).is_some() || (is_first && !self.was_used(&app)) {
                 // an app that another process has, or that is damaged, keeps no other from it
                 let _: Result<Scanned, MeshError> = self.scan(&app, false, &Cancel::new());
             }

@@ -257,6 +257,11 @@ impl Shared {
         self.apps.opened(app)
     }
 
+    /// Whether somebody used it since this process began.
+    pub fn was_used(&self, app: &AppName) -> bool {
+        self.apps.was_used(app)
+    }
+
     /// A stamp of now, which is never given again.
     pub fn stamp(&self) -> Result<Stamp, MeshError> {
         let stamp = self.stamps.next();

@@ -65,6 +65,10 @@ impl Apps for AppsOf {
     fn opened(&self, app: &AppName) -> Option<Arc<dyn AppFiles>> {
         self.0.app_if_open(app).map(|app| Arc::new(AppFilesOf::new(app)) as Arc<dyn AppFiles>)
     }
+
+    fn was_used(&self, app: &AppName) -> bool {
+        self.0.was_used(app)
+    }
 }
 
 impl OpenMesh {

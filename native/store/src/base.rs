@@ -160,6 +160,11 @@ impl Base {
         self.app(name)
     }
 
+    /// Whether an app was opened, or was to be, since this base was.
+    pub fn was_used(&self, name: &AppName) -> bool {
+        self.apps.read().turns.contains_key(name)
+    }
+
     /// The app, if this process has it open.
     pub fn app_if_open(&self, name: &AppName) -> Option<Arc<App>> {
         self.apps.read().open.get(name).cloned()

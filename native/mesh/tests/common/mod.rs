@@ -160,6 +160,10 @@ impl Apps for OneApp {
     fn opened(&self, app: &AppName) -> Option<Arc<dyn AppFiles>> {
         self.files_of(app).ok()
     }
+
+    fn was_used(&self, _app: &AppName) -> bool {
+        false
+    }
 }
 
 /// A member.
