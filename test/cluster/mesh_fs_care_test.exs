@@ -138,12 +138,16 @@ defmodule MaculaStorage.Cluster.MeshFSCareTest do
     assert {:ok, %{lost: 6, deleted: 0}} = mesh(c, :scan)
     expected = Map.put(expected, "d/3", "by c")
     for node <- all, do: Wait.until("all of it", fn -> tree(node) == expected end)
+    # in their place a moment before it is known that they are
+    for n <- 4..9, do: Wait.until("its row", fn -> here?(c, "d/#{n}") end)
     # unless somebody says so
     for n <- 4..9, do: File.rm!(file(c, "d/#{n}"))
     assert {:ok, %{lost: 0, deleted: 6}} = mesh(c, :scan, [[deletions: true]])
     expected = Map.drop(expected, for(n <- 4..9, do: "d/#{n}"))
     for node <- all, do: Wait.until("all of it", fn -> tree(node) == expected end)
   end
+
+  defp here?(node, name), do: match?({:ok, %{here: true}}, mesh(node, :stat, [name]))
 
   defp looked?(node, count),
     do: match?({:ok, %{files: files}} when files >= count, mesh(node, :status))
