@@ -56,6 +56,9 @@ pub(crate) struct View(Snapshot);
 /// Is shown a key and what belongs to it, and says whether it wants more.
 pub(crate) type EachRecord<'a> = dyn FnMut(&[u8], Option<&[u8]>) -> bool + 'a;
 
+/// Is shown a key and its value, and says whether it wants more; an error ends it.
+type Each<'a> = dyn FnMut(&[u8], &[u8]) -> Result<bool, MeshError> + 'a;
+
 /// From a key to a key.
 type Range<'a> = (Bound<&'a [u8]>, Bound<&'a [u8]>);
 
@@ -296,16 +299,7 @@ impl Index {
         range: (Bound<&[u8]>, Bound<&[u8]>),
         each: &mut dyn FnMut(&[u8], Row) -> bool,
     ) -> Result<(), MeshError> {
-        let mut failed = None;
-        let read = &mut |key: &[u8], row: &[u8]| match Row::decode(row) {
-            Ok(row) => each(key, row),
-            Err(error) => {
-                failed = Some(error);
-                false
-            }
-        };
-        self.scan(FILE, range, read)?;
-        failed.map_or(Ok(()), Err)
+        self.view()?.scan(FILE, range, &mut |key, row| Ok(each(key, Row::decode(row)?)))
     }
 
     /// Rows in a range, in order, at most so many.
@@ -324,7 +318,7 @@ impl Index {
     }
 
     fn scan(&self, of: u8, range: Range<'_>, each: &mut dyn FnMut(&[u8], &[u8]) -> bool) -> Result<(), MeshError> {
-        self.view()?.scan(of, range, each)
+        self.view()?.scan(of, range, &mut |key, value| Ok(each(key, value)))
     }
 
     /// Close it; waits for what is under way.
@@ -337,19 +331,10 @@ impl View {
     /// Rows whose keys are in a range, in order, while `each` says so: of each its record, encoded, unless it has no
     /// versions.
     pub fn records(&self, range: Range<'_>, each: &mut EachRecord<'_>) -> Result<(), MeshError> {
-        let mut failed = None;
-        let read = &mut |key: &[u8], row: &[u8]| match Row::record_of(row) {
-            Ok(record) => each(key, record),
-            Err(error) => {
-                failed = Some(error);
-                false
-            }
-        };
-        self.scan(FILE, range, read)?;
-        failed.map_or(Ok(()), Err)
+        self.scan(FILE, range, &mut |key, row| Ok(each(key, Row::record_of(row)?)))
     }
 
-    fn scan(&self, of: u8, (from, to): Range<'_>, each: &mut dyn FnMut(&[u8], &[u8]) -> bool) -> Result<(), MeshError> {
+    fn scan(&self, of: u8, (from, to): Range<'_>, each: &mut Each<'_>) -> Result<(), MeshError> {
         let with = |bound: Bound<&[u8]>, open: Bound<Vec<u8>>| match bound {
             Bound::Included(key) => Bound::Included(key_of(of, key)),
             Bound::Excluded(key) => Bound::Excluded(key_of(of, key)),
@@ -360,7 +345,7 @@ impl View {
         loop {
             let page = self.0.page(&(from, to.clone()), false, PAGE)?;
             for (key, value) in &page.entries {
-                if !each(&key[1..], value) {
+                if !each(&key[1..], value)? {
                     return Ok(());
                 }
             }
